@@ -1,0 +1,274 @@
+"""The records that pass between an engine and its sidecar, and the one type that goes through the whole program.
+
+Strings travel once, in control records; a `FiringBatch` carries small integers that those records explain. Numbers for
+streams, watch sets and requests are given by the engine and mean nothing beyond its connection. `wire` turns records
+into frames and back; `check()` runs before writing and after reading.
+
+Accounting, per stream, at every `Beat` and exactly at quiescence::
+
+    fed = encoded + reused + sum(missed[reason]) + in_flight
+
+*fed* comes from the requests' lengths, the right-hand side from rows: the equality can fail.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from saewatch.core import limits
+from saewatch.core.batch import Census, FiringBatch, Reason, WatchSet
+from saewatch.core.checks import in_range, one_of
+
+
+class Role(enum.StrEnum):
+    """What a stream's dictionary is used for."""
+
+    STABLE = "stable"
+    SHADOW = "shadow"
+
+
+class TrafficClass(enum.StrEnum):
+    """Whose request it is, as the trusted hop said."""
+
+    LIVE = "live"
+    CANARY = "canary"
+    SHADOW = "shadow"
+    TEST = "test"
+    UNLABELLED = "unlabelled"
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended, as the API server saw it."""
+
+    OPEN = ""
+    COMPLETED = "completed"
+    DISCONNECTED = "disconnected"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOpen:
+    """Opens a stream: one dictionary on one hook point of one engine rank."""
+
+    stream: int
+    engine: str  # instance name, unique in the deployment
+    epoch: int  # start of the engine, ns since 1970: orders restarts of one instance
+    dp_rank: int = 0
+    pp_rank: int = 0
+    tp_rank: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    model_name: str = ""
+    model_digest: str = ""
+    model_proof: str = ""  # how much of the model the digest covers: weights | config
+    quantisation: str = ""
+    hook_point: str = ""
+    weights_digest: str = ""
+    catalogue_digest: str = ""
+    mode: str = "exact"
+    role: str = Role.STABLE
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    blind: str = ""  # why this stream sees nothing, if it does not
+
+    def check(self) -> None:
+        """Raises `RecordError` where a field is out of range."""
+        in_range("stream_open.stream", self.stream, 0, 0xFFFF)
+        one_of("stream_open.role", self.role, set(Role))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStart:
+    """A request was scheduled for the first time. Repeated for every open request after a reconnect."""
+
+    request: int
+    engine_id: str  # vLLM's own id, which holds the key that the middleware gave
+    child: int = 0  # of several sampled answers
+    prompt_len: int
+    cached: int = 0  # leading positions that are never computed
+    cached_from: str = ""  # prefix | external
+    adapter: str = ""
+    time_ns: int = 0
+
+    def check(self) -> None:
+        """Raises `RecordError` where a field is out of range."""
+        in_range("request_start.request", self.request, 1, 0xFFFFFFFF)
+        in_range("request_start.prompt_len", self.prompt_len, 0, limits.POSITION_MAX)
+        in_range("request_start.cached", self.cached, 0, limits.POSITION_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEnd:
+    """A request left the engine. Why it did, only the middleware knows."""
+
+    request: int
+    fed: int  # positions that went through the model, cached ones included
+    emitted: int  # sampled tokens
+    time_ns: int = 0
+
+    def check(self) -> None:
+        """Raises `RecordError` where a field is out of range."""
+        in_range("request_end.request", self.request, 1, 0xFFFFFFFF)
+        in_range("request_end.fed", self.fed, 0, limits.POSITION_MAX)
+        in_range("request_end.emitted", self.emitted, 0, limits.POSITION_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamBeat:
+    """One stream's books, cumulative since it was opened."""
+
+    stream: int
+    seq: int  # last given
+    fed: int = 0
+    encoded: int = 0  # acknowledged by a sidecar
+    reused: int = 0
+    missed: Mapping[str, int] = field(default_factory=dict)  # by Reason.label
+    in_flight: int = 0
+    firings: int = 0
+    sink_calls: int = 0  # a counter on the device: forward passes that the sink saw
+    blind: str = ""
+
+    @property
+    def imbalance(self) -> int:
+        """``fed`` less everything that accounts for it: zero, or a bug."""
+        return self.fed - self.encoded - self.reused - sum(self.missed.values()) - self.in_flight
+
+    def check(self) -> None:
+        """Raises `RecordError` where a field is out of range or a reason is unknown."""
+        in_range("stream_beat.stream", self.stream, 0, 0xFFFF)
+        known = {reason.label for reason in Reason}
+        for reason, tokens in self.missed.items():
+            one_of("stream_beat.missed", reason, known)
+            in_range(f"stream_beat.missed[{reason}]", tokens, 0, 2**63)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """The engine is alive. Sent each second, and first after a connect."""
+
+    engine: str
+    epoch: int
+    time_ns: int
+    streams: tuple[StreamBeat, ...] = ()
+    queue_bytes: int = 0
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)  # sink, snapshot, encode, host, ship
+
+    def check(self) -> None:
+        """Raises `RecordError` where a stream's books are out of range."""
+        for stream in self.streams:
+            stream.check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnd:
+    """A stream has ended, with its final books."""
+
+    stream: int
+    reason: str  # swap | reload | sleep | shutdown | fault
+    final: StreamBeat
+
+    def check(self) -> None:
+        """Raises `RecordError` where a field is out of range."""
+        one_of("stream_end.reason", self.reason, {"swap", "reload", "sleep", "shutdown", "fault"})
+        self.final.check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLabel:
+    """What the API server's middleware knows of a request; sent when it arrives and again when it ends."""
+
+    key: str  # the id under which vLLM knows the request
+    client_id: str = ""  # the client's own X-Request-Id: no proof of anything
+    tenant: str = ""
+    traffic_class: str = TrafficClass.LIVE
+    conversation: str = ""
+    trace_id: str = ""
+    outcome: str = Outcome.OPEN
+    status: int = 0  # HTTP status, when it ended
+    time_ns: int = 0
+
+    def check(self) -> None:
+        """Raises `RecordError` where a field is out of its list."""
+        one_of("request_label.traffic_class", self.traffic_class, set(TrafficClass))
+        one_of("request_label.outcome", self.outcome, set(Outcome))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """Sidecar to engine: everything up to ``seq`` of ``stream`` was received and observed."""
+
+    stream: int
+    epoch: int
+    seq: int  # 0: nothing
+
+    def check(self) -> None:
+        """Raises `RecordError` where a field is out of range."""
+        in_range("ack.stream", self.stream, 0, 0xFFFF)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Sidecar to engine: do ``verb``."""
+
+    command: int
+    verb: str  # load | watch | on | off | self_test
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises `RecordError` for an unknown verb."""
+        one_of("command.verb", self.verb, {"load", "watch", "on", "off", "self_test"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Engine to sidecar: what came of a command."""
+
+    command: int
+    good: bool
+    message: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Nothing to check beyond the types."""
+
+
+_KEY = re.compile(r"sw-[0-9a-f]{32}")
+
+
+def key_of(engine_id: str) -> str:
+    """The middleware's key inside vLLM's id (``chatcmpl-<key>-<suffix>``, ``0_cmpl-<key>-0-…``); empty without one."""
+    match = _KEY.search(engine_id)
+    return match[0] if match else ""
+
+
+Record = (
+    StreamOpen
+    | WatchSet
+    | RequestStart
+    | RequestEnd
+    | FiringBatch
+    | Census
+    | Beat
+    | StreamEnd
+    | RequestLabel
+    | Ack
+    | Command
+    | Result
+)
+
+
+def same(left: Record, right: Record) -> bool:
+    """Whether two records say the same, columns compared by their bytes."""
+    return type(left) is type(right) and all(
+        _same_value(getattr(left, item.name), getattr(right, item.name)) for item in fields(left)
+    )
+
+
+def _same_value(left: Any, right: Any) -> bool:
+    if isinstance(left, np.ndarray):
+        return bool(left.shape == right.shape and left.tobytes() == np.asarray(right, dtype=left.dtype).tobytes())
+    return bool(left == right)
