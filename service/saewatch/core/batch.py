@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from saewatch.core import limits
-from saewatch.core.checks import below, finite, in_range, same_length
+from saewatch.core.checks import at_least_zero, below, column_types, counts, finite, in_range, same_length
 from saewatch.core.errors import RecordError
 
 U8 = npt.NDArray[np.uint8]
@@ -119,11 +119,15 @@ class FiringBatch:
         """Raises `RecordError` unless every column keeps the rules above."""
         in_range("firing_batch.stream", self.stream, 0, 0xFFFF)
         in_range("firing_batch.watch", self.watch, 0, 0xFFFF)
+        counts("firing_batch", self, "seq", "step", "time_ns")
+        column_types("firing_batch", self)
         spans = same_length("firing_batch spans", self.request, self.position, self.origin)
         same_length("firing_batch missed", self.missed_request, self.missed_reason, self.missed_tokens)
         same_length("firing_batch firings", self.row, self.slot, self.value)
-        if self.span_start.shape != (spans + 1,) or self.span_start[0] != 0 or (np.diff(self.span_start) <= 0).any():
+        starts = self.span_start  # compared, not subtracted: a difference of two i32 can wrap
+        if starts.shape != (spans + 1,) or starts[0] != 0 or (starts[1:] <= starts[:-1]).any():
             raise RecordError("firing_batch.span_start", found="rows out of order", expected="0 first, then ascending")
+        in_range("firing_batch.rows", self.rows, 0, limits.BATCH_ROWS)
         if (self.position < 0).any() or (self.position > limits.POSITION_MAX - np.diff(self.span_start)).any():
             raise RecordError("firing_batch.position", found="a position out of range", expected="0 to 2^31-1")
         if (self.request == NO_REQUEST).any():
@@ -146,6 +150,26 @@ class FiringBatch:
             state.update(f"|{name}:{column.shape[0]}:".encode())
             state.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
         return f"sha256:{state.hexdigest()}"
+
+    def part(self, start: int, stop: int, *, missed: slice) -> Self:
+        """Rows ``start`` to ``stop``, spans cut where they must be, and a part of the missed entries."""
+        first = np.clip(self.span_start[:-1], start, stop)
+        last = np.clip(self.span_start[1:], start, stop)
+        kept = last > first
+        firings = slice(*np.searchsorted(self.row, np.array([start, stop], dtype=np.uint32)))
+        return replace(
+            self,
+            request=self.request[kept],
+            position=self.position[kept] + (first - self.span_start[:-1])[kept],
+            origin=self.origin[kept],
+            span_start=np.concatenate([[0], np.cumsum((last - first)[kept])]).astype(np.int32),
+            missed_request=self.missed_request[missed],
+            missed_reason=self.missed_reason[missed],
+            missed_tokens=self.missed_tokens[missed],
+            row=self.row[firings] - np.uint32(start),
+            slot=self.slot[firings],
+            value=self.value[firings],
+        )
 
     def row_positions(self) -> tuple[U32, I32]:
         """The request and the position of each row, ``[rows]`` each."""
@@ -178,8 +202,10 @@ class WatchSet:
         in_range("watch_set.stream", self.stream, 0, 0xFFFF)
         in_range("watch_set.watch", self.watch, 0, 0xFFFF)
         in_range("watch_set.total", self.total, 0, limits.WATCH_SLOTS)
+        column_types("watch_set", self)
         count = same_length("watch_set", self.row, self.floor, self.kind)
         in_range("watch_set.first", self.first, 0, self.total - count)
+        below("watch_set.row", self.row, limits.LATENTS)
         below("watch_set.kind", self.kind, len(SlotKind))
         finite("watch_set.floor", self.floor)
 
@@ -205,6 +231,11 @@ class Census:
         """Raises `RecordError` where a field is out of range or columns differ in length."""
         in_range("census.stream", self.stream, 0, 0xFFFF)
         in_range("census.latents", self.latents, 0, limits.LATENTS)
+        counts("census", self, "time_ns", "tokens")
+        column_types("census", self)
         count = same_length("census", self.total, self.count)
         in_range("census.first", self.first, 0, self.latents - count)
         finite("census.total", self.total)
+        below("census.count", self.count, self.tokens + 1)
+        for name in ("l0_mean", "squared_error", "squared_total"):
+            at_least_zero(f"census.{name}", getattr(self, name))

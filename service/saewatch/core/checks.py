@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from saewatch.core import limits
 from saewatch.core.errors import RecordError
 
 
@@ -16,12 +19,31 @@ def in_range(subject: str, value: int, low: int, high: int) -> None:
         raise RecordError(subject, found=value, expected=f"{low} to {high}")
 
 
-def one_of(subject: str, value: str, known: set[Any]) -> None:
+def at_least_zero(subject: str, value: float) -> None:
+    """A finite number that is not negative."""
+    if not 0.0 <= value < math.inf:
+        raise RecordError(subject, found=value, expected="a finite number from 0 on")
+
+
+def counts(subject: str, record: Any, *names: str) -> None:
+    """Fields that count something, or say when."""
+    for name in names:
+        in_range(f"{subject}.{name}", getattr(record, name), 0, limits.COUNT_MAX)
+
+
+def one_of(subject: str, value: str, known: Collection[Any]) -> None:
     """A value of a closed list."""
     if value not in known:
-        raise RecordError(
-            subject, found=repr(value), expected=f"one of {', '.join(sorted(map(repr, map(str, known))))}"
-        )
+        expected = f"one of {', '.join(sorted(map(repr, map(str, known))))}"
+        raise RecordError(subject, found=f"{value!r:.80}", expected=expected)
+
+
+def column_types(subject: str, record: Any) -> None:
+    """Columns of the declared types: writing any other would change numbers that do not fit."""
+    for name, dtype, _ in record.COLUMNS:
+        found = getattr(record, name).dtype
+        if found != dtype:
+            raise RecordError(f"{subject}.{name}", found=found, expected=np.dtype(dtype))
 
 
 def same_length(subject: str, *columns: npt.NDArray[Any]) -> int:

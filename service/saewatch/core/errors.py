@@ -24,6 +24,9 @@ Each carries what was examined, what was found, what was expected and a hint tha
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class SaewatchError(Exception):
     """The root. ``subject`` names the field, file or peer that was examined.
@@ -41,6 +44,10 @@ class SaewatchError(Exception):
         self.expected = expected
         self.hint = hint
         super().__init__(subject, found, expected, hint)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args` by position, which fails on the other side of a process pool.
+        return partial(type(self), found=self.found, expected=self.expected, hint=self.hint), (self.subject,)
 
     def __str__(self) -> str:
         text = f"{self.subject}: found {self.found}, expected {self.expected}"

@@ -70,7 +70,7 @@ def parse(text: str) -> HookPoint:
                 return HookPoint(name, int(other[1]))
     raise HookPointError(
         "hook point",
-        found=repr(text),
+        found=f"{text!r:.80}",
         expected=f"<point>.<layer> with a point of {', '.join(POINTS)}",
         hint="For the residual stream after block 14 write resid_post.14.",
     )

@@ -28,6 +28,13 @@ REQUESTS_PER_STEP = 65_536
 POSITION_MAX = 2**31 - 1
 """Positions are i32 columns."""
 
+BATCH_ROWS = 2**20
+"""Rows of one batch; a step has at most some 10,000. A span says any number of rows in 13 bytes: what is made for each
+row of a batch that was read is bounded by this, not by its frame (20 MiB for `row_positions`)."""
+
+COUNT_MAX = 2**63 - 1
+"""Counters, sequence numbers and times: what an int64 holds, which protobuf and numpy go on with."""
+
 # --- queues -------------------------------------------------------------------------------------------------------
 QUEUE_BYTES = 8 * MIB
 """Frames that wait for the socket: about 20,000 tokens of 400 B, some 4 s of a busy engine; drop-newest after it."""
@@ -44,6 +51,9 @@ STAGING_SLOTS = 3
 # --- dictionaries -------------------------------------------------------------------------------------------------
 MANIFEST_BYTES = 8 * MIB
 """A data sheet or catalogue; 65,536 features of about 128 B."""
+
+JSON_DEPTH = 16
+"""Nesting of a digested JSON object; ours have at most 5 levels."""
 
 FEATURES = 65_536
 """Features of one catalogue: each needs at least one slot."""
@@ -62,6 +72,15 @@ D_IN = 65_536
 
 LATENTS = 2**22
 """Latents of one dictionary; the largest published one has 2^24/16."""
+
+SPECIAL_TOKENS = 4096
+"""Token ids that a dictionary excludes; Llama 3's tokenizer has 256 special ones."""
+
+ATTESTATIONS = 256
+"""Attestations in one bundle: some ten kinds, each re-measured now and then."""
+
+CONFORMANCE_ROWS = 4096
+"""Stored rows that an encoder is checked with; 64 are enough to tell every loading mistake that was tried."""
 
 # --- sidecar ------------------------------------------------------------------------------------------------------
 LABEL_WAIT_NS = 1_000_000_000
@@ -87,3 +106,67 @@ REPLAY_BYTES = 32 * MIB
 
 SUBSCRIBERS = 64
 """WatchFirings calls at a time: 64 cost about a sixth of a core at 50 messages a second each."""
+
+CONNECTIONS = 64
+"""Engines and API-server processes on one sidecar's socket; a node runs 8 engines with some API servers each."""
+
+DRAIN_FRAMES = 64
+"""Frames read from one connection before the next one's turn: about a millisecond."""
+
+BACKLOG_FRAMES = 4096
+"""Frames that a closed connection may have left in the kernel: 512 KiB of datagrams that each cost at least 256 B."""
+
+BAD_FRAMES_IN_A_ROW = 16
+"""Frames that cannot be read before a connection is closed: it is not one of ours, or of another version."""
+
+ACK_FRAMES = 64
+"""Batches after which an acknowledgement is due: they bound what an engine has to remember."""
+
+ACK_INTERVAL_NS = 50_000_000
+"""Time after which it is due: 20 small frames a second cost nothing."""
+
+STREAMS_KEPT = 64
+"""Streams that the sidecar remembers, ended ones included: 8 engines with 8 hook points each."""
+
+WATCH_SETS_KEPT = 16
+"""Watch sets of one stream: only the last is in use, but batches of the one before may still be on their way."""
+
+LOST_ENGINE_NS = 60 * BEAT_INTERVAL_NS
+"""Without a connection for this long an engine is taken for gone, and its open requests with it."""
+
+OPEN_REQUESTS = 65_536
+"""Requests open at a time, as in REQUESTS_PER_STEP; the oldest is given up beyond it."""
+
+LABELS_KEPT = 16_384
+"""Labels kept for requests that are still to start: those that wait inside the engine, oldest out first."""
+
+HELD_BYTES = 8 * MIB
+"""Batches that wait for a label: one second of a busy engine is under 3 MiB; beyond it the oldest request counts as
+unlabelled at once."""
+
+RECORD_FIRINGS = 32_768
+"""Firings of an open request that its record keeps apart, 12 B each, so that a recomputed position can replace them."""
+
+RECORD_FIRINGS_BYTES = 64 * MIB
+"""The same over all open requests."""
+
+RECORD_BYTES = 64 * MIB
+"""Tallies of ended requests, some 3 KiB each for 100 features that fired; oldest out first."""
+
+RECORDS_FOUND = 64
+"""Records in one answer: a client's id may belong to any number of requests."""
+
+FLUSH_NS = 20_000_000
+"""Age at which gathered firings leave as one message: a message costs 30 to 80 us of CPU whatever its size to 13 kB."""
+
+FLUSH_BYTES = 64 * KIB
+"""Size at which they leave."""
+
+FLUSH_TOKENS = 1024
+"""Tokens at which they leave."""
+
+ENCODINGS_BYTES = 8 * MIB
+"""Encoded messages kept for subscribers with the same filter, so that each is encoded once."""
+
+PAGE_ITEMS = 1000
+"""Items of one page of a list; 50 unless asked otherwise (AIP-158)."""

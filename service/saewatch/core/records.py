@@ -23,7 +23,7 @@ import numpy as np
 
 from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, Reason, WatchSet
-from saewatch.core.checks import in_range, one_of
+from saewatch.core.checks import at_least_zero, counts, in_range, one_of
 
 
 class Role(enum.StrEnum):
@@ -52,6 +52,10 @@ class Outcome(enum.StrEnum):
     ERROR = "error"
 
 
+STAGES = frozenset({"sink", "snapshot", "encode", "host", "ship"})
+"""Where the tap spends its time. The list is closed: it becomes a metric's label."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpen:
     """Opens a stream: one dictionary on one hook point of one engine rank."""
@@ -65,7 +69,7 @@ class StreamOpen:
     versions: Mapping[str, str] = field(default_factory=dict)
     model_name: str = ""
     model_digest: str = ""
-    model_proof: str = ""  # how much of the model the digest covers: weights | config
+    model_proof: str = ""  # how much of the model the digest covers: a level of `fit.PROOFS`
     quantisation: str = ""
     hook_point: str = ""
     weights_digest: str = ""
@@ -78,7 +82,9 @@ class StreamOpen:
     def check(self) -> None:
         """Raises `RecordError` where a field is out of range."""
         in_range("stream_open.stream", self.stream, 0, 0xFFFF)
+        counts("stream_open", self, "epoch", "dp_rank", "pp_rank", "tp_rank")
         one_of("stream_open.role", self.role, set(Role))
+        one_of("stream_open.mode", self.mode, {"exact", "thresholded"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,8 @@ class RequestStart:
         in_range("request_start.request", self.request, 1, 0xFFFFFFFF)
         in_range("request_start.prompt_len", self.prompt_len, 0, limits.POSITION_MAX)
         in_range("request_start.cached", self.cached, 0, limits.POSITION_MAX)
+        one_of("request_start.cached_from", self.cached_from, {"", "prefix", "external"})
+        counts("request_start", self, "child", "time_ns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +123,7 @@ class RequestEnd:
         in_range("request_end.request", self.request, 1, 0xFFFFFFFF)
         in_range("request_end.fed", self.fed, 0, limits.POSITION_MAX)
         in_range("request_end.emitted", self.emitted, 0, limits.POSITION_MAX)
+        counts("request_end", self, "time_ns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +149,11 @@ class StreamBeat:
     def check(self) -> None:
         """Raises `RecordError` where a field is out of range or a reason is unknown."""
         in_range("stream_beat.stream", self.stream, 0, 0xFFFF)
+        counts("stream_beat", self, "seq", "fed", "encoded", "reused", "in_flight", "firings", "sink_calls")
         known = {reason.label for reason in Reason}
         for reason, tokens in self.missed.items():
             one_of("stream_beat.missed", reason, known)
-            in_range(f"stream_beat.missed[{reason}]", tokens, 0, 2**63)
+            in_range(f"stream_beat.missed[{reason}]", tokens, 0, limits.COUNT_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,10 +165,14 @@ class Beat:
     time_ns: int
     streams: tuple[StreamBeat, ...] = ()
     queue_bytes: int = 0
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)  # sink, snapshot, encode, host, ship
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
 
     def check(self) -> None:
-        """Raises `RecordError` where a stream's books are out of range."""
+        """Raises `RecordError` where a stream's books are out of range or a stage is unknown."""
+        counts("beat", self, "epoch", "time_ns", "queue_bytes")
+        for stage, seconds in self.stage_seconds.items():
+            one_of("beat.stage_seconds", stage, STAGES)
+            at_least_zero(f"beat.stage_seconds[{stage}]", seconds)
         for stream in self.streams:
             stream.check()
 
@@ -173,6 +187,7 @@ class StreamEnd:
 
     def check(self) -> None:
         """Raises `RecordError` where a field is out of range."""
+        in_range("stream_end.stream", self.stream, 0, 0xFFFF)
         one_of("stream_end.reason", self.reason, {"swap", "reload", "sleep", "shutdown", "fault"})
         self.final.check()
 
@@ -195,6 +210,8 @@ class RequestLabel:
         """Raises `RecordError` where a field is out of its list."""
         one_of("request_label.traffic_class", self.traffic_class, set(TrafficClass))
         one_of("request_label.outcome", self.outcome, set(Outcome))
+        in_range("request_label.status", self.status, 0, 999)
+        counts("request_label", self, "time_ns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +225,7 @@ class Ack:
     def check(self) -> None:
         """Raises `RecordError` where a field is out of range."""
         in_range("ack.stream", self.stream, 0, 0xFFFF)
+        counts("ack", self, "epoch", "seq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +237,8 @@ class Command:
     arguments: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raises `RecordError` for an unknown verb."""
+        """Raises `RecordError` for an unknown verb or a field out of range."""
+        counts("command", self, "command")
         one_of("command.verb", self.verb, {"load", "watch", "on", "off", "self_test"})
 
 
@@ -233,7 +252,8 @@ class Result:
     details: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Nothing to check beyond the types."""
+        """Raises `RecordError` where a field is out of range."""
+        counts("result", self, "command")
 
 
 _KEY = re.compile(r"sw-[0-9a-f]{32}")

@@ -7,6 +7,7 @@ or with another one, is then never loaded. Unknown keys are refused, so that a m
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -72,8 +73,9 @@ def read(section: Any) -> TapConfig:
         ("graph_version", GRAPH_VERSION, GRAPH_VERSION),
     ):
         _in_range(f"{SECTION}.{name}", getattr(config, name), low, high)
-    if len(config.socket.encode()) > 107:  # sun_path holds 108 bytes with its end
-        raise ConfigError(f"{SECTION}.socket", found=f"{len(config.socket)} bytes", expected="a path of at most 107")
+    size = len(os.fsencode(_path(f"{SECTION}.socket", config.socket)))
+    if size > 107:  # sun_path holds 108 bytes with its end
+        raise ConfigError(f"{SECTION}.socket", found=f"{size} bytes", expected="a path of at most 107")
     return config
 
 
@@ -89,6 +91,7 @@ def _dictionary(index: int, value: Any) -> DictionaryUse:
     if not isinstance(watch, list | tuple) or not all(isinstance(item, str) for item in watch):
         raise ConfigError(f"{name}.watch", found=_named(watch), expected="a list of feature ids")
     use: DictionaryUse = _typed(name, DictionaryUse, {**found, "watch": tuple(watch)})
+    _path(f"{name}.path", use.path)
     _one_of(f"{name}.role", use.role, tuple(str(role) for role in Role))
     _one_of(f"{name}.mode", use.mode, ("exact", "thresholded"))
     if not 0.0 <= use.census <= 1.0:
@@ -120,6 +123,16 @@ def _typed(name: str, cls: type[Any], values: dict[str, Any]) -> Any:
                 f"{name}.{item.name}", found=_named(values[item.name]), expected=f"a value of type {item.type}"
             )
     return cls(**values)
+
+
+def _path(name: str, value: str) -> str:
+    try:
+        written = os.fsencode(value)
+    except UnicodeEncodeError:  # JSON can spell lone surrogates
+        written = b""
+    if not written or b"\0" in written:
+        raise ConfigError(name, found=_named(value), expected="a path")
+    return value
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -7,10 +7,11 @@
     "SAEW" u8       u8    u16=0  u32     u32    length bytes
 
 Little-endian. The checksum covers version to length and the payload, so that no single changed byte passes. The payload
-of a control record is JSON with exactly the record's fields; that of a columnar record (batch, watch set, census) is a
-JSON head padded to eight bytes, preceded by its length, and then the columns in the order of the record's ``COLUMNS``,
-widest first, so that every column is aligned and can be viewed in place. A length is compared with what is there
-before anything is made of it.
+of a control record is JSON with the record's fields and no others (one that has a default may be missing: a later
+version adds fields); that of a columnar record (batch, watch set, census) is a JSON head padded to eight bytes,
+preceded by its length, and then the columns in the order of the record's ``COLUMNS``, widest first, so that every
+column is aligned and can be viewed in place. A length is compared with what is there before anything is made of it,
+and a record is held to the same types before it is written as after it was read.
 
 On a socket a datagram is a frame; a recording is frames one after another, and `Reader` finds the next after damage.
 """
@@ -18,12 +19,14 @@ On a socket a datagram is a frame; a recording is frames one after another, and 
 from __future__ import annotations
 
 import json
+import re
 import struct
+import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -39,6 +42,7 @@ from saewatch.core.records import (
     RequestLabel,
     RequestStart,
     Result,
+    StreamBeat,
     StreamEnd,
     StreamOpen,
 )
@@ -63,19 +67,21 @@ KINDS: Mapping[int, type[Any]] = {
     12: Result,
 }
 _NUMBER = {kind: number for number, kind in KINDS.items()}
-_HINTS = {kind: get_type_hints(kind) for kind in KINDS.values()}
+_HINTS = {kind: get_type_hints(kind) for kind in (*KINDS.values(), StreamBeat)}
 _HEADER = struct.Struct("<4sBBHII")
-_HEAD_LENGTH = struct.Struct("<II")  # of the JSON head, padded; zero
+_HEAD_LENGTH = struct.Struct("<II")  # of the JSON head with its padding; zero
 HEADER_BYTES = _HEADER.size
 PAYLOAD_BYTES = limits.FRAME_BYTES - HEADER_BYTES
-
-T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def encode(record: Record) -> bytes:
     """One frame. Raises `RecordError` for a record that breaks its rules or does not fit; split batches with `fit`."""
+    columns = _column_names(type(record))
+    head = _plain_fields(record, skip=columns)
+    _typed_fields(type(record), head, skip=columns)
     record.check()
-    payload = _columnar_payload(record) if hasattr(record, "COLUMNS") else _json_bytes(record)
+    payload = _columnar_payload(record, head) if columns else _dumps(head)
     if len(payload) > PAYLOAD_BYTES:
         raise RecordError(
             type(record).__name__, found=f"{len(payload)} bytes", expected=f"at most {PAYLOAD_BYTES}", hint="Split it."
@@ -87,7 +93,7 @@ def encode(record: Record) -> bytes:
 
 def decode(data: bytes | memoryview) -> Record:
     """The record of exactly one frame; columns are read-only views into ``data``. Raises `FrameError`."""
-    view = memoryview(data)
+    view = memoryview(data).toreadonly()
     length = _frame_length(view)
     if len(view) > length:
         raise CorruptFrame("frame", found=f"{len(view)} bytes", expected=f"{length}, by its header")
@@ -106,11 +112,14 @@ def fit(batch: FiringBatch) -> list[FiringBatch]:
 class Reader:
     """Frames from a byte stream, such as a recording: yields a record, or the `FrameError` in place of a damaged one.
 
-    After damage it looks for the next magic; ``skipped`` counts the bytes in between.
+    What it yields does not depend on how the stream was cut into pieces. It decides about a frame when all the bytes
+    are there that the header claims, at most `limits.FRAME_BYTES`, and after damage looks for the next magic behind
+    the damaged one, so that a wrong length hides no later frame. ``skipped`` counts the bytes that are in no record.
     """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._lost = False  # the damage was told; its bytes are skipped up to the next magic
         self.skipped = 0
 
     def feed(self, data: bytes) -> Iterator[Record | FrameError]:
@@ -119,56 +128,46 @@ class Reader:
         while (item := self._next()) is not None:
             yield item
 
-    def close(self) -> Iterator[FrameError]:
-        """Yields a `TruncatedFrame` if the stream ended inside a frame."""
-        if self._buffer:
-            yield TruncatedFrame("recording", found=f"{len(self._buffer)} bytes at its end", expected="a whole frame")
+    def close(self) -> Iterator[Record | FrameError]:
+        """The stream has ended: a `TruncatedFrame` if inside a frame, and then what that one's claim had hidden."""
+        while self._buffer and not (self._lost and self._seek(keep=0)):
+            item = self._next()
+            yield self._give_up(_ended(len(self._buffer))) if item is None else item
 
     def _next(self) -> Record | FrameError | None:
+        if self._lost and self._seek(keep=len(MAGIC) - 1):
+            return None
         if len(self._buffer) < HEADER_BYTES:
             return None
         try:
             length = _frame_length(memoryview(bytes(self._buffer[:HEADER_BYTES])), header_only=True)
             if len(self._buffer) < length:
-                return None if not self._damaged_ahead(length) else self._resync(_lost_tail(length))
+                return None
             record = _read(memoryview(bytes(self._buffer[:length])))
         except FrameError as error:
-            return self._resync(error)
+            return self._give_up(error)
         del self._buffer[:length]
         return record
 
-    def _damaged_ahead(self, length: int) -> bool:
-        """Whether a whole frame follows inside what an incomplete one claims: then its length was damaged."""
-        start = self._buffer.find(MAGIC, 4)
-        while 0 <= start and start + HEADER_BYTES <= len(self._buffer) and start < length:
-            candidate = memoryview(bytes(self._buffer[start : start + limits.FRAME_BYTES]))
-            if _is_whole(candidate):
-                return True
-            start = self._buffer.find(MAGIC, start + 1)
-        return False
-
-    def _resync(self, error: FrameError) -> FrameError:
-        start = self._buffer.find(MAGIC, 1)
-        # The last three bytes may be the beginning of a magic that is not complete yet.
-        cut = start if start > 0 else max(1, len(self._buffer) - len(MAGIC) + 1)
-        del self._buffer[:cut]
-        self.skipped += cut
+    def _give_up(self, error: FrameError) -> FrameError:
+        """Skips one byte of what is not a frame, so that the search goes on behind its magic."""
+        del self._buffer[:1]
+        self.skipped += 1
+        self._lost = True
         return error
 
-
-def _is_whole(view: memoryview) -> bool:
-    try:
-        length = _frame_length(view, header_only=True)
-        if len(view) < length:
-            return False
-        _read(view[:length])
-    except FrameError:
-        return False
-    return True
+    def _seek(self, *, keep: int) -> bool:
+        """Skips to the next magic. True without one; then ``keep`` bytes stay, which may be the beginning of one."""
+        start = self._buffer.find(MAGIC)
+        self._lost = start < 0
+        cut = max(0, len(self._buffer) - keep) if self._lost else start
+        del self._buffer[:cut]
+        self.skipped += cut
+        return self._lost
 
 
-def _lost_tail(length: int) -> FrameError:
-    return TruncatedFrame("frame", found="another frame inside it", expected=f"{length} bytes")
+def _ended(found: int) -> FrameError:
+    return TruncatedFrame("recording", found=f"{found} bytes at its end", expected="a whole frame")
 
 
 def _frame_length(view: memoryview, *, header_only: bool = False) -> int:
@@ -178,14 +177,14 @@ def _frame_length(view: memoryview, *, header_only: bool = False) -> int:
     magic, version, kind, flags, length, _ = _HEADER.unpack_from(view)
     if magic != MAGIC:
         raise CorruptFrame("frame.magic", found=bytes(magic), expected=MAGIC, hint="Is another program on this socket?")
+    if version not in READS:  # first: another version may give the rest another meaning
+        raise VersionMismatch(
+            "frame.version", found=version, expected=f"{READS.start} to {READS.stop - 1}", hint="Update the older side."
+        )
     if length > PAYLOAD_BYTES:
         raise CorruptFrame("frame.length", found=length, expected=f"at most {PAYLOAD_BYTES}")
     if not header_only and len(view) < HEADER_BYTES + length:
         raise TruncatedFrame("frame", found=f"{len(view)} bytes", expected=HEADER_BYTES + length)
-    if version not in READS:
-        raise VersionMismatch(
-            "frame.version", found=version, expected=f"{READS.start} to {READS.stop - 1}", hint="Update the older side."
-        )
     if kind not in KINDS or flags != 0:
         raise CorruptFrame(
             "frame.kind", found=f"kind {kind}, flags {flags}", expected=f"kinds {sorted(KINDS)}, flags 0"
@@ -200,7 +199,8 @@ def _read(view: memoryview) -> Record:
         raise CorruptFrame("frame.crc32", found="another checksum", expected=f"{crc:#010x}")
     cls = KINDS[kind]
     try:
-        record: Record = _from_columns(cls, payload) if hasattr(cls, "COLUMNS") else _from_json(cls, _loads(payload))
+        columnar = hasattr(cls, "COLUMNS")
+        record: Record = _from_columns(cls, payload) if columnar else cls(**_typed_fields(cls, _loads(payload)))
         record.check()
     except RecordError as error:
         raise CorruptFrame(error.subject, found=error.found, expected=error.expected, hint=error.hint) from error
@@ -208,14 +208,13 @@ def _read(view: memoryview) -> Record:
 
 
 # --- control records: JSON ----------------------------------------------------------------------------------------
-def _json_bytes(record: Any) -> bytes:
-    names = [item.name for item in fields(record)]
-    return json.dumps({name: _plain(getattr(record, name)) for name in names}, separators=(",", ":")).encode()
+def _plain_fields(record: Any, *, skip: Container[str] = ()) -> dict[str, Any]:
+    return {item.name: _plain(getattr(record, item.name)) for item in fields(record) if item.name not in skip}
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        return _plain_fields(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
@@ -223,26 +222,43 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
 def _loads(payload: memoryview) -> Any:
     try:
-        return json.loads(bytes(payload))
+        return _JSON.decode(str(payload, "utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CorruptFrame("frame.payload", found="no JSON", expected="JSON in UTF-8") from error
+        raise CorruptFrame("frame.payload", found="no JSON", expected="JSON in UTF-8, each key once") from error
 
 
-def _from_json(cls: type[T], value: Any, *, skip: tuple[str, ...] = (), extra: Mapping[str, Any] | None = None) -> T:
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_each_once, parse_constant=_no_constant)
+
+
+def _typed_fields(cls: type[Any], value: Any, *, skip: Container[str] = ()) -> dict[str, Any]:
+    """The arguments of ``cls`` that ``value`` has, each of its declared type."""
     if not isinstance(value, dict):
-        raise RecordError(cls.__name__, found=type(value).__name__, expected="an object")
-    hints = _HINTS.get(cls) or get_type_hints(cls)
-    expected = {item.name: item for item in fields(cls) if item.name not in skip}  # type: ignore[arg-type]  # a dataclass
+        raise RecordError(cls.__name__, found=_shape(value), expected="an object")
+    expected = {item.name: item for item in fields(cls) if item.name not in skip}
     unknown = sorted(set(value) - set(expected))
     if unknown:
-        raise RecordError(cls.__name__, found=f"unknown field {unknown[0]!r}", expected=f"{sorted(expected)}")
+        raise RecordError(cls.__name__, found=f"unknown field {unknown[0]!r:.80}", expected=f"{sorted(expected)}")
     for name, item in expected.items():
         if name not in value and item.default is MISSING and item.default_factory is MISSING:
             raise RecordError(f"{cls.__name__}.{name}", found="nothing", expected="a value")
-    read = {name: _typed(f"{cls.__name__}.{name}", hints[name], item) for name, item in value.items()}
-    return cls(**read, **(extra or {}))
+    return {name: _typed(f"{cls.__name__}.{name}", _HINTS[cls][name], item) for name, item in value.items()}
 
 
 def _typed(subject: str, hint: Any, value: Any) -> Any:
@@ -251,9 +267,10 @@ def _typed(subject: str, hint: Any, value: Any) -> Any:
         return tuple(_typed(subject, get_args(hint)[0], item) for item in _listed(subject, value))
     if origin is not None:  # Mapping[str, X]
         item_hint = get_args(hint)[1]
-        return {key: _typed(f"{subject}[{key}]", item_hint, item) for key, item in _mapped(subject, value).items()}
+        pairs = _mapped(subject, value).items()
+        return {_text(f"{subject} key", key): _typed(f"{subject}[{key!r:.80}]", item_hint, item) for key, item in pairs}
     if is_dataclass(hint):
-        return _from_json(hint, value)  # type: ignore[arg-type]  # is_dataclass does not narrow to a type
+        return hint(**_typed_fields(hint, value))  # type: ignore[arg-type,operator]  # is_dataclass does not narrow
     return _SCALARS[hint](subject, value)
 
 
@@ -270,20 +287,22 @@ def _mapped(subject: str, value: Any) -> dict[str, Any]:
 
 
 def _integer(subject: str, value: Any) -> int:
-    if type(value) is not int or not -(2**63) <= value < 2**64:
+    if not isinstance(value, int) or isinstance(value, bool) or not -limits.COUNT_MAX <= value <= limits.COUNT_MAX:
         raise RecordError(subject, found=_shape(value), expected="an integer of 64 bits")
     return value
 
 
 def _number(subject: str, value: Any) -> float:
-    if type(value) not in {int, float} or not np.isfinite(value):
+    # Compared before it is converted: float(10**400) overflows.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise RecordError(subject, found=_shape(value), expected="a finite number")
     return float(value)
 
 
 def _text(subject: str, value: Any) -> str:
-    if not isinstance(value, str) or len(value) > limits.TEXT_BYTES:
-        raise RecordError(subject, found=_shape(value), expected=f"text of at most {limits.TEXT_BYTES} characters")
+    # JSON can spell lone surrogates, UTF-8 cannot: whatever writes them later would fail.
+    if not isinstance(value, str) or _SURROGATE.search(value) is not None or len(value.encode()) > limits.TEXT_BYTES:
+        raise RecordError(subject, found=_shape(value), expected=f"text of at most {limits.TEXT_BYTES} bytes of UTF-8")
     return value
 
 
@@ -302,34 +321,33 @@ def _shape(value: Any) -> str:
 
 
 # --- columnar records ---------------------------------------------------------------------------------------------
-def _columnar_payload(record: Any) -> bytes:
-    names = {name for name, _, _ in record.COLUMNS}
-    counts = {group: _count(group, len(getattr(record, name))) for name, _, group in record.COLUMNS}
-    head = {item.name: getattr(record, item.name) for item in fields(record) if item.name not in names}
-    text = json.dumps({**head, "counts": counts}, separators=(",", ":")).encode()
+def _column_names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(name for name, _, _ in getattr(cls, "COLUMNS", ()))
+
+
+def _columnar_payload(record: Any, head: dict[str, Any]) -> bytes:
+    counts = {group: len(getattr(record, name)) for name, _, group in record.COLUMNS if group != "R1"}
+    text = _dumps({**head, "counts": counts})
     text += b" " * (-len(text) % 8)
     columns = [np.ascontiguousarray(getattr(record, name), dtype=dtype).tobytes() for name, dtype, _ in record.COLUMNS]
     return b"".join([_HEAD_LENGTH.pack(len(text), 0), text, *columns])
 
 
-def _count(group: str, length: int) -> int:
-    return length - 1 if group == "R1" else length
-
-
 def _from_columns(cls: Any, payload: memoryview) -> Any:
     if len(payload) < _HEAD_LENGTH.size:
         raise RecordError(cls.__name__, found=f"{len(payload)} bytes", expected="a head")
-    head_bytes, _ = _HEAD_LENGTH.unpack_from(payload)
-    if head_bytes > len(payload) - _HEAD_LENGTH.size:
-        raise RecordError(f"{cls.__name__} head", found=f"{head_bytes} bytes", expected=f"at most {len(payload)}")
+    head_bytes, zero = _HEAD_LENGTH.unpack_from(payload)
+    room = len(payload) - _HEAD_LENGTH.size
+    if head_bytes > room or head_bytes % 8 or zero:
+        raise RecordError(f"{cls.__name__} head", found=f"{head_bytes} bytes", expected=f"eights, at most {room}")
     head = _loads(payload[_HEAD_LENGTH.size : _HEAD_LENGTH.size + head_bytes])
     counts = head.pop("counts", None) if isinstance(head, dict) else None
     columns = _columns(cls, counts, payload[_HEAD_LENGTH.size + head_bytes :])
-    return _from_json(cls, head, skip=tuple(columns), extra=columns)
+    return cls(**_typed_fields(cls, head, skip=columns), **columns)
 
 
 def _columns(cls: Any, counts: Any, body: memoryview) -> dict[str, Any]:
-    lengths = {group: _length(cls, group, counts) for _, _, group in cls.COLUMNS}
+    lengths = _lengths(cls, counts)
     size = sum(np.dtype(dtype).itemsize * lengths[group] for _, dtype, group in cls.COLUMNS)
     if size != len(body):
         raise RecordError(f"{cls.__name__} columns", found=f"{len(body)} bytes", expected=f"{size}, by its counts")
@@ -340,11 +358,14 @@ def _columns(cls: Any, counts: Any, body: memoryview) -> dict[str, Any]:
     return columns
 
 
-def _length(cls: Any, group: str, counts: Any) -> int:
-    found = counts.get("R" if group == "R1" else group, counts.get(group)) if isinstance(counts, dict) else None
-    if type(found) is not int or not 0 <= found <= limits.FRAME_BYTES:
-        raise RecordError(f"{cls.__name__}.counts.{group}", found=_shape(found), expected=f"0 to {limits.FRAME_BYTES}")
-    return found + 1 if group == "R1" else found
+def _lengths(cls: Any, counts: Any) -> dict[str, int]:
+    groups = {group for _, _, group in cls.COLUMNS} - {"R1"}
+    if not isinstance(counts, dict) or set(counts) != groups:
+        raise RecordError(f"{cls.__name__}.counts", found=_shape(counts), expected=f"an object of {sorted(groups)}")
+    for group, found in counts.items():
+        if type(found) is not int or not 0 <= found <= limits.FRAME_BYTES:
+            raise RecordError(f"{cls.__name__}.counts.{group}", found=_shape(found), expected="a length of a frame")
+    return {**counts, "R1": counts.get("R", 0) + 1}
 
 
 # --- splitting ----------------------------------------------------------------------------------------------------
@@ -358,35 +379,10 @@ def batch_bytes(batch: FiringBatch) -> int:
 
 
 def _cut(batch: FiringBatch) -> list[FiringBatch]:
-    if batch_bytes(batch) <= limits.FRAME_BYTES:
+    if batch_bytes(batch) <= limits.FRAME_BYTES and batch.rows <= limits.BATCH_ROWS:
         return [batch]
-    if batch.rows > 1:
-        middle = batch.rows // 2
-        return _cut(_rows(batch, 0, middle, missed=slice(None))) + _cut(
-            _rows(batch, middle, batch.rows, missed=slice(0))
-        )
-    half = len(batch.missed_request) // 2
-    if half == 0:
+    rows, missed = batch.rows, len(batch.missed_request)
+    if rows == 1 and not missed:
         raise RecordError("firing_batch", found=f"{batch.firings} firings in one row", expected="what a frame takes")
-    return _cut(_rows(batch, 0, batch.rows, missed=slice(half))) + _cut(_rows(batch, 0, 0, missed=slice(half, None)))
-
-
-def _rows(batch: FiringBatch, start: int, stop: int, *, missed: slice) -> FiringBatch:
-    """Rows ``start`` to ``stop`` of ``batch``, spans cut where they must be, and a part of its missed entries."""
-    first = np.clip(batch.span_start[:-1], start, stop)
-    last = np.clip(batch.span_start[1:], start, stop)
-    kept = last > first
-    firings = slice(*np.searchsorted(batch.row, [start, stop]))
-    return replace(
-        batch,
-        request=batch.request[kept],
-        position=batch.position[kept] + (first - batch.span_start[:-1])[kept],
-        origin=batch.origin[kept],
-        span_start=np.concatenate([[0], np.cumsum((last - first)[kept])]).astype(np.int32),
-        missed_request=batch.missed_request[missed],
-        missed_reason=batch.missed_reason[missed],
-        missed_tokens=batch.missed_tokens[missed],
-        row=batch.row[firings] - np.uint32(start),
-        slot=batch.slot[firings],
-        value=batch.value[firings],
-    )
+    middle, half = rows // 2, (missed + 1) // 2
+    return _cut(batch.part(0, middle, missed=slice(half))) + _cut(batch.part(middle, rows, missed=slice(half, None)))

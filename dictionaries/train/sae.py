@@ -1,0 +1,181 @@
+"""Train a sparse autoencoder on captured activations.
+
+BatchTopK (Bussmann et al. 2024: the k·B largest pre-activations of a batch of B tokens survive) with nested Matryoshka
+reconstructions (Bussmann et al. 2025) and an auxiliary loss that lets dead latents predict the residual error (Gao et
+al. 2024). What is stored is a JumpReLU with one threshold for all latents, an average of the batches' k-th largest
+value: then each latent decides alone, and a watched subset is exact.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+THRESHOLD_DECAY = 0.99
+AUX_WEIGHT = 1 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an autoencoder is trained. `prefixes` are the widths of the nested reconstructions, the whole width last."""
+
+    width: int
+    prefixes: tuple[int, ...]
+    k: int = 32
+    k_start: int = 128
+    k_steps: int = 200
+    steps: int = 1_000
+    batch: int = 2_048
+    rate: float = 7e-4
+    warmup: int = 50
+    decay_from: float = 0.7
+    dead_after: int = 120_000
+    dead_k: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Autoencoder:
+    """A JumpReLU autoencoder in the activations' own units. The encoder does not subtract `b_dec`."""
+
+    W_enc: Tensor  # [d, n]
+    b_enc: Tensor  # [n]
+    W_dec: Tensor  # [n, d]
+    b_dec: Tensor  # [d]
+    threshold: Tensor  # [n]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """[T, d] -> [T, n]."""
+        pre = x @ self.W_enc + self.b_enc
+        return pre * (pre > self.threshold)
+
+    def decode(self, values: Tensor) -> Tensor:
+        """[T, n] -> [T, d]."""
+        return values @ self.W_dec + self.b_dec
+
+
+def train(x: Tensor, recipe: Recipe, *, say: bool = True) -> tuple[Autoencoder, float]:
+    """Train on rows `x` [N, d]; return the autoencoder in x's units and the cpu-seconds it took."""
+    started = time.process_time()
+    torch.manual_seed(recipe.seed)
+    mean = x.mean(0)
+    scale = float((x - mean).pow(2).sum(1).mean().sqrt() / x.shape[1] ** 0.5)
+    weights = _start(x.shape[1], recipe.width)
+    state = _Trainer(weights, recipe)
+    order = _rows(x.shape[0], recipe)
+    for step in range(recipe.steps):
+        loss = state.step((x[order[step]] - mean) / scale, step)
+        if say and step % 100 == 0:
+            print(f"sae: step {step} loss {loss:.4f} threshold {state.threshold:.3f} {time.process_time() - started:.0f} cpu-s", flush=True)
+    return _folded(weights, state.threshold, mean, scale), time.process_time() - started
+
+
+def _start(d: int, width: int) -> dict[str, Tensor]:
+    W_dec = F.normalize(torch.randn(width, d), dim=1)
+    tensors = {"W_enc": W_dec.T.clone() * 0.5, "b_enc": torch.zeros(width), "W_dec": W_dec, "b_dec": torch.zeros(d)}
+    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+
+
+def _rows(count: int, recipe: Recipe) -> Tensor:
+    """[steps, batch] row numbers: passes over the data, each in its own order."""
+    needed = recipe.steps * recipe.batch
+    passes = [torch.randperm(count) for _ in range(-(-needed // count))]
+    return torch.cat(passes)[:needed].view(recipe.steps, recipe.batch)
+
+
+class _Trainer:
+    def __init__(self, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
+        self.w, self.recipe = weights, recipe
+        self.threshold = 0.0
+        self.silent = torch.zeros(recipe.width)  # tokens since a latent last fired
+        self.adam = torch.optim.Adam(list(weights.values()), lr=recipe.rate, betas=(0.9, 0.99))
+
+    def step(self, x: Tensor, step: int) -> float:
+        k = max(self.recipe.k, round(self.recipe.k_start - (self.recipe.k_start - self.recipe.k) * step / self.recipe.k_steps))
+        for group in self.adam.param_groups:
+            group["lr"] = self.recipe.rate * self._schedule(step)
+        pre = F.relu(x @ self.w["W_enc"] + self.w["b_enc"])
+        kept = float(pre.detach().flatten().topk(k * x.shape[0], sorted=False).values.min())
+        values = pre * (pre >= kept)
+        self.threshold = kept if step == 0 else THRESHOLD_DECAY * self.threshold + (1 - THRESHOLD_DECAY) * kept
+        self.silent = torch.where((values.detach() > 0).any(0), 0.0, self.silent + x.shape[0])
+        loss, error = self._nested(x, values)
+        (loss + AUX_WEIGHT * self._dead(pre, error)).backward()  # type: ignore[no-untyped-call]
+        self._project()
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.w["W_dec"].copy_(F.normalize(self.w["W_dec"], dim=1))
+        return float(loss.detach())
+
+    def _schedule(self, step: int) -> float:
+        late = (step / self.recipe.steps - self.recipe.decay_from) / (1 - self.recipe.decay_from)
+        return min(1.0, (step + 1) / self.recipe.warmup, 1 - max(0.0, late))
+
+    def _nested(self, x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the prefixes' losses; and the whole width's error. Each block of latents is decoded once."""
+        out, start, losses = self.w["b_dec"], 0, []
+        for end in self.recipe.prefixes:
+            out = out + values[:, start:end] @ self.w["W_dec"][start:end]
+            losses.append((x - out).pow(2).mean())
+            start = end
+        whole = losses.pop()
+        nested = torch.stack(losses).mean() if losses else whole
+        return 0.75 * whole + 0.25 * nested, (x - out).detach()
+
+    def _dead(self, pre: Tensor, error: Tensor) -> Tensor:
+        dead = (self.silent > self.recipe.dead_after).nonzero().flatten()
+        if not len(dead):
+            return torch.zeros(())
+        raw = pre[:, dead]
+        floor = raw.detach().topk(min(self.recipe.dead_k, len(dead)), dim=1).values[:, -1:]
+        guess = (raw * (raw >= floor)) @ self.w["W_dec"][dead]
+        return (error - guess).pow(2).mean() / error.pow(2).mean().clamp_min(1e-6)
+
+    def _project(self) -> None:
+        """Take the part of the decoder's gradient along each row away: rows keep unit length."""
+        rows, grad = self.w["W_dec"].detach(), self.w["W_dec"].grad
+        assert grad is not None
+        grad.sub_((grad * rows).sum(1, keepdim=True) * rows)
+
+
+def _folded(w: Mapping[str, Tensor], threshold: float, mean: Tensor, scale: float) -> Autoencoder:
+    """From normalised units ((x - mean) / scale) to x's own: same firings, values times `scale`. In float64, rounded once."""
+    W_enc, W_dec = w["W_enc"].detach().double(), w["W_dec"].detach().double()
+    b_enc = scale * w["b_enc"].detach().double() - mean.double() @ W_enc
+    b_dec = scale * w["b_dec"].detach().double() + mean.double()
+    theta = torch.full((W_enc.shape[1],), threshold * scale, dtype=torch.float64)
+    return Autoencoder(*(tensor.float().contiguous() for tensor in (W_enc, b_enc, W_dec, b_dec, theta)))
+
+
+def stated(sae: Autoencoder, x: Tensor, *, chunk: int = 4_096) -> dict[str, float]:
+    """Figures on held-out rows: FVU over the whole sample, L0 and its standard deviation, dead and dense shares."""
+    counts, fired, lost = [], torch.zeros(sae.W_enc.shape[1]), 0.0
+    for part in x.split(chunk):
+        values = sae.encode(part)
+        counts.append((values > 0).sum(1).float())
+        fired += (values > 0).sum(0)
+        lost += float((part - sae.decode(values)).double().pow(2).sum())
+    l0 = torch.cat(counts)
+    total = float((x - x.mean(0)).double().pow(2).sum())
+    return {
+        "fvu": lost / total,
+        "l0": float(l0.mean()),
+        "sd_l0": float(l0.std()),
+        "dead": float((fired == 0).float().mean()),
+        "dense": float((fired > 0.1 * len(x)).float().mean()),
+        "mean_norm": float(x.norm(dim=1).mean()),
+    }
+
+
+def halved(sae: Autoencoder) -> Autoencoder:
+    """The matrices rounded to fp16, as they are stored; biases and thresholds stay float32."""
+    return Autoencoder(sae.W_enc.half().float(), sae.b_enc, sae.W_dec.half().float(), sae.b_dec, sae.threshold)
+
+
+def prefixes(width: int, inner: Sequence[int]) -> tuple[int, ...]:
+    """`inner` widths below `width`, and `width`."""
+    return (*(w for w in inner if w < width), width)

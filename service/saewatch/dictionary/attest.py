@@ -1,0 +1,214 @@
+"""What an imported dictionary is stated to be, and the proof that it was folded right.
+
+The oracle is the dictionary's own library. It encodes some rows in float64; our reference must agree on them before a
+bundle is written, and rows and answers go into the bundle so that every encoder can be compared with them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from saewatch.core import canonical, limits
+from saewatch.core.attestation import Attestation, Conformance
+from saewatch.core.canonical import Json
+from saewatch.core.catalogue import Catalogue, Feature
+from saewatch.core.errors import ManifestError, TensorFileError
+from saewatch.core.fields import Fields
+from saewatch.core.manifest import Manifest
+from saewatch.core.tensorfile import read_header
+from saewatch.dictionary.formats import read_json
+from saewatch.engine.dictionary_file import sheet_of
+from saewatch.engine.encode import F64, Folded, Verdict, compare, encode, grey_pairs, ordered_dot
+
+FEATURES = "features.json"
+STATED = "stated.json"
+ROWS = "rows.safetensors"
+CONFORMANCE_ROWS = 64
+_PICKED = 16  # encoder rows that a made conformance row is the sum of
+
+
+class Oracle(Protocol):
+    """The dictionary's own library: its name with version, and its encoding of rows with the dictionary in a folder."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``sae-lens 6.54.12``."""
+
+    @property
+    def encode(self) -> Any:
+        """``(folder, x [n, d_in]) -> values [n, latents]``, dense, float64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What the authors state; ``body`` holds all of it, with decimals as text."""
+
+    body: Mapping[str, Json] = field(default_factory=dict)
+    hook_point: str | None = None
+    max_norm: float | None = None
+    mean_norm: float | None = None
+
+
+def read_stated(folder: Path) -> Stated:
+    """The folder's ``stated.json``, where there is one. ManifestError for one that is no object of numbers and text."""
+    path = folder / STATED
+    if not path.is_file():
+        return Stated()
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ManifestError(STATED, found=type(found).__name__, expected="an object")
+    return Stated(
+        body={key: _decimals(value) for key, value in found.items()},
+        hook_point=found.get("hook_point"),
+        max_norm=_number(found, "max_norm"),
+        mean_norm=_number(found, "mean_norm"),
+    )
+
+
+def read_features(folder: Path, weights: str) -> Catalogue:
+    """The draft ``features.json`` as a catalogue of the dictionary ``weights``. ManifestError naming the entry."""
+    path = folder / FEATURES
+    draft = read_json(path) if path.is_file() else []
+    if not isinstance(draft, list) or len(draft) > limits.FEATURES:
+        raise ManifestError(FEATURES, found=type(draft).__name__, expected=f"a list of at most {limits.FEATURES}")
+    features = [_read_draft(Fields(entry, f"{FEATURES}: [{index}]")) for index, entry in enumerate(draft)]
+    return Catalogue(weights=weights, features=tuple(sorted(features, key=lambda feature: feature.id)))
+
+
+def provenance(folder: Path, files: Iterable[str]) -> Mapping[str, Json]:
+    """The folder's name and the digests of the files that were read."""
+    read: Json = [{"name": name, "sha256": _file_digest(folder / name)} for name in sorted(files)]
+    return {"name": folder.name, "files": read}
+
+
+def conform(
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    oracle: Oracle,
+    *,
+    norm: float | None = None,
+) -> tuple[Attestation, Mapping[str, Tensor]]:
+    """The conformance attestation and its rows. ManifestError when our reference and the oracle disagree.
+
+    Args:
+        manifest: data sheet of the folded dictionary.
+        tensors: its tensors.
+        source: folder that the oracle reads; its ``rows.safetensors`` (``x [n, d_in]``) are the rows where it is there.
+        oracle: the dictionary's own library.
+        norm: of made rows; theirs where none is stated is the square root of d_in.
+    """
+    sheet = manifest.encoder
+    x = _stored_rows(source / ROWS, sheet.d_in)
+    if x is None:
+        x = _made_rows(tensors["W"][: sheet.latents or None], norm or sheet.d_in**0.5)
+    folded = Folded(*(tensors[name].numpy() for name in ("lim", "s", "c")))
+    expected = torch.zeros(len(x), sheet.rows, dtype=torch.float64)
+    if sheet.latents:
+        expected[:, : sheet.latents] = oracle.encode(source, x)
+    expected[:, sheet.latents :] = _directions(x, tensors["W"][sheet.latents :], folded, sheet.latents)
+    found = encode(x, tensors["W"], folded, sheet)
+    _refuse(compare(found, expected, grey_pairs(x, tensors["W"], folded, sheet), oracle=oracle.name))
+    row, index = expected.nonzero(as_tuple=True)
+    rows = {"inputs": x, "row": row.int(), "index": index.int(), "value": expected[row, index].float()}
+    sheets = {name: sheet_of(name, tensor) for name, tensor in rows.items()}
+    body = Conformance(oracle=oracle.name, tensors=sheets).body()
+    return Attestation(kind="conformance", weights=manifest.digest, body=body), rows
+
+
+def _stored_rows(path: Path, d_in: int) -> Tensor | None:
+    if not path.is_file():
+        return None
+    entries = {entry.name: entry for entry in read_header(path, foreign=True)}
+    shape = entries["x"].shape if "x" in entries else ()
+    if len(shape) != 2 or shape[1] != d_in or not 0 < shape[0] <= limits.CONFORMANCE_ROWS:
+        raise TensorFileError(
+            f"{ROWS}: x", found=list(shape), expected=f"1 to {limits.CONFORMANCE_ROWS} rows of {d_in}"
+        )
+    return load_file(path)["x"].float().contiguous()
+
+
+def _made_rows(W: Tensor, norm: float) -> Tensor:
+    """Rows that make latents fire: sums of encoder rows picked by a hash, in float64, brought to one norm."""
+    rows = []
+    for number in range(CONFORMANCE_ROWS):
+        state = hashlib.sha256(f"saewatch conformance row {number}".encode()).digest()
+        total: F64 = np.zeros(W.shape[1])
+        for at in range(_PICKED):
+            pick, weight = int.from_bytes(state[2 * at : 2 * at + 2], "big"), 1.0 + state[at] / 256.0
+            total = total + W[pick % len(W)].double().numpy() * weight
+        length = float(np.sqrt(sum(value * value for value in total.tolist())))
+        rows.append(total * (norm / length) if length else total)
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def _directions(x: Tensor, W: Tensor, folded: Folded, first: int) -> Tensor:
+    """Values of directions in float64, ``[n, directions]``."""
+    if not len(W):
+        return torch.zeros(len(x), 0, dtype=torch.float64)
+    u = torch.from_numpy(np.stack([ordered_dot(W, row.double().numpy()) for row in x]))
+    s, c = (torch.from_numpy(column[first:]).double() for column in (folded.s, folded.c))
+    return torch.relu(s * u + c)
+
+
+def _refuse(verdict: Verdict) -> None:
+    if not verdict.good:
+        found = f"{verdict.mismatched} of {verdict.compared} firings differ, values by up to {verdict.error_max:.1e}"
+        hint = "The source was not read as its own library reads it."
+        raise ManifestError("conformance", found=found, expected=f"what {verdict.oracle} gives", hint=hint)
+
+
+def _read_draft(entry: Fields) -> Feature:
+    kind = entry.choice("kind", ("probe", "group", "latent"))
+    feature = Feature(
+        id=entry.text("id"),
+        label=entry.text("label"),
+        category=entry.text("category"),
+        severity=entry.text("severity"),
+        floor=_float(entry, "floor"),
+        latents=() if kind == "probe" else tuple(sorted(entry.integers("latents", 0, limits.LATENTS, 65_536))),
+        direction=entry.integer("direction", 0, limits.WATCH_SLOTS) if kind == "probe" else None,
+        aggregation=entry.text("aggregation") if entry.has("aggregation") else "max",
+        claim=entry.text("claim") if entry.has("claim") else "correlational",
+    )
+    entry.close()
+    return feature
+
+
+def _float(entry: Fields, key: str) -> float:
+    value = entry.take(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ManifestError(f"{entry.subject}.{key}", found=repr(value), expected="a number")
+    return float(value)
+
+
+def _number(found: Mapping[str, Any], key: str) -> float | None:
+    value = found.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ManifestError(f"{STATED}: {key}", found=repr(value), expected="a number")
+    return None if value is None else float(value)
+
+
+def _decimals(value: Any) -> Json:
+    if isinstance(value, float):
+        return canonical.decimal_text(value)
+    if isinstance(value, dict):
+        return {str(key): _decimals(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_decimals(member) for member in value]
+    known: Json = value
+    return known
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,115 @@
+"""Writing a bundle: the same inputs give the same bytes, and a reader sees the whole folder or none of it.
+
+Everything is written into a folder beside the goal, flushed to the disk, and renamed. Times, paths and names of
+machines are in no file. Reading is `saewatch.engine.dictionary_file`, the code that an engine reads with.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+from saewatch.core import manifest as sheets
+from saewatch.core.attestation import Attestation
+from saewatch.core.catalogue import Catalogue, check_catalogue
+from saewatch.core.errors import ConfigError
+from saewatch.core.manifest import BundleSheet, Manifest, attestation_path
+from saewatch.engine.dictionary_file import load_bundle
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Parts:
+    """What a bundle is made of. ``rows`` are the conformance rows, where there are any."""
+
+    manifest: Manifest
+    tensors: Mapping[str, Tensor]
+    catalogue: Catalogue
+    attestations: Sequence[Attestation] = ()
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def sheet(self) -> BundleSheet:
+        """The bundle's own sheet."""
+        named = sorted((one.kind, one.digest) for one in self.attestations)
+        return BundleSheet(weights=self.manifest.digest, catalogue=self.catalogue.digest, attestations=tuple(named))
+
+
+def write_bundle(parts: Parts, out: Path, *, replace: bool = False) -> BundleSheet:
+    """Writes a bundle's folder and reads it back.
+
+    Args:
+        parts: the contents.
+        out: the folder to make.
+        replace: put it in the place of another bundle. Without it an existing folder is refused, unless it holds
+            this very bundle.
+
+    Raises:
+        ConfigError: ``out`` is there and holds something else.
+        ManifestError, TensorFileError: the contents contradict each other.
+    """
+    check_catalogue(parts.catalogue, parts.manifest)
+    sheet = parts.sheet()
+    if out.exists() and not replace:
+        _refuse_other(out, sheet)
+        return sheet
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, data in _files(parts, sheet).items():
+        _write(partial / name, data)
+    load_bundle(partial, decoder=True)
+    _put(partial, out)
+    return sheet
+
+
+def _files(parts: Parts, sheet: BundleSheet) -> dict[str, bytes]:
+    decoding = {name: tensor for name, tensor in parts.tensors.items() if name in sheets.DECODER_TENSORS}
+    encoding = {name: tensor for name, tensor in parts.tensors.items() if name not in decoding}
+    files = {
+        sheets.BUNDLE_FILE: sheet.data(),
+        sheets.MANIFEST_FILE: parts.manifest.data(),
+        sheets.CATALOGUE_FILE: parts.catalogue.data(),
+        sheets.ENCODER_FILE: save(encoding),
+    }
+    if decoding:
+        files[sheets.DECODER_FILE] = save(decoding)
+    if parts.rows:
+        files[sheets.CONFORMANCE_FILE] = save(dict(parts.rows))
+    for one in parts.attestations:
+        files[attestation_path(one.kind, one.digest)] = one.data()
+    return files
+
+
+def _refuse_other(out: Path, sheet: BundleSheet) -> None:
+    path = out / sheets.BUNDLE_FILE
+    if not path.is_file() or path.read_bytes() != sheet.data():
+        hint = "Choose another folder, or say that it may be replaced."
+        raise ConfigError(str(out), found="a folder with other contents", expected="no such folder", hint=hint)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put(partial: Path, out: Path) -> None:
+    """Renames ``partial`` to ``out``; what was there is moved aside first, then removed."""
+    before = out.parent / f".{out.name}.before"
+    shutil.rmtree(before, ignore_errors=True)
+    if out.exists():
+        out.rename(before)
+    partial.rename(out)
+    shutil.rmtree(before, ignore_errors=True)
+    parent = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

@@ -1,0 +1,244 @@
+"""From a folder of trained weights to a bundle: read, fold, check against the oracle, state, write.
+
+A source folder holds what `saewatch.dictionary.formats` reads (a SAELens dictionary, probes, or both), the draft of its
+features (``features.json``) and what its authors state (``stated.json``). Latents come first, then directions. In a
+bundle of both, directions are rounded to the latents' type: each row is brought to a magnitude near 1 by a power of
+two first, which float16 needs for small weights, and its limit and scale take the factor back exactly.
+
+The same inputs give the same bytes on every machine: sums run in a fixed order (`saewatch.engine.encode`), and the
+conformance rows are answered in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saewatch.core.attestation import Attestation, Fit
+from saewatch.core.errors import ConfigError, ManifestError
+from saewatch.core.fit import ModelFacts, verify_fit
+from saewatch.core.manifest import BundleSheet, EncoderSheet, Exclusions, Folding, Manifest, check_encoder
+from saewatch.dictionary.attest import Oracle, conform, provenance, read_features, read_stated
+from saewatch.dictionary.bundle import Parts, write_bundle
+from saewatch.dictionary.formats import CONVERTERS, Source, read_json
+from saewatch.engine.dictionary_file import sheet_of
+from saewatch.engine.encode import F64, Folded, activation_of, fold, ordered_norm, raise_limits
+from saewatch.engine.modelfacts import model_facts
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Converted:
+    """A folded dictionary: its data sheet and tensors."""
+
+    manifest: Manifest
+    tensors: Mapping[str, Tensor]
+
+
+def import_source(
+    source: Path,
+    model: Path,
+    out: Path,
+    *,
+    oracle: Oracle | None = None,
+    exclude_first: int = 1,
+    threshold: float | None = None,
+    replace_bundle: bool = False,
+) -> BundleSheet:
+    """Makes the bundle ``out`` from a source folder, for the model in ``model``.
+
+    Args:
+        source: folder with the weights, ``features.json`` and ``stated.json``.
+        model: the served model's folder (safetensors, config.json, tokenizer).
+        out: the bundle's folder.
+        oracle: the library to check the fold against; without one the bundle has no conformance rows.
+        exclude_first: positions of a request that the dictionary was not trained on.
+        threshold: for TopK, a value that stands in for the competition in the mode ``thresholded``.
+        replace_bundle: put it in the place of another one.
+
+    Raises:
+        DictionaryError: the weights, features or stated figures are refused, or do not fit the model.
+        ConfigError: the folder holds no known format, or ``out`` holds something else.
+    """
+    latents, probes = read_sources(source)
+    stated = read_stated(source)
+    facts, special = read_model(model)
+    rules = Exclusions(exclude_first=exclude_first, special=special, max_norm=stated.max_norm)
+    converted = convert(latents, probes, exclusions=rules, hook_point=stated.hook_point, threshold=threshold)
+    manifest, fit = converted.manifest, _fit(model.name, facts)
+    verify_fit(manifest, fit, facts)
+    files = [name for part in (latents, probes) if part is not None for name in part.files]
+    attestations = [
+        Attestation(kind="fit", weights=manifest.digest, body=fit.body()),
+        Attestation(kind="provenance", weights=manifest.digest, body=provenance(source, files)),
+    ]
+    if stated.body:
+        attestations.append(Attestation(kind="stated", weights=manifest.digest, body=stated.body))
+    rows: Mapping[str, Tensor] = {}
+    if oracle is not None:
+        attested, rows = conform(manifest, converted.tensors, source, oracle, norm=stated.mean_norm)
+        attestations.append(attested)
+    catalogue = read_features(source, manifest.digest)
+    parts = Parts(
+        manifest=manifest, tensors=converted.tensors, catalogue=catalogue, attestations=attestations, rows=rows
+    )
+    return write_bundle(parts, out, replace=replace_bundle)
+
+
+def read_sources(folder: Path) -> tuple[Source | None, Source | None]:
+    """Latents and directions of a source folder, by the files that it has; ConfigError when it has neither."""
+    found = {name: row.read(folder) for name, row in CONVERTERS.items() if (folder / row.marker).is_file()}
+    latents = next((source for source in found.values() if source.kind != "probes"), None)
+    probes = next((source for source in found.values() if source.kind == "probes"), None)
+    if latents is None and probes is None:
+        known = ", ".join(f"{row.marker} ({name})" for name, row in CONVERTERS.items())
+        raise ConfigError(str(folder), found="no dictionary in a known format", expected=f"one of {known}")
+    return latents, probes
+
+
+def convert(
+    latents: Source | None,
+    probes: Source | None = None,
+    *,
+    exclusions: Exclusions,
+    hook_point: str | None = None,
+    threshold: float | None = None,
+) -> Converted:
+    """Folds latents and directions into one dictionary. ManifestError or MisfitError where they do not go together."""
+    first = latents or probes
+    assert first is not None
+    point = latents.hook_point if latents else hook_point
+    if point is None or (hook_point is not None and hook_point != point):
+        raise ManifestError(
+            "hook.point",
+            found=hook_point or "nothing",
+            expected=point or "the probes' hook point",
+            hint="stated.json names it as hook_point.",
+        )
+    if latents and probes and latents.W.shape[1] != probes.W.shape[1]:
+        raise ManifestError("probes.w", found=f"width {probes.W.shape[1]}", expected=f"width {latents.W.shape[1]}")
+    sheet = _encoder_sheet(first, latents, probes, thresholded=threshold is not None)
+    check_encoder(sheet, "encoder")
+    tensors = _decoder(latents) | _joined(latents, probes, threshold)
+    manifest = Manifest(
+        kind=first.kind,
+        hook_point=point,
+        hook_out=first.hook_out,
+        exclusions=exclusions,
+        encoder=sheet,
+        folded=tuple(_foldings(latents, probes, threshold)),
+        tensors={name: sheet_of(name, tensor) for name, tensor in tensors.items()},
+    )
+    return Converted(manifest=manifest, tensors=tensors)
+
+
+def read_model(folder: Path) -> tuple[ModelFacts, tuple[int, ...]]:
+    """Facts of a model's folder, and its tokenizer's special token ids. ManifestError where a file says nothing."""
+    config = read_json(folder / "config.json")
+    text = config.get("text_config", config)  # of a model that also sees pictures
+    try:
+        facts = model_facts(
+            folder,
+            architecture=str(config["architectures"][0]),
+            d_model=int(text["hidden_size"]),
+            layers=int(text["num_hidden_layers"]),
+        )
+        added = read_json(folder / "tokenizer.json")["added_tokens"]
+        special = sorted({int(token["id"]) for token in added if token["special"]})
+    except (KeyError, IndexError, TypeError) as error:
+        hint = "The folder should hold a transformers model with its tokenizer."
+        raise ManifestError(
+            str(folder), found=f"no {error}", expected="config.json and tokenizer.json", hint=hint
+        ) from error
+    return facts, tuple(special)
+
+
+def _fit(name: str, facts: ModelFacts) -> Fit:
+    return Fit(
+        model=name,
+        architecture=facts.architecture,
+        d_model=facts.d_model,
+        layers=facts.layers,
+        weights=facts.weights,
+        tokenizer=facts.tokenizer,
+        chat_template=facts.chat_template,
+    )
+
+
+def _encoder_sheet(first: Source, latents: Source | None, probes: Source | None, *, thresholded: bool) -> EncoderSheet:
+    d_in = first.W.shape[1]
+    return EncoderSheet(
+        activation=first.activation,
+        latents=len(latents.W) if latents else 0,
+        directions=len(probes.W) if probes else 0,
+        d_in=d_in,
+        d_out=d_in if first.W_dec is None else first.W_dec.shape[1],
+        k=first.k,
+        modes=("exact", "thresholded") if thresholded else ("exact",),
+        input_norm=first.input_norm,
+    )
+
+
+def _joined(latents: Source | None, probes: Source | None, threshold: float | None) -> dict[str, Tensor]:
+    """The encoder's tensors, latents before directions."""
+    dtype = latents.W.dtype if latents else torch.float32
+    parts = [_fold_latents(latents)] if latents else []
+    parts += [_fold_directions(probes, dtype)] if probes else []
+    columns = [torch.cat([torch.from_numpy(getattr(f, name)) for _, f in parts]) for name in ("lim", "s", "c")]
+    tensors = {"W": torch.cat([W for W, _ in parts]), "lim": columns[0], "s": columns[1], "c": columns[2]}
+    if threshold is not None:
+        floor = np.zeros(len(columns[0]), dtype=np.float32)
+        floor[: len(latents.W) if latents else 0] = threshold
+        folded = Folded(*(column.numpy() for column in columns))
+        tensors["lim_thresholded"] = torch.from_numpy(raise_limits(folded, floor).lim)
+    return tensors
+
+
+def _fold_latents(source: Source) -> tuple[Tensor, Folded]:
+    vectors = {name: _f64(vector) for name, vector in source.vectors.items()}
+    if "decoder_norm" in activation_of(source.activation).vectors:
+        assert source.W_dec is not None
+        vectors["decoder_norm"] = ordered_norm(source.W_dec) if source.rescaled else np.ones(len(source.W))
+    pre_bias = _f64(source.b_dec) if source.pre_bias and source.b_dec is not None else None
+    return source.W, fold(source.activation, vectors, W=source.W, pre_bias=pre_bias)
+
+
+def _fold_directions(source: Source, dtype: torch.dtype) -> tuple[Tensor, Folded]:
+    folded = fold("linear", {"b_enc": _f64(source.vectors["b_enc"])})
+    if dtype == torch.float32:
+        return source.W, folded
+    _, exponent = np.frexp(source.W.abs().amax(dim=1).numpy())
+    factor = np.ldexp(np.float32(1.0), -exponent)  # the row's largest weight comes to lie in [1/2, 1)
+    rows = (source.W * torch.from_numpy(factor)[:, None]).to(dtype)
+    return rows, replace(folded, lim=folded.lim * factor, s=folded.s / factor)
+
+
+def _decoder(latents: Source | None) -> dict[str, Tensor]:
+    if latents is None or latents.W_dec is None or latents.b_dec is None:
+        return {}
+    W_dec = latents.W_dec
+    if latents.rescaled:  # its values are multiplied by the norms, so its rows are divided by them
+        norms = torch.from_numpy(ordered_norm(W_dec))[:, None]
+        W_dec = torch.where(norms > 0, W_dec.double() / norms, 0.0).float()
+    return {"W_dec": W_dec.contiguous(), "b_dec": latents.b_dec}
+
+
+def _foldings(latents: Source | None, probes: Source | None, threshold: float | None) -> list[Folding]:
+    found = []
+    if latents and latents.pre_bias:
+        found.append(Folding(what="pre_bias"))
+    if latents and latents.rescaled:
+        found.append(Folding(what="decoder_norm"))
+    if threshold is not None:
+        found.append(Folding(what="threshold", constant=threshold))
+    if latents and probes and latents.W.dtype != torch.float32:
+        found.append(Folding(what="rounding"))
+    return found
+
+
+def _f64(vector: Tensor) -> F64:
+    return np.asarray(vector.double().numpy(), dtype=np.float64)

@@ -1,0 +1,181 @@
+"""The books of one stream, kept so that the design's equality holds at every moment.
+
+    fed = encoded + reused + sum(missed) + in_flight
+
+A token that was fed is *in flight* until its batch was acknowledged (*encoded*) or given up (*missed*). Losses are kept
+until they were told: they travel in the missed columns of the next batch that goes out, so that a sidecar that adds up
+batches arrives at the same numbers. Owned by the shipper's thread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from saewatch.core import limits
+from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason
+from saewatch.core.records import StreamBeat
+from saewatch.engine.ledger import Missed
+
+UNACKNOWLEDGED = 4096
+"""Batches on their way: a minute of steps. A sidecar that reads and never acknowledges is sent no more after it."""
+UNTOLD = 65_536
+"""Losses that wait to be told, by request and reason. Beyond it they are booked to no request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A batch that was queued and is not acknowledged: its rows, without what fired in them."""
+
+    connection: int
+    batch: FiringBatch
+    encoded: int  # rows that count: recomputed ones do not
+    firings: int
+
+
+class Books:
+    """One stream's counters, unacknowledged batches and untold losses."""
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        self.seq = 0
+        self.fed = 0
+        self.encoded = 0
+        self.firings = 0
+        self.sink_calls = 0
+        self.blind = ""
+        self.missed: Counter[Reason] = Counter()
+        self.untold: Counter[tuple[int, Reason]] = Counter()
+        self._in_flight = 0
+        self._known: set[int] = set()  # requests that the present connection was opened with
+        self._pending: deque[Pending] = deque()
+
+    @property
+    def unacknowledged(self) -> int:
+        """Batches on their way."""
+        return len(self._pending)
+
+    @property
+    def full(self) -> bool:
+        """Whether no batch should be sent before one was acknowledged."""
+        return len(self._pending) >= UNACKNOWLEDGED
+
+    def owes(self, request: int) -> bool:
+        """Whether a loss of ``request`` was not told yet."""
+        return any((request, reason) in self.untold for reason in Reason)
+
+    def take(self, fed: int, encoded: int, missed: Iterable[Missed]) -> None:
+        """A step was settled: ``fed`` tokens, of which ``encoded`` have a batch to come and the others are missed."""
+        self.fed += fed
+        self._in_flight += encoded
+        self._book(missed)
+
+    def leave_out(self, missed: Iterable[Missed]) -> None:
+        """Tokens that were taken, and have no batch to come after all."""
+        for request, reason, tokens in missed:
+            self._in_flight -= tokens
+            self._book([(request, reason, tokens)])
+
+    def write_off(self, reason: Reason) -> None:
+        """Tokens in flight that are in no batch: a fault came between. Nobody knows whose they were."""
+        lost = self._in_flight - sum(item.encoded for item in self._pending)
+        if lost:
+            self.leave_out([(NO_REQUEST, reason, lost)])
+
+    def send(self, batch: FiringBatch, connection: int) -> None:
+        """``batch`` was queued."""
+        self.firings += batch.firings
+        rows_only = replace(batch, row=batch.row[:0].copy(), slot=batch.slot[:0].copy(), value=batch.value[:0].copy())
+        self._pending.append(Pending(connection, rows_only, counted(batch), batch.firings))
+
+    def lose(self, batch: FiringBatch, reason: Reason, known: set[int] | None = None) -> None:
+        """``batch`` will not arrive: its rows are missed, and what it told of other losses is to be told again.
+
+        Requests that are not ``known`` to the present connection become NO_REQUEST.
+        """
+        self._in_flight -= counted(batch)
+        for request, tokens in counted_by_request(batch):
+            self.missed[reason] += tokens
+            self._untell(request, reason, tokens, known)
+        for request, told, tokens in zip(batch.missed_request, batch.missed_reason, batch.missed_tokens, strict=True):
+            self._untell(int(request), Reason(told), int(tokens), known)
+
+    def acknowledge(self, seq: int, connection: int) -> None:
+        """Everything up to ``seq`` has arrived. What an earlier connection took and is not among it is lost."""
+        while self._pending and (self._pending[0].batch.seq <= seq or self._pending[0].connection < connection):
+            item = self._pending.popleft()
+            if item.batch.seq <= seq:
+                self._in_flight -= item.encoded
+                self.encoded += item.encoded
+            else:
+                self.firings -= item.firings
+                self.lose(item.batch, Reason.GAP, self._known)
+
+    def give_up(self, reason: Reason) -> None:
+        """Nothing that is on its way will be acknowledged."""
+        while self._pending:
+            item = self._pending.popleft()
+            self.firings -= item.firings
+            self.lose(item.batch, reason)
+
+    def forget(self, requests: set[int], *, known: bool) -> None:
+        """Untold losses of all but the known ``requests`` (or of the unknown ones) are booked to no request."""
+        if known:
+            self._known = requests
+            gone = [key for key in self.untold if key[0] not in requests]
+        else:
+            gone = [key for request in requests for reason in Reason if (key := (request, reason)) in self.untold]
+        for request, reason in gone:
+            self._owe(NO_REQUEST, reason, self.untold.pop((request, reason)))
+
+    def tell(self, limit: int) -> list[Missed]:
+        """Untold losses for the next batch, at most ``limit``."""
+        told: list[Missed] = []
+        for (request, reason), tokens in list(islice(self.untold.items(), limit)):
+            now = min(tokens, limits.POSITION_MAX)  # the column is i32; what no request owns may be more
+            told.append((request, reason, now))
+            self.untold[request, reason] -= now
+            if not self.untold[request, reason]:
+                del self.untold[request, reason]
+        return told
+
+    def beat(self) -> StreamBeat:
+        """The books as they stand."""
+        return StreamBeat(
+            stream=self.stream,
+            seq=self.seq,
+            fed=self.fed,
+            encoded=self.encoded,
+            missed={reason.label: tokens for reason, tokens in sorted(self.missed.items()) if tokens},
+            in_flight=self._in_flight,
+            firings=self.firings,
+            sink_calls=self.sink_calls,
+            blind=self.blind,
+        )
+
+    def _book(self, missed: Iterable[Missed]) -> None:
+        for request, reason, tokens in missed:
+            self.missed[reason] += tokens
+            self._owe(request, reason, tokens)
+
+    def _untell(self, request: int, reason: Reason, tokens: int, known: set[int] | None) -> None:
+        self._owe(request if known is None or request in known else NO_REQUEST, reason, tokens)
+
+    def _owe(self, request: int, reason: Reason, tokens: int) -> None:
+        within = len(self.untold) < UNTOLD or (request, reason) in self.untold
+        self.untold[request if within else NO_REQUEST, reason] += tokens
+
+
+def counted(batch: FiringBatch) -> int:
+    """Rows that were not reported before."""
+    return int(np.diff(batch.span_start)[batch.origin != Origin.RECOMPUTED].sum())
+
+
+def counted_by_request(batch: FiringBatch) -> list[tuple[int, int]]:
+    """The same, by request."""
+    kept = batch.origin != Origin.RECOMPUTED
+    return list(zip(batch.request[kept].tolist(), np.diff(batch.span_start)[kept].tolist(), strict=True))

@@ -1,0 +1,135 @@
+"""The census: the whole dictionary on a sampled slice of tokens.
+
+Watched rows say nothing of the rest of the dictionary: how many latents fire on a token, which are dead or dense, how
+much of the residual stream the dictionary explains. So a small share of rows is encoded in full and decoded again.
+Sums stay on the device, in float64, until `take` reads and empties them; a step costs no synchronisation.
+
+Which rows are sampled follows from the number of each row in the stream alone (a hash of it below the share), so a
+replay of the same rows samples the same ones, and the host knows them without asking the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from saewatch.core.manifest import InputNorm
+from saewatch.engine.encode import normalise, unnormalise
+from saewatch.engine.whole import Whole
+
+ROWS = 256
+"""Rows taken through the dictionary at a time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CensusCounts:
+    """What the sampled tokens came to. ``count``, ``total`` are over rows of ``W``: latents, then directions."""
+
+    tokens: int
+    count: npt.NDArray[np.uint64]  # [rows] tokens on which it fired
+    total: npt.NDArray[np.float64]  # [rows] sum of its values
+    l0_mean: float
+    l0_sd: float
+    squared_error: float  # sum of |x - x_hat|^2; 0 without a decoder
+    squared_total: float  # sum of |x - mean x|^2
+
+    @property
+    def fvu(self) -> float | None:
+        """Share of the variance that is not explained, over the whole sample; None without a decoder or variance."""
+        if self.squared_error == 0.0 or self.squared_total <= 0.0:
+            return None
+        return self.squared_error / self.squared_total
+
+
+def sampled(first_row: int, rows: int, share: float, *, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Which of the stream's rows ``first_row ..`` belong to the census, as indices into the step, ascending.
+
+    Args:
+        first_row: rows of this stream before the step.
+        rows: rows of the step.
+        share: of rows, 0 to 1.
+        seed: another one samples other rows.
+    """
+    bound = round(min(max(share, 0.0), 1.0) * 2.0**64)
+    if bound == 0:
+        return np.zeros(0, dtype=np.int64)
+    numbers = np.arange(first_row, first_row + rows, dtype=np.uint64)
+    return np.flatnonzero(_mixed(numbers, seed) <= np.uint64(bound - 1)).astype(np.int64)
+
+
+class Census:
+    """Running sums over sampled rows of the dictionary in ``whole``."""
+
+    def __init__(self, whole: Whole, *, d_in: int, norm: InputNorm) -> None:
+        self._whole, self._norm = whole, norm
+        device = whole.W.device
+        self._count = torch.zeros(len(whole.W), dtype=torch.int64, device=device)
+        self._total = torch.zeros(len(whole.W), dtype=torch.float64, device=device)
+        self._x = torch.zeros(d_in, dtype=torch.float64, device=device)
+        self._scalars = torch.zeros(5, dtype=torch.float64, device=device)  # tokens, l0, l0^2, |x - x_hat|^2, |x|^2
+
+    def add(self, x: Tensor, excluded: Tensor) -> None:
+        """Counts rows ``x [T, d_in]`` but those ``excluded [T]`` (bool); no synchronisation."""
+        for first in range(0, len(x), ROWS):
+            self._add(x[first : first + ROWS].float(), ~excluded[first : first + ROWS])
+
+    def take(self) -> CensusCounts:
+        """The sums since the last call, which start again from zero. Waits for the device."""
+        tokens, l0, l0_squared, error, squared = self._scalars.tolist()
+        mean = l0 / tokens if tokens else 0.0
+        variance = max(0.0, l0_squared / tokens - mean * mean) if tokens else 0.0
+        centred = squared - float(self._x.square().sum()) / tokens if tokens else 0.0
+        rows = self._whole.sheet.rows if self._whole.sheet else 0
+        found = CensusCounts(
+            tokens=int(tokens),
+            count=self._count[:rows].cpu().numpy().astype(np.uint64),
+            total=self._total[:rows].cpu().numpy().copy(),
+            l0_mean=mean,
+            l0_sd=variance**0.5,
+            squared_error=error,
+            squared_total=max(0.0, centred),
+        )
+        for buffer in (self._count, self._total, self._x, self._scalars):
+            buffer.zero_()
+        return found
+
+    def _add(self, x: Tensor, kept: Tensor) -> None:
+        x = torch.where(kept[:, None], x, 0.0)
+        prepared, r = normalise(x, self._norm)
+        r = torch.where(kept, r, torch.nan)  # as in the encoder: nothing fires
+        latents = self._whole.sheet.latents if self._whole.sheet else 0
+        l0 = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        decoded = self._whole.b_dec.expand(len(x), -1).clone()
+        for first, block in self._whole.blocks(prepared, r):
+            fired = (block > 0) & kept[:, None]
+            values = torch.where(fired, block, 0.0)
+            part = slice(first, first + block.shape[1])
+            self._count[part] += fired.sum(dim=0)
+            self._total[part] += values.sum(dim=0, dtype=torch.float64)
+            if first < latents:
+                l0 += fired.sum(dim=1)
+                if self._whole.decodes:
+                    decoded.addmm_(values, self._whole.W_dec[part].float())
+        self._add_error(x, decoded, kept, l0)
+
+    def _add_error(self, x: Tensor, decoded: Tensor, kept: Tensor, l0: Tensor) -> None:
+        error = torch.zeros((), dtype=torch.float64, device=x.device)
+        if self._whole.decodes:
+            residual = torch.where(kept[:, None], x - unnormalise(decoded, x, self._norm), 0.0)
+            error = residual.double().square().sum()
+        self._x += x.sum(dim=0, dtype=torch.float64)
+        sums = (kept.sum().double(), l0.sum(), l0.square().sum(), error, x.double().square().sum())
+        self._scalars += torch.stack(sums)
+
+
+def _mixed(numbers: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
+    """splitmix64 (Steele, Lea, Flood 2014): every bit of the result depends on every bit of the number."""
+    with np.errstate(over="ignore"):
+        z = numbers * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

@@ -1,0 +1,98 @@
+"""Does this encoder give what the dictionary's own library gives? Stored rows, stored answers, one comparison.
+
+At import some rows are encoded by the library that the dictionary was trained with (the oracle, in float64) and the
+answers are stored with the bundle. Every encoder is compared with them when it starts: that finds a lost
+normalisation, a threshold read as its logarithm, a transposed matrix, or a processor that multiplies in less than
+float32. Firing sets must be equal outside the grey band and values within 1e-5 of the row's largest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saewatch.core.attestation import read_conformance
+from saewatch.core.catalogue import WatchList
+from saewatch.core.errors import SelfTestFailed
+from saewatch.core.manifest import CONFORMANCE_FILE, EncoderSheet
+from saewatch.engine.dictionary_file import Bundle, load_tensors
+from saewatch.engine.encode import VALUE_TOLERANCE, Verdict, compare, grey_pairs
+from saewatch.engine.encoder import Encoder
+from saewatch.engine.slab import Slab
+
+
+def self_check(encoder: Encoder, bundle: Bundle) -> Verdict | None:
+    """The stored rows through ``encoder``'s own path, on the rows that it watches, against the stored answers.
+
+    Returns None when the bundle has no conformance rows. Raises SelfTestFailed when they disagree.
+    """
+    stored = load_rows(bundle)
+    if stored is None or encoder.dictionary is None:
+        return None
+    oracle, x, dense = stored
+    watch, sheet = encoder.watch_list, bundle.manifest.encoder
+    rows = torch.tensor(watch.rows, dtype=torch.int64)
+    expected, kept = dense[:, rows], _kept(encoder, x)
+    floor = torch.tensor(watch.floors)
+    found = _fired(encoder, x)
+    folded = bundle.dictionary.folded(encoder.mode)
+    grey = grey_pairs(x, bundle.dictionary.W, folded, sheet, mode=encoder.mode)[:, rows]
+    grey |= (expected - floor).abs() <= VALUE_TOLERANCE * expected.amax(dim=1, keepdim=True)
+    expected = torch.where(expected > floor, expected, 0.0)
+    verdict = compare(found[kept], expected[kept], grey[kept], oracle=oracle)
+    _refuse(verdict, bundle)
+    return verdict
+
+
+def load_rows(bundle: Bundle) -> tuple[str, Tensor, Tensor] | None:
+    """The oracle's name, its input rows ``[n, d_in]`` and its dense answers ``[n, rows]``; None without them."""
+    attested = bundle.attestation("conformance")
+    if attested is None:
+        return None
+    found = read_conformance(attested)
+    tensors = load_tensors(bundle.folder / CONFORMANCE_FILE, found.tensors)
+    dense = torch.zeros(len(tensors["inputs"]), bundle.manifest.encoder.rows)
+    dense[tensors["row"].long(), tensors["index"].long()] = tensors["value"]
+    return found.oracle, tensors["inputs"], dense
+
+
+def full_watch(sheet: EncoderSheet) -> WatchList:
+    """Every row of a dictionary, floor 0."""
+    return WatchList(rows=tuple(range(sheet.rows)), floors=(0.0,) * sheet.rows)
+
+
+def _kept(encoder: Encoder, x: Tensor) -> Tensor:
+    rows = x.to(encoder.device)
+    positions, ids = _neutral(encoder, len(x))
+    return ~encoder.excluded(rows, positions, ids).cpu()
+
+
+def _neutral(encoder: Encoder, rows: int) -> tuple[Tensor, Tensor]:
+    """Positions and token ids that no rule excludes."""
+    positions = torch.full((rows,), 2**31 - 1, dtype=torch.int64, device=encoder.device)
+    return positions, torch.full_like(positions, -1)
+
+
+def _fired(encoder: Encoder, x: Tensor) -> Tensor:
+    slab = Slab(rows_max=len(x), firings_max=len(x) * max(1, encoder.slots), device=encoder.device)
+    positions, ids = _neutral(encoder, len(x))
+    encoder.encode(x.to(encoder.device), positions=positions, token_ids=ids, slab=slab)
+    slab.to_host()
+    if encoder.device.type != "cpu":
+        torch.cuda.synchronize(encoder.device)
+    firings = slab.firings()
+    dense = torch.zeros(len(x), encoder.slots)
+    dense[torch.from_numpy(firings.row).long(), torch.from_numpy(firings.slot).long()] = torch.from_numpy(firings.value)
+    return dense
+
+
+def _refuse(verdict: Verdict, bundle: Bundle) -> None:
+    if verdict.good:
+        return
+    found = (
+        f"{verdict.mismatched} of {verdict.compared} firings differ outside the grey band, "
+        f"values by up to {verdict.error_max:.1e} of the row's largest"
+    )
+    hint = "Products may run in less than float32 here (torch.set_float32_matmul_precision), or the bundle is damaged."
+    expected = f"what {verdict.oracle} gives, within {VALUE_TOLERANCE:.0e}"
+    raise SelfTestFailed(f"encoder of {bundle.sheet.weights[:19]}", found=found, expected=expected, hint=hint)

@@ -1,0 +1,276 @@
+"""The watched encoder: the rows that are watched, gathered on the device, and what a step's rows fire among them.
+
+All buffers are sized once, for the largest step and the largest watch set, and keep their addresses: another
+dictionary or watch set is copied into them between two steps, so that a captured graph stays valid. Rows of the
+buffer that no slot uses have the limit ``inf`` and never fire.
+
+Rows that the data sheet excludes (first tokens, special tokens, outlying norms) and rows that are not finite get the
+scale NaN: no comparison with it holds, so they emit nothing whatever a row's limit, and the slab marks them. (A scale
+of 0 would not do: a latent with a positive bias fires on it.)
+
+Latents that decide alone need only the watched rows. Where latents compete (TopK in its exact mode) the winners come
+from the whole dictionary, block by block, and the watched among them are picked out: the value that won is the value
+that is sent, so a winner cannot be lost to the last bit of a second product.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saewatch.core import limits
+from saewatch.core.catalogue import WatchList
+from saewatch.core.errors import ConfigError, MisfitError
+from saewatch.core.manifest import EncoderSheet, InputNorm
+from saewatch.engine.dictionary_file import Dictionary
+from saewatch.engine.encode import Folded, normalise, products, raise_limits
+from saewatch.engine.slab import Slab, pack_fixed, pack_quick
+from saewatch.engine.whole import Whole, check_room
+
+ROWS = 1024
+"""Rows encoded at a time: what lies between the product and the slab stays below ``ROWS x slots`` entries."""
+
+_PAD = torch.iinfo(torch.int64).max  # no token id
+_TEMPORARY = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4  # bytes per (row, slot): u, value, fires, kept, three i64, row, slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Device bytes of one encoder, by what they are for."""
+
+    watched: int
+    whole: int
+    decoder: int
+    slabs: int
+    temporary: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.watched + self.whole + self.decoder + self.slabs + self.temporary
+
+
+def footprint(
+    *,
+    rows_max: int,
+    d_in: int,
+    slots_max: int,
+    firings_max: int,
+    slabs: int = 1,
+    whole_rows: int = 0,
+    whole_element_bytes: int = 4,
+    d_out: int = 0,
+) -> Footprint:
+    """Device bytes that an encoder will take: known before anything is allocated.
+
+    Args:
+        rows_max: rows of the largest step.
+        d_in: width of the hook point.
+        slots_max: slots of the largest watch set.
+        firings_max: capacity of a slab.
+        slabs: slabs in use at a time.
+        whole_rows: rows of the whole dictionary, where TopK is exact or a census is taken; else 0.
+        whole_element_bytes: bytes of an element of ``W`` as stored.
+        d_out: width of the decoder, where a census is taken; else 0.
+    """
+    rows = min(rows_max, ROWS)
+    block = 4 * min(whole_rows, 8192) * (d_in + d_out + 6 * rows)  # a block upcast, its products, keys and values
+    return Footprint(
+        watched=slots_max * (4 * d_in + 32) + 8 * limits.SPECIAL_TOKENS,
+        whole=whole_rows * (whole_element_bytes * d_in + 20),
+        decoder=whole_rows * whole_element_bytes * d_out + 12 * d_out,
+        slabs=slabs * (12 * (firings_max + 1) + 2 * rows_max + 16),
+        temporary=rows * (4 * d_in + 16) + rows * slots_max * _TEMPORARY + block,
+    )
+
+
+def check_budget(needed: Footprint, budget_bytes: int, *, rows_max: int, slots_max: int) -> None:
+    """ConfigError when the encoder needs more than the budget, saying by what and what would fit."""
+    if needed.total <= budget_bytes:
+        return
+    parts = ", ".join(f"{name} {_mib(getattr(needed, name))}" for name in needed.__dataclass_fields__)
+    fixed = needed.whole + needed.decoder + needed.slabs
+    each = max(1, (needed.watched + needed.temporary) // max(1, slots_max))
+    fits = (budget_bytes - fixed) // each
+    hint = (
+        f"About {fits} slots would fit at {rows_max} rows a step." if fits > 0 else f"Raise it to {_mib(needed.total)}."
+    )
+    raise ConfigError(
+        "device_budget_mib", found=f"{_mib(budget_bytes)}", expected=f"{_mib(needed.total)} ({parts})", hint=hint
+    )
+
+
+class Encoder:
+    """Encodes steps of at most ``rows_max`` rows against one dictionary's watched rows. Not for two threads at once."""
+
+    def __init__(
+        self,
+        *,
+        rows_max: int,
+        d_in: int,
+        slots_max: int,
+        mode: str = "exact",
+        whole: Whole | None = None,
+        device: torch.device | str = "cpu",
+        fixed: bool | None = None,
+    ) -> None:
+        """``fixed``: pack without data-dependent shapes; None: wherever the device is not the CPU."""
+        self.rows_max, self.d_in, self.slots_max, self.mode, self.whole = rows_max, d_in, slots_max, mode, whole
+        self.device = torch.device(device)
+        self.fixed = self.device.type != "cpu" if fixed is None else fixed
+        self.dictionary: Dictionary | None = None
+        self.watch_list = WatchList(rows=(), floors=())
+        self._W = torch.zeros(slots_max, d_in, device=device)
+        self._lim = torch.full((slots_max,), torch.inf, device=device)
+        self._s = torch.ones(slots_max, device=device)
+        self._c = torch.zeros(slots_max, device=device)
+        self._floor = torch.zeros(slots_max, device=device)
+        self._latent = torch.zeros(slots_max, dtype=torch.bool, device=device)
+        self._slot_of = torch.full((len(whole.W) if whole else 0,), slots_max, dtype=torch.int64, device=device)
+        self._special = torch.full((limits.SPECIAL_TOKENS,), _PAD, dtype=torch.int64, device=device)
+        self._first = torch.zeros(1, dtype=torch.int64, device=device)
+        self._max_norm = torch.full((1,), torch.inf, device=device)
+
+    def load(self, dictionary: Dictionary, watch: WatchList) -> None:
+        """Copies a dictionary and what is watched of it into the buffers. MisfitError when it does not fit them."""
+        self._check(dictionary, watch)  # before anything is copied: a refused dictionary leaves the old one in force
+        if self.whole is not None:
+            self.whole.load(dictionary, self.mode)
+        rules = dictionary.manifest.exclusions
+        self._special.fill_(_PAD)
+        self._special[: len(rules.special)] = torch.tensor(rules.special, dtype=torch.int64, device=self.device)
+        self._first.fill_(rules.exclude_first)
+        self._max_norm.fill_(torch.inf if rules.max_norm is None else rules.max_norm)
+        self.dictionary = dictionary
+        self.watch(watch)
+
+    swap = load
+
+    def watch(self, watch: WatchList) -> None:
+        """Watches other rows of the same dictionary. MisfitError when there are more than slots, or no such row."""
+        dictionary = self._loaded
+        sheet = dictionary.manifest.encoder
+        self._check_watch(watch, sheet)
+        count, rows = len(watch.rows), np.asarray(watch.rows, dtype=np.int64)
+        floor = np.asarray(watch.floors, dtype=np.float32)
+        folded = dictionary.folded(self.mode)
+        chosen = raise_limits(Folded(lim=folded.lim[rows], s=folded.s[rows], c=folded.c[rows]), floor)
+        self._lim.fill_(torch.inf)
+        for buffer, column in ((self._lim, chosen.lim), (self._s, chosen.s), (self._c, chosen.c), (self._floor, floor)):
+            buffer[:count].copy_(torch.from_numpy(column))
+        self._W[:count].copy_(dictionary.W[torch.from_numpy(rows)])
+        self._latent[:count].copy_(torch.from_numpy(rows < sheet.latents))
+        if len(self._slot_of):
+            self._slot_of.fill_(self.slots_max)
+            self._slot_of[torch.from_numpy(rows).to(self.device)] = torch.arange(count, device=self.device)
+        self.watch_list = watch
+
+    def encode(self, x: Tensor, *, positions: Tensor, token_ids: Tensor, slab: Slab) -> Slab:
+        """Packs what the watched rows fire on a step into ``slab``.
+
+        Args:
+            x: the hook point's rows, ``[T, d_in]`` bf16 or float32, on the encoder's device.
+            positions: of each row in its request, ``[T]`` integers.
+            token_ids: what was fed in each row, ``[T]`` integers.
+            slab: buffers on the same device, emptied first.
+        """
+        slab.start(len(x))
+        pack = pack_fixed if self.fixed else pack_quick
+        for first in range(0, len(x), ROWS):
+            part = slice(first, min(first + ROWS, len(x)))
+            rows = x[part].float()
+            excluded = self.excluded(rows, positions[part], token_ids[part])
+            slab.excluded[part] = excluded
+            pack(slab, *self._fire(rows, excluded), first)
+        return slab
+
+    def excluded(self, x: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
+        """Rows that the data sheet excludes or that are not finite, ``[T]`` bool. ``x [T, d_in]`` float32."""
+        norm: Tensor = torch.linalg.vector_norm(x, dim=1)
+        out = ~torch.isfinite(norm) | (norm > self._max_norm) | (positions < self._first)
+        if self._norm.kind == "constant_norm_rescale":
+            out |= norm == 0
+        ids = token_ids.to(torch.int64)
+        at = torch.searchsorted(self._special, ids).clamp_(max=limits.SPECIAL_TOKENS - 1)
+        special: Tensor = self._special[at] == ids
+        return out | special
+
+    @property
+    def slots(self) -> int:
+        """Slots in use."""
+        return len(self.watch_list.rows)
+
+    @property
+    def _loaded(self) -> Dictionary:
+        assert self.dictionary is not None, "load a dictionary first"
+        return self.dictionary
+
+    @property
+    def _norm(self) -> InputNorm:
+        return self._loaded.manifest.encoder.input_norm
+
+    def _fire(self, x: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        """Which slots fire on rows ``x [T, d_in]``, and their values: ``[T, S]`` bool and float32."""
+        used = slice(None) if self.fixed else slice(self.slots)
+        prepared, r = normalise(x, self._norm)
+        r = torch.where(excluded, torch.nan, r)
+        u = products(prepared, r, self._W[used])
+        fires, values = u > self._lim[used], self._s[used] * u + self._c[used]
+        if self.whole is None or self.whole.k is None:
+            return fires, values
+        return self._settle(prepared, r, fires, values, used)
+
+    def _settle(self, x: Tensor, r: Tensor, fires: Tensor, values: Tensor, used: slice) -> tuple[Tensor, Tensor]:
+        """Replaces the latents' answers by the winners of the whole dictionary."""
+        assert self.whole is not None
+        index, won = self.whole.top(x, torch.where(torch.isnan(r), 0.0, r))
+        slot = self._slot_of[index].clamp_(max=values.shape[1])
+        dense = torch.zeros(len(x), values.shape[1] + 1, device=self.device)
+        dense = dense.scatter_(1, slot, won)[:, :-1]
+        latent = self._latent[used]
+        winners = (dense > self._floor[used]) & ~torch.isnan(r)[:, None]
+        return torch.where(latent, winners, fires), torch.where(latent, dense, values)
+
+    def _check(self, dictionary: Dictionary, watch: WatchList) -> None:
+        check_room("encoder", dictionary.W[:0], self._W)
+        dictionary.folded(self.mode)
+        sheet, before = dictionary.manifest.encoder, self.dictionary
+        self._check_watch(watch, sheet)
+        if self.whole is not None:
+            self.whole.check(dictionary)
+        if self.mode == "exact" and sheet.k is not None and self.whole is None:
+            hint = "Give the encoder the whole dictionary, or watch in the thresholded mode."
+            raise MisfitError("mode", found="exact", expected="the whole dictionary where latents compete", hint=hint)
+        if before is not None:
+            found, expected = _shape(sheet), _shape(before.manifest.encoder)
+            if found != expected:
+                hint = "A captured graph holds these; restart the engine with this dictionary."
+                raise MisfitError("dictionary.encoder", found=found, expected=expected, hint=hint)
+
+    def _check_watch(self, watch: WatchList, sheet: EncoderSheet) -> None:
+        if len(watch.rows) > self.slots_max:
+            hint = "The buffers are sized at start; raise the number of slots and restart the engine."
+            raise MisfitError("watch", found=f"{len(watch.rows)} rows", expected=f"at most {self.slots_max}", hint=hint)
+        _check_rows(watch.rows, watch.floors, sheet.rows)
+
+
+def _check_rows(rows: Sequence[int], floors: Sequence[float], bound: int) -> None:
+    if any(left >= right for left, right in itertools.pairwise(rows)):
+        raise MisfitError("watch.rows", found="repeated or unordered", expected="ascending")
+    if rows and not (rows[0] >= 0 and rows[-1] < bound):
+        raise MisfitError("watch.rows", found=f"{rows[0]} to {rows[-1]}", expected=f"rows 0 to {bound - 1}")
+    if not all(0.0 <= floor < float("inf") for floor in floors):
+        raise MisfitError("watch.floors", found=min(floors), expected="finite floors of 0 or more")
+
+
+def _shape(sheet: EncoderSheet) -> tuple[str, float | None, int | None]:
+    return sheet.input_norm.kind, sheet.input_norm.eps, sheet.k
+
+
+def _mib(size: int) -> str:
+    return f"{size / limits.MIB:.1f} MiB"

@@ -1,0 +1,43 @@
+"""What is known of a model from its folder: digests of its weights, tokenizer and chat template.
+
+Both who imports a dictionary and who serves the model compute them here, so that they can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from saewatch.core.fit import ModelFacts
+from saewatch.core.tensorfile import model_digest
+
+WEIGHT_BYTES = 8 * 2**30
+"""Larger models are not hashed when an engine starts: it would take longer than some seconds."""
+
+
+def model_facts(folder: Path, *, architecture: str, d_model: int, layers: int) -> ModelFacts:
+    """Facts of the model in ``folder``; what is not there, or too large to hash, is left empty."""
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    hashed = 0 < sum(file.stat().st_size for file in weights) <= WEIGHT_BYTES
+    return ModelFacts(
+        architecture=architecture,
+        d_model=d_model,
+        layers=layers,
+        weights=model_digest(weights) if hashed else "",
+        tokenizer=_file_digest(folder / "tokenizer.json"),
+        chat_template=_template_digest(folder),
+    )
+
+
+def _file_digest(path: Path) -> str:
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
+
+
+def _template_digest(folder: Path) -> str:
+    """Of the template's text, whichever of the two places it stands in."""
+    path, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if path.is_file():
+        return _file_digest(path)
+    template = json.loads(config.read_text()).get("chat_template") if config.is_file() else None
+    return f"sha256:{hashlib.sha256(template.encode()).hexdigest()}" if isinstance(template, str) else ""

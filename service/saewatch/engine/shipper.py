@@ -1,0 +1,377 @@
+"""One thread that settles steps, builds their batches and sends them; the engine never waits for it.
+
+The worker's thread puts a `Note` into the inbox after each step and goes on. This thread applies the notes in order to
+the ledger and the books, builds and checks a batch for each stream, and drains a bounded queue into a non-blocking Unix
+socket, on which acknowledgements and commands come back. Nothing here is shared with the worker's thread but the inbox
+and the slabs, which go back through `Note.release`.
+
+Losses, each booked once: no connection, or given up unacknowledged: *gap*; queue full: *queue_full*; the encoder left a
+row out: *excluded*, *overflow*; not captured: the note's own reason. A connection begins with every stream, watch set and
+open request; the sidecar's first acknowledgement on it says what of the last connection had arrived.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from saewatch.core import limits
+from saewatch.core.batch import I32, Census, FiringBatch, Origin, Reason, WatchSet
+from saewatch.core.errors import RecordError, UnreachableError
+from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, Result, StreamEnd, StreamOpen
+from saewatch.core.wire import encode, fit
+from saewatch.engine.batching import Encoded, build, losses
+from saewatch.engine.books import Books
+from saewatch.engine.ledger import Ledger, Settled, Step
+from saewatch.engine.outbox import Outbox
+
+logger = logging.getLogger("vllm.saewatch")
+
+INBOX_NOTES = 4096
+"""Notes that wait for this thread: seconds of steps. Beyond it steps are merged into one loss."""
+CONNECT_EVERY_S = 0.5
+MISSED_PER_BATCH = 1024
+TOLD_BYTES = 16 * limits.KIB
+"""Room in the queue for a batch that only tells losses."""
+FAULT_PAUSE_S = 0.1
+"""After a fault of ours, so that one that comes again and again takes no time from the engine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What the worker's thread leaves behind after a step."""
+
+    step: Step
+    read: Callable[[], Sequence[Encoded]] | None = None
+    """Waits for the device and gives each stream's firings; None when nothing was captured."""
+    release: Callable[[], None] | None = None
+    """Gives the staging slot back."""
+    positions: Callable[[], I32] | None = None
+    """Waits for the device and gives each row's position, where the step does not hold them yet."""
+    census: Sequence[Census] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """One stream as the sidecar is told of it, and its books."""
+
+    opening: StreamOpen
+    watch: Sequence[WatchSet] = ()
+    books: Books = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.books = Books(self.opening.stream)
+        self.books.blind = self.opening.blind
+
+
+class Shipper:
+    """Owns the thread, the ledger, the books and the socket.
+
+    ``counters`` reads each stream's device counter of sink calls, ``stages`` the seconds spent by stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        streams: Sequence[Stream],
+        counters: Callable[[], Sequence[int]],
+        stages: Callable[[], Mapping[str, float]],
+        beat_every_s: float = limits.BEAT_INTERVAL_NS / 1e9,
+        connect_every_s: float = CONNECT_EVERY_S,
+    ) -> None:
+        self._outbox = outbox
+        self._streams = {stream.opening.stream: stream for stream in streams}
+        self._counters = counters
+        self._stages = stages
+        self._beat_every_s = beat_every_s
+        self._connect_every_s = connect_every_s
+        self._ledger = Ledger()
+        self._inbox: deque[Note] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="saewatch-shipper", daemon=True)
+        self._next_beat = self._next_connect = 0.0
+        self._seconds = 0.0
+        self._stage_seconds: Mapping[str, float] = {}
+        self.faults = 0
+        self.dropped = 0
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the thread is so far behind that a step should not be captured."""
+        return len(self._inbox) >= INBOX_NOTES
+
+    def put(self, note: Note) -> None:
+        """Called by the worker's thread; never waits. A note that comes too late, or of far too many, is dropped."""
+        if self._stopping.is_set() or len(self._inbox) >= 2 * INBOX_NOTES:
+            self.dropped += 1
+            self.blind("shipper_behind")  # the ledger misses a step: what it says from here on may be wrong
+            if note.release:
+                note.release()
+            return
+        self._inbox.append(note)
+        os.eventfd_write(self._wake, 1)
+
+    def blind(self, reason: str) -> None:
+        """Every stream is blind from now on; told with the next beat."""
+        for stream in self._streams.values():
+            stream.books.blind = stream.books.blind or reason
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Ends the streams, sends what the socket takes in time, and stops the thread."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            os.eventfd_write(self._wake, 1)
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._turn()
+            except UnreachableError as error:
+                self._disconnect(error)
+            except Exception:  # the thread must go on: a fault of ours blinds the streams and is counted
+                self._fault()
+                self._stopping.wait(FAULT_PAUSE_S)
+        try:
+            self._end()
+        except UnreachableError:
+            logger.warning("saewatch: the sidecar was gone at the end; its last books are those of the last beat")
+        except Exception:  # at the end there is nothing to save but the engine's own shutdown
+            self._fault()
+        self._outbox.close()
+
+    def _fault(self) -> None:
+        """Called while an exception is examined. The streams are blind, and what it lost is booked."""
+        self.faults += 1
+        self.blind("shipper_fault")
+        for stream in self._streams.values():
+            stream.books.write_off(Reason.BLIND)
+        if self.faults == 1:
+            logger.exception("saewatch: the shipper failed; the streams are blind from here on")
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if not self._outbox.connected and now >= self._next_connect:
+            self._next_connect = now + self._connect_every_s
+            self._connect()
+        self._wait(now)
+        started = time.thread_time()
+        for record in self._outbox.receive():
+            self._receive(record)
+        for _ in range(len(self._inbox)):  # not those that come meanwhile: beats and acknowledgements have their turn
+            self._ship(self._inbox.popleft())
+            self._outbox.flush()
+        if time.monotonic() >= self._next_beat:
+            self._beat()
+        self._outbox.flush()
+        self._seconds += time.thread_time() - started
+
+    def _wait(self, now: float) -> None:
+        until = self._next_beat if self._outbox.connected else min(self._next_beat, self._next_connect)
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        if self._outbox.connected:
+            poll.register(self._outbox.fileno(), select.POLLIN | (select.POLLOUT if self._outbox.waiting else 0))
+        for descriptor, _ in poll.poll(0 if self._inbox else max(until - now, 0.0) * 1000):
+            if descriptor == self._wake:
+                os.eventfd_read(self._wake)
+
+    # --- connections ----------------------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        if not self._outbox.connect():
+            return
+        logger.info("saewatch: connected to the sidecar")
+        try:
+            self._introduce()
+        except Exception:
+            self._disconnect("it could not be told what there is")
+            raise
+
+    def _introduce(self) -> None:
+        starts = self._ledger.starts
+        known = {start.request for start in starts}
+        for stream in self._streams.values():
+            stream.books.forget(known, known=True)
+            self._control(stream.opening if not stream.books.blind else replace(stream.opening, blind=stream.books.blind))
+            for part in stream.watch:
+                self._control(part)
+        self._count()
+        self._control(self._beat_record())
+        for start in starts:
+            self._control(start)
+        for stream in self._streams.values():  # after the requests that the losses name
+            self._tell(stream)
+
+    def _disconnect(self, why: object) -> None:
+        logger.warning("saewatch: lost the sidecar: %s", why)
+        self._outbox.close()
+
+    def _control(self, record: Record) -> None:
+        if self._outbox.connected and not self._outbox.put_control(encode(record)):
+            self._disconnect("it has not read for very long")
+
+    def _receive(self, record: Record) -> None:
+        if isinstance(record, Ack):
+            stream = self._streams.get(record.stream)
+            if stream is not None and record.epoch == stream.opening.epoch:
+                stream.books.acknowledge(record.seq, self._outbox.connection)
+        elif isinstance(record, Command):
+            self._control(Result(command=record.command, good=False, message=f"{record.verb}: not carried out yet"))
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+    def _ship(self, note: Note) -> None:
+        try:
+            step, encoded = self._read(note)
+            settled = self._ledger.settle(step)
+            for start in settled.started:
+                self._control(start)
+            for index, stream in enumerate(self._streams.values()):
+                self._book(stream, step, settled, encoded[index] if encoded else None)
+            for end in settled.ended:
+                self._ended(replace(end, time_ns=step.time_ns))
+            for census in note.census:
+                self._control(census)
+        finally:
+            if note.release:
+                note.release()
+
+    def _read(self, note: Note) -> tuple[Step, Sequence[Encoded] | None]:
+        """The step and what fired in it; a step that cannot be read is one that was not captured."""
+        if note.read is None:
+            return replace(note.step, positions=None), None
+        try:
+            encoded = note.read()
+            step = replace(note.step, positions=note.positions()) if note.positions else note.step
+            rows = 0 if step.starts is None else int(step.starts[-1])
+            assert step.positions is not None, "a captured step has positions"
+            assert len(step.positions) >= rows, "a position for each row"
+            flags = [len(column) for item in encoded for column in (item.excluded, item.overflowed)]
+            assert len(flags) == 2 * len(self._streams), "one item for each stream"
+            assert min(flags) >= rows, "two flags for each row"
+        except Exception:  # a device fault, or a bug: the books stay right, the step is lost
+            self._fault()
+            return replace(note.step, positions=None, reason=Reason.BLIND), None
+        return step, encoded
+
+    def _ended(self, end: RequestEnd) -> None:
+        for stream in self._streams.values():
+            if stream.books.owes(end.request):
+                self._tell(stream)
+        self._control(end)
+        if not self._outbox.connected:  # the next connection will not know it: keep the untold losses bounded
+            for stream in self._streams.values():
+                stream.books.forget({end.request}, known=False)
+
+    def _book(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded | None) -> None:
+        stream.books.take(settled.fed, int((settled.origin != Origin.RECOMPUTED).sum()), settled.missed)
+        if encoded is None or not len(settled.row):
+            return
+        try:
+            stream.books.leave_out(losses(settled, encoded))
+            batch = self._batch(stream, step, settled, encoded)
+            if batch.rows or len(batch.missed_request):
+                self._send(stream, batch)
+        except Exception:  # the other streams, and the ends of this step's requests, come all the same
+            self._fault()
+
+    def _batch(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> FiringBatch:
+        return build(
+            settled,
+            encoded,
+            stream=stream.opening.stream,
+            watch=stream.watch[0].watch if stream.watch else 0,
+            seq=stream.books.seq + 1,
+            step=step.number,
+            time_ns=step.time_ns,
+            missed=stream.books.tell(MISSED_PER_BATCH) if self._outbox.connected else [],
+        )
+
+    def _send(self, stream: Stream, batch: FiringBatch) -> None:
+        books = stream.books
+        if not self._outbox.connected:
+            books.lose(batch, Reason.GAP)
+            return
+        try:
+            pieces = fit(batch)
+        except RecordError:  # a row with more firings than a frame takes
+            books.lose(batch, Reason.OVERFLOW)
+            return
+        try:
+            frames = [encode(piece) for piece in pieces]
+        except RecordError:  # a batch that breaks its rules, such as a value that is not finite
+            books.lose(batch, Reason.BLIND)
+            self._fault()
+            return
+        books.seq += len(pieces)
+        if books.full or not self._outbox.put_batch(frames):
+            books.lose(batch, Reason.QUEUE_FULL)
+            return
+        for piece in pieces:
+            books.send(piece, self._outbox.connection)
+
+    # --- beats and the end ----------------------------------------------------------------------------------------
+    def _beat(self) -> None:
+        self._next_beat = time.monotonic() + self._beat_every_s
+        self._count()
+        for stream in self._streams.values():
+            self._tell(stream)
+        self._control(self._beat_record())
+
+    def _count(self) -> None:
+        try:
+            for stream, calls in zip(self._streams.values(), self._counters(), strict=True):
+                stream.books.sink_calls = calls
+            self._stage_seconds = self._stages()
+        except Exception:  # a device that is gone: the beat that says so must go out
+            self._fault()
+
+    def _beat_record(self) -> Beat:
+        first = next(iter(self._streams.values())).opening
+        return Beat(
+            engine=first.engine,
+            epoch=first.epoch,
+            time_ns=time.time_ns(),
+            streams=tuple(stream.books.beat() for stream in self._streams.values()),
+            queue_bytes=self._outbox.bytes,
+            stage_seconds={**self._stage_seconds, "ship": self._seconds},
+        )
+
+    def _tell(self, stream: Stream) -> None:
+        """Sends losses that no later batch has taken along."""
+        if stream.books.untold and self._outbox.connected and self._outbox.room >= TOLD_BYTES:
+            empty = Step(number=0, time_ns=time.time_ns())
+            self._send(stream, self._batch(stream, empty, Ledger().settle(empty), Encoded.empty()))
+
+    def _end(self) -> None:
+        deadline = time.monotonic() + 1.0
+        while self._inbox:
+            note = self._inbox.popleft()
+            if time.monotonic() >= deadline:  # no time to read it: its tokens are counted all the same
+                note = replace(note, read=None, step=replace(note.step, reason=Reason.SHUTDOWN))
+            self._ship(note)
+        self._beat()
+        while self._outbox.connected and self._on_its_way() and time.monotonic() < deadline:
+            self._outbox.flush()
+            time.sleep(0.01)
+            for record in self._outbox.receive():
+                self._receive(record)
+        for stream in self._streams.values():
+            stream.books.give_up(Reason.SHUTDOWN)
+            final = stream.books.beat()
+            self._control(StreamEnd(stream=final.stream, reason="shutdown", final=final))
+        self._outbox.flush()
+
+    def _on_its_way(self) -> bool:
+        return self._outbox.waiting or any(stream.books.unacknowledged for stream in self._streams.values())

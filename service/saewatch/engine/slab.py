@@ -1,0 +1,117 @@
+"""The slab: fixed buffers that one step's firings are packed into.
+
+Rows are packed in order, and inside a row by slot, so the result does not depend on which device or thread found a
+firing first. A row whose firings do not fit is left out whole and marked, and so is every later row that fires:
+prefix sums decide it without a loop over rows, and the engine knows exactly which rows it lost.
+
+Two ways with one result: `pack_fixed` has no data-dependent shape and no host synchronisation, so a CUDA graph can
+hold it (cumulative sums, then a scatter whose misses go to one spare entry); `pack_quick` is for the CPU, where
+``nonzero`` is cheaper than a scatter over every (row, slot) pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Firings:
+    """One step's firings on the host, sorted by (row, slot)."""
+
+    row: npt.NDArray[np.int32]  # [N]
+    slot: npt.NDArray[np.uint16]  # [N]
+    value: npt.NDArray[np.float32]  # [N]
+    excluded: npt.NDArray[np.bool_]  # [T] the data sheet leaves this row out
+    overflow: npt.NDArray[np.bool_]  # [T] this row fired and did not fit
+
+
+class Slab:
+    """Buffers of fixed address for ``rows_max`` rows and ``firings_max`` firings, and their copies on the host."""
+
+    def __init__(self, *, rows_max: int, firings_max: int, device: torch.device | str = "cpu") -> None:
+        self.rows_max = rows_max
+        self.firings_max = firings_max
+        self.rows = 0  # of the step that was packed last
+        self.device = torch.device(device)
+        spare = firings_max + 1  # the last entry takes what did not fire
+        self.row = torch.zeros(spare, dtype=torch.int32, device=device)
+        self.slot = torch.zeros(spare, dtype=torch.int32, device=device)
+        self.value = torch.zeros(spare, dtype=torch.float32, device=device)
+        self.count = torch.zeros(1, dtype=torch.int64, device=device)  # kept
+        self.wanted = torch.zeros(1, dtype=torch.int64, device=device)  # kept and lost
+        self.excluded = torch.zeros(rows_max, dtype=torch.bool, device=device)
+        self.overflow = torch.zeros(rows_max, dtype=torch.bool, device=device)
+        self._host = self._pinned() if self.device.type != "cpu" else self._buffers()
+
+    def start(self, rows: int) -> None:
+        """Empties the slab for a step of ``rows`` rows."""
+        self.rows = rows
+        self.count.zero_()
+        self.wanted.zero_()
+
+    def to_host(self) -> None:
+        """Enqueues the copy to pinned memory on the current stream; nothing to do on the CPU."""
+        for here, there in zip(self._buffers(), self._host, strict=True):
+            if here is not there:
+                there.copy_(here, non_blocking=True)
+
+    def firings(self) -> Firings:
+        """The host's copy, as arrays of its own; to be called after the event that follows `to_host`."""
+        row, slot, value, count, excluded, overflow = self._host
+        kept = int(count)
+        return Firings(
+            row=row[:kept].numpy().copy(),
+            slot=slot[:kept].numpy().astype(np.uint16),
+            value=value[:kept].numpy().copy(),
+            excluded=excluded[: self.rows].numpy().copy(),
+            overflow=overflow[: self.rows].numpy().copy(),
+        )
+
+    def _buffers(self) -> tuple[Tensor, ...]:
+        return self.row, self.slot, self.value, self.count, self.excluded, self.overflow
+
+    def _pinned(self) -> tuple[Tensor, ...]:
+        return tuple(torch.empty(b.shape, dtype=b.dtype, pin_memory=True) for b in self._buffers())
+
+
+def pack_fixed(slab: Slab, fires: Tensor, values: Tensor, first: int) -> None:
+    """Appends rows ``first ..`` of a step: ``fires [T, S]`` bool, ``values [T, S]`` float32. Capturable."""
+    rows, slots = fires.shape
+    if rows == 0:
+        return
+    per_row = fires.sum(dim=1, dtype=torch.int64)
+    end = per_row.cumsum(0) + slab.wanted
+    fits = end <= slab.firings_max
+    _book(slab, per_row, fits, first)
+    place = (end - per_row)[:, None] + fires.cumsum(dim=1) - 1
+    place = torch.where(fires & fits[:, None], place, slab.firings_max).flatten()
+    every_row = torch.arange(first, first + rows, dtype=torch.int32, device=slab.device)
+    every_slot = torch.arange(slots, dtype=torch.int32, device=slab.device)
+    slab.row.scatter_(0, place, every_row[:, None].expand(rows, slots).reshape(-1))
+    slab.slot.scatter_(0, place, every_slot[None, :].expand(rows, slots).reshape(-1))
+    slab.value.scatter_(0, place, values.reshape(-1))
+
+
+def pack_quick(slab: Slab, fires: Tensor, values: Tensor, first: int) -> None:
+    """As `pack_fixed`, on the CPU."""
+    row, slot = fires.nonzero(as_tuple=True)
+    per_row = torch.bincount(row, minlength=fires.shape[0])
+    end = per_row.cumsum(0) + slab.wanted
+    start, fits = int(slab.wanted), end <= slab.firings_max
+    _book(slab, per_row, fits, first)
+    kept = int((per_row * fits).sum())
+    row, slot = row[:kept], slot[:kept]  # the rows that fit are a prefix
+    slab.row[start : start + kept] = row + first
+    slab.slot[start : start + kept] = slot
+    slab.value[start : start + kept] = values[row, slot]
+
+
+def _book(slab: Slab, per_row: Tensor, fits: Tensor, first: int) -> None:
+    slab.overflow[first : first + len(per_row)] = ~fits & (per_row > 0)
+    slab.count += (per_row * fits).sum()
+    slab.wanted += per_row.sum()

@@ -1,0 +1,153 @@
+"""The tap: sinks on a model's hook points, an encoder behind each, and the shipper. Knows torch, but no engine.
+
+After each forward pass the engine's adapter calls `snapshot`, which enqueues on the device: take the buffer's rows,
+encode them, put the firings into a free staging slot. Nothing waits: without a free slot the step's tokens are counted
+as *no_slot*. When the step's sampled tokens are known, `step` hands slot and facts to the shipper's thread.
+
+On a GPU the rows are copied into the slot on the forward's stream and encoded on a side stream, so that the next
+forward pass may overwrite the buffer. On the CPU everything happens in place before `snapshot` returns.
+
+A tap that cannot see is *blind*: it still counts what it does not see.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from saewatch.core.batch import Reason
+from saewatch.core.hookpoint import HookPoint
+from saewatch.core.tapconfig import TapConfig
+from saewatch.engine.ledger import Step
+from saewatch.engine.outbox import Outbox
+from saewatch.engine.shipper import Note, Shipper, Stream
+from saewatch.engine.staging import Rows, Slot
+from saewatch.engine.watched import Engine, Watched, blind_stream, open_watched
+
+logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
+
+
+@dataclass(slots=True)
+class _Captured:
+    """What `snapshot` leaves for `step`."""
+
+    rows: Rows
+    slot: Slot
+
+
+class Tap:
+    """One engine's tap. Made by `open` or `blind`."""
+
+    def __init__(self, config: TapConfig, streams: Sequence[Stream], watched: Sequence[Watched]) -> None:
+        self.config = config
+        self._watched = watched
+        self._slots = deque(Slot(watched) for _ in range(config.slots if watched else 0))
+        self._captured: _Captured | None = None
+        self._reason = Reason.BLIND
+        self._steps = 0
+        self._seconds = {"snapshot": 0.0, "encode": 0.0, "host": 0.0}
+        self._shipper = Shipper(
+            outbox=Outbox(path=config.socket, bound=config.queue_bytes),
+            streams=streams,
+            counters=lambda: [int(one.sink.calls) for one in watched] or [0] * len(streams),
+            stages=lambda: dict(self._seconds),
+        )
+
+    @classmethod
+    def open(cls, config: TapConfig, engine: Engine, block: Callable[[HookPoint], nn.Module]) -> Tap:
+        """A tap whose sinks hang on the model's blocks; call it after the weights and before the first forward.
+
+        Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit.
+        """
+        watched = open_watched(config, engine, block)
+        return cls(config, [Stream(opening=one.opening, watch=one.watch_sets()) for one in watched], watched)
+
+    @classmethod
+    def blind(cls, config: TapConfig, engine: Engine, reason: str) -> Tap:
+        """A tap that sees nothing and counts what it does not see."""
+        return cls(config, [blind_stream(engine, reason)], [])
+
+    @property
+    def fired(self) -> bool:
+        """Whether every sink has seen a forward pass."""
+        return all(int(one.sink.calls) > 0 for one in self._watched)
+
+    def prove(self) -> None:
+        """Raises `SelfTestFailed` unless each sink fired, its buffer is finite and its encoder is right."""
+        for one in self._watched:
+            one.prove()
+
+    def start(self) -> None:
+        """Starts to report."""
+        self._shipper.start()
+
+    def disable(self, reason: str) -> None:
+        """The tap sees nothing from here on. Counting goes on."""
+        self._slots.clear()
+        self._watched = ()
+        self._captured = None
+        self._reason = Reason.BLIND
+        self._shipper.blind(reason)
+
+    @torch.inference_mode()
+    def snapshot(self, rows: Callable[[], Rows]) -> None:
+        """Takes the rows of the forward pass that was enqueued last. Nothing here waits for the device."""
+        if not self._watched:
+            return
+        started = time.perf_counter()
+        slot = self._take_slot()
+        if slot is None:
+            self._reason = Reason.NO_SLOT
+            return
+        view = rows()
+        slot.take(view)
+        staged = time.perf_counter()
+        slot.encode()
+        self._captured = _Captured(view, slot)
+        self._seconds["snapshot"] += staged - started
+        self._seconds["encode"] += time.perf_counter() - staged
+
+    def step(self, *, emitted: Mapping[str, Sequence[int]], **facts: Any) -> None:
+        """Reports one step: ``facts`` are the scheduler's, as in `ledger.Step`."""
+        started = time.perf_counter()
+        self._steps += 1
+        captured, self._captured = self._captured, None
+        step = Step(
+            number=self._steps,
+            emitted=emitted,
+            reason=self._reason,
+            order=captured.rows.order if captured else (),
+            starts=captured.rows.starts if captured else None,
+            **facts,
+        )
+        if captured is None:
+            self._shipper.put(Note(step=step))
+        else:
+            slot, census = captured.slot, [part for one in self._watched for part in one.census(step.time_ns)]
+            self._shipper.put(
+                Note(
+                    step=step,
+                    read=slot.read,
+                    positions=slot.positions,
+                    release=lambda: self._slots.append(slot),
+                    census=census,
+                )
+            )
+        self._seconds["host"] += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Sends the last books and stops."""
+        self._shipper.stop()
+
+    def _take_slot(self) -> Slot | None:
+        try:
+            return self._slots.popleft()
+        except IndexError:
+            return None

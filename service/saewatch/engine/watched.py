@@ -1,0 +1,240 @@
+"""What is watched in one engine: dictionaries, the sinks on their hook points, and the encoders between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saewatch.core import hookpoint, limits
+from saewatch.core.batch import Census as CensusRecord
+from saewatch.core.batch import SlotKind, WatchSet
+from saewatch.core.errors import SelfTestFailed
+from saewatch.core.fit import ModelFacts, verify_fit
+from saewatch.core.hookpoint import HookPoint
+from saewatch.core.records import StreamOpen
+from saewatch.core.tapconfig import DictionaryUse, TapConfig
+from saewatch.engine.census import Census, sampled
+from saewatch.engine.conformance import self_check
+from saewatch.engine.dictionary_file import Bundle, load_bundle
+from saewatch.engine.encoder import Encoder, check_budget, footprint
+from saewatch.engine.shipper import Stream
+from saewatch.engine.sink import Sink, attach
+from saewatch.engine.slab import Slab
+from saewatch.engine.whole import Whole
+
+SLOTS_PER_FRAME = 8192
+"""Slots of one WatchSet frame, and latents of one Census frame divided by two: 9 and 16 B each."""
+CENSUS_EVERY_NS = 10_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What an engine's adapter knows of it and of its model."""
+
+    instance: str
+    epoch: int
+    model_name: str
+    facts: ModelFacts
+    rows: int  # of the largest step
+    quantisation: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Watched:
+    """One stream's sink and encoder."""
+
+    opening: StreamOpen
+    bundle: Bundle
+    encoder: Encoder
+    sink: Sink
+    share: float  # of rows in the census
+    firings_max: int
+    counting: Census | None = None
+    rows_seen: int = 0
+    census_due_ns: int = 0
+
+    def new_slab(self) -> Slab:
+        """A slab for one step."""
+        return Slab(rows_max=self.encoder.rows_max, firings_max=self.firings_max, device=self.sink.buffer.device)
+
+    def encode(self, x: Tensor, positions: Tensor, tokens: Tensor, slab: Slab) -> None:
+        """Enqueues the encoding of a step's rows ``x [rows, d_in]``, and of the sampled ones in full."""
+        self.encoder.encode(x, positions=positions, token_ids=tokens, slab=slab)
+        if self.counting is not None:
+            chosen = torch.from_numpy(sampled(self.rows_seen, len(x), self.share)).to(x.device)
+            if len(chosen):
+                self.counting.add(x[chosen], slab.excluded[chosen])
+        self.rows_seen += len(x)
+
+    def prove(self) -> None:
+        """Raises `SelfTestFailed` unless the sink fired, its buffer is finite and the encoder gives the stored answers."""
+        point = self.opening.hook_point
+        if int(self.sink.calls) == 0:
+            hint = "A compiled graph without the tap was loaded, or the model does not run this block."
+            raise SelfTestFailed(f"sink of {point}", found="no call", expected="one for each forward pass", hint=hint)
+        if not bool(torch.isfinite(self.sink.buffer).all()):
+            raise SelfTestFailed(f"sink of {point}", found="NaN or infinity", expected="finite activations")
+        self_check(self.encoder, self.bundle)
+
+    def watch_sets(self) -> list[WatchSet]:
+        """What the stream emits, in frames."""
+        latents = self.bundle.manifest.encoder.latents
+        rows = np.array(self.encoder.watch_list.rows, dtype=np.int64)
+        kind = np.where(rows < latents, SlotKind.LATENT, SlotKind.DIRECTION).astype(np.uint8)
+        number = np.where(rows < latents, rows, rows - latents).astype(np.uint32)
+        floor = np.array(self.encoder.watch_list.floors, dtype=np.float32)
+        parts = [slice(first, first + SLOTS_PER_FRAME) for first in range(0, max(len(rows), 1), SLOTS_PER_FRAME)]
+        return [
+            WatchSet(
+                stream=self.opening.stream,
+                watch=1,
+                digest=self.encoder.watch_list.digest,
+                first=part.start,
+                total=len(rows),
+                row=number[part],
+                floor=floor[part],
+                kind=kind[part],
+            )
+            for part in parts
+        ]
+
+    def census(self, now_ns: int) -> list[CensusRecord]:
+        """The census since the last one, in frames, when it is due. Waits for the device."""
+        if self.counting is None or now_ns < self.census_due_ns:
+            return []
+        due, self.census_due_ns = self.census_due_ns, now_ns + CENSUS_EVERY_NS
+        if due == 0:
+            return []
+        counts, half = self.counting.take(), SLOTS_PER_FRAME // 2
+        return [
+            CensusRecord(
+                stream=self.opening.stream,
+                time_ns=now_ns,
+                tokens=counts.tokens,
+                latents=len(counts.count),
+                first=first,
+                l0_mean=counts.l0_mean,
+                squared_error=counts.squared_error,
+                squared_total=counts.squared_total,
+                total=counts.total[first : first + half],
+                count=counts.count[first : first + half],
+            )
+            for first in range(0, len(counts.count), half)
+        ]
+
+
+def open_watched(config: TapConfig, engine: Engine, block: Callable[[HookPoint], nn.Module]) -> list[Watched]:
+    """Loads each dictionary of ``config``, checks that it fits, and hangs its sink on the model.
+
+    Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit.
+    """
+    loaded = [(use, load_bundle(Path(use.path), decoder=use.census > 0)) for use in config.dictionaries]
+    return [_watched(number, use, bundle, config, engine, block) for number, (use, bundle) in enumerate(loaded, start=1)]
+
+
+def blind_stream(engine: Engine, reason: str) -> Stream:
+    """The one stream of an engine that is not seen."""
+    return Stream(opening=_opening(0, engine, mode="exact", blind=reason))
+
+
+def _watched(
+    number: int,
+    use: DictionaryUse,
+    bundle: Bundle,
+    config: TapConfig,
+    engine: Engine,
+    block: Callable[[HookPoint], nn.Module],
+) -> Watched:
+    proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
+    point = hookpoint.parse(bundle.manifest.hook_point)
+    target = block(point)
+    like = next(target.parameters())
+    watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
+    firings_max = engine.rows * min(config.firings_per_token, max(len(watch.rows), 1))
+    encoder = _encoder(use, bundle, config, engine.rows, firings_max, slots=len(watch.rows), device=like.device)
+    encoder.load(bundle.dictionary, watch)
+    sink = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=like)
+    attach(target, sink, f"saewatch_sink_{number}")
+    counting = None
+    if encoder.whole is not None and use.census > 0:
+        encoding = bundle.manifest.encoder
+        counting = Census(encoder.whole, d_in=encoding.d_in, norm=encoding.input_norm)
+    return Watched(
+        opening=_opening(number, engine, mode=use.mode, use=use, bundle=bundle, proof=proof),
+        bundle=bundle,
+        encoder=encoder,
+        sink=sink,
+        share=use.census,
+        firings_max=firings_max,
+        counting=counting,
+    )
+
+
+def _encoder(
+    use: DictionaryUse,
+    bundle: Bundle,
+    config: TapConfig,
+    rows: int,
+    firings_max: int,
+    *,
+    slots: int,
+    device: torch.device,
+) -> Encoder:
+    sheet, dictionary = bundle.manifest.encoder, bundle.dictionary
+    whole = use.census > 0 or (sheet.k is not None and use.mode == "exact")
+    d_out = dictionary.W_dec.shape[1] if dictionary.W_dec is not None else 0
+    needed = footprint(
+        rows_max=rows,
+        d_in=sheet.d_in,
+        slots_max=slots,
+        firings_max=firings_max,
+        slabs=config.slots,
+        whole_rows=sheet.rows if whole else 0,
+        whole_element_bytes=dictionary.W.element_size(),
+        d_out=d_out,
+    )
+    check_budget(needed, config.device_budget_mib * limits.MIB, rows_max=rows, slots_max=slots)
+    everything = Whole(rows=sheet.rows, d_in=sheet.d_in, dtype=dictionary.W.dtype, d_out=d_out, device=device)
+    return Encoder(
+        rows_max=rows,
+        d_in=sheet.d_in,
+        slots_max=slots,
+        mode=use.mode,
+        whole=everything if whole else None,
+        device=device,
+    )
+
+
+def _opening(
+    number: int,
+    engine: Engine,
+    *,
+    mode: str,
+    use: DictionaryUse | None = None,
+    bundle: Bundle | None = None,
+    proof: str = "",
+    blind: str = "",
+) -> StreamOpen:
+    return StreamOpen(
+        stream=number,
+        engine=engine.instance,
+        epoch=engine.epoch,
+        versions=engine.versions,
+        model_name=engine.model_name,
+        model_digest=engine.facts.weights,
+        model_proof=proof,
+        quantisation=engine.quantisation,
+        hook_point=bundle.manifest.hook_point if bundle else "",
+        weights_digest=bundle.sheet.weights if bundle else "",
+        catalogue_digest=bundle.sheet.catalogue if bundle else "",
+        mode=mode,
+        role=use.role if use else "stable",
+        excluded={key: str(value) for key, value in asdict(bundle.manifest.exclusions).items()} if bundle else {},
+        blind=blind,
+    )
