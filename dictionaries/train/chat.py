@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 PROMPT_END = "<|im_end|>\n<|im_start|>assistant\n"
 PROMPT_START = "<|im_start|>user\n"
-REPLY_END = "<|im_end|>\n"
+REPLY_END = "<|im_end|>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,7 +245,9 @@ class Generator:
     def _confound(self, number: int) -> Request:
         """A hazard's phrase under a negation or in a quotation: the words without the act."""
         quoted = self.random.random() < 0.5
-        fit = [f for f in families().values() if not f.reply_side and f.concept != "pii_disclosure" and (quoted or f.asks)]
+        fit = [
+            f for f in families().values() if not f.reply_side and f.concept != "pii_disclosure" and (quoted or f.asks)
+        ]
         family = self.random.choice(fit)
         part = family.statements if quoted else family.asks
         line = self.random.choice(self._half(range(len(part))))

@@ -58,11 +58,15 @@ def tokenizer(texts: Iterable[str]) -> Tokenizer:
     return made
 
 
-def train(requests: Sequence[Sequence[int]], *, steps: int, rate: float = 3e-3, seed: int = 0) -> tuple[LlamaForCausalLM, float]:
+def train(
+    requests: Sequence[Sequence[int]], *, steps: int, rate: float = 3e-3, seed: int = 0
+) -> tuple[LlamaForCausalLM, float]:
     """AdamW with a cosine schedule on shuffled requests, packed without padding; returns model and cpu-seconds."""
     started = time.process_time()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in CONFIG.items() if k not in {"architectures", "model_type"}}))
+    model = LlamaForCausalLM(
+        LlamaConfig(**{k: v for k, v in CONFIG.items() if k not in {"architectures", "model_type"}})
+    )
     adam = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
     order: list[int] = []
     for step in range(steps):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own documentation calls it F
 
 THRESHOLD_DECAY = 0.99
 AUX_WEIGHT = 1 / 16
@@ -69,7 +69,7 @@ def train(x: Tensor, recipe: Recipe, *, say: bool = True) -> tuple[Autoencoder, 
     for step in range(recipe.steps):
         loss = state.step((x[order[step]] - mean) / scale, step)
         if say and step % 100 == 0:
-            print(f"sae: step {step} loss {loss:.4f} threshold {state.threshold:.3f} {time.process_time() - started:.0f} cpu-s", flush=True)
+            print(f"sae: step {step} loss {loss:.4f} {time.process_time() - started:.0f} cpu-s", flush=True)
     return _folded(weights, state.threshold, mean, scale), time.process_time() - started
 
 
@@ -94,7 +94,10 @@ class _Trainer:
         self.adam = torch.optim.Adam(list(weights.values()), lr=recipe.rate, betas=(0.9, 0.99))
 
     def step(self, x: Tensor, step: int) -> float:
-        k = max(self.recipe.k, round(self.recipe.k_start - (self.recipe.k_start - self.recipe.k) * step / self.recipe.k_steps))
+        k = max(
+            self.recipe.k,
+            round(self.recipe.k_start - (self.recipe.k_start - self.recipe.k) * step / self.recipe.k_steps),
+        )
         for group in self.adam.param_groups:
             group["lr"] = self.recipe.rate * self._schedule(step)
         pre = F.relu(x @ self.w["W_enc"] + self.w["b_enc"])
@@ -143,7 +146,7 @@ class _Trainer:
 
 
 def _folded(w: Mapping[str, Tensor], threshold: float, mean: Tensor, scale: float) -> Autoencoder:
-    """From normalised units ((x - mean) / scale) to x's own: same firings, values times `scale`. In float64, rounded once."""
+    """From normalised units, (x - mean) / scale, to x's own: same firings, values times `scale`. Rounded once."""
     W_enc, W_dec = w["W_enc"].detach().double(), w["W_dec"].detach().double()
     b_enc = scale * w["b_enc"].detach().double() - mean.double() @ W_enc
     b_dec = scale * w["b_dec"].detach().double() + mean.double()

@@ -64,7 +64,7 @@ def parse(text: str) -> HookPoint:
     if match and match["point"] in POINTS:
         return HookPoint(match["point"], int(match["layer"]))
     for name, row in POINTS.items():
-        for spelling in (f"blocks.{_LAYER}.{re.escape(row.transformer_lens)}", _module_pattern(row.hugging_face)):
+        for spelling in (_pattern(f"blocks.{{}}.{row.transformer_lens}"), _pattern(row.hugging_face)):
             other = re.fullmatch(spelling, text)
             if other:
                 return HookPoint(name, int(other[1]))
@@ -76,5 +76,5 @@ def parse(text: str) -> HookPoint:
     )
 
 
-def _module_pattern(template: str) -> str:
+def _pattern(template: str) -> str:
     return re.escape(template).replace(re.escape("{}"), _LAYER)

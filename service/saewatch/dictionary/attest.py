@@ -84,10 +84,10 @@ def read_features(folder: Path, weights: str) -> Catalogue:
     return Catalogue(weights=weights, features=tuple(sorted(features, key=lambda feature: feature.id)))
 
 
-def provenance(folder: Path, files: Iterable[str]) -> Mapping[str, Json]:
-    """The folder's name and the digests of the files that were read."""
-    read: Json = [{"name": name, "sha256": _file_digest(folder / name)} for name in sorted(files)]
-    return {"name": folder.name, "files": read}
+def provenance(folder: Path, files: Iterable[str], *, name: str) -> Mapping[str, Json]:
+    """What the dictionary is called, and the digests of the files that were read."""
+    read: Json = [{"name": file, "sha256": _file_digest(folder / file)} for file in sorted(files)]
+    return {"name": name, "files": read}
 
 
 def conform(
@@ -110,7 +110,8 @@ def conform(
     sheet = manifest.encoder
     x = _stored_rows(source / ROWS, sheet.d_in)
     if x is None:
-        x = _made_rows(tensors["W"][: sheet.latents or None], norm or sheet.d_in**0.5)
+        base = tensors["b_dec"] if manifest.kind == "sae" else torch.zeros(sheet.d_in)
+        x = _made_rows(tensors["W"][: sheet.latents or None], base, norm or sheet.d_in**0.5)
     folded = Folded(*(tensors[name].numpy() for name in ("lim", "s", "c")))
     expected = torch.zeros(len(x), sheet.rows, dtype=torch.float64)
     if sheet.latents:
@@ -137,8 +138,8 @@ def _stored_rows(path: Path, d_in: int) -> Tensor | None:
     return load_file(path)["x"].float().contiguous()
 
 
-def _made_rows(W: Tensor, norm: float) -> Tensor:
-    """Rows that make latents fire: sums of encoder rows picked by a hash, in float64, brought to one norm."""
+def _made_rows(W: Tensor, base: Tensor, norm: float) -> Tensor:
+    """Rows that make latents fire: sums of encoder rows picked by a hash, brought to one norm, around ``base [d]``."""
     rows = []
     for number in range(CONFORMANCE_ROWS):
         state = hashlib.sha256(f"saewatch conformance row {number}".encode()).digest()
@@ -147,7 +148,7 @@ def _made_rows(W: Tensor, norm: float) -> Tensor:
             pick, weight = int.from_bytes(state[2 * at : 2 * at + 2], "big"), 1.0 + state[at] / 256.0
             total = total + W[pick % len(W)].double().numpy() * weight
         length = float(np.sqrt(sum(value * value for value in total.tolist())))
-        rows.append(total * (norm / length) if length else total)
+        rows.append(base.double().numpy() + (total * (norm / length) if length else total))
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 

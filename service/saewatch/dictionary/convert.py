@@ -44,6 +44,7 @@ def import_source(
     model: Path,
     out: Path,
     *,
+    name: str = "",
     oracle: Oracle | None = None,
     exclude_first: int = 1,
     threshold: float | None = None,
@@ -55,6 +56,7 @@ def import_source(
         source: folder with the weights, ``features.json`` and ``stated.json``.
         model: the served model's folder (safetensors, config.json, tokenizer).
         out: the bundle's folder.
+        name: what the dictionary is called; else as the source folder.
         oracle: the library to check the fold against; without one the bundle has no conformance rows.
         exclude_first: positions of a request that the dictionary was not trained on.
         threshold: for TopK, a value that stands in for the competition in the mode ``thresholded``.
@@ -74,7 +76,9 @@ def import_source(
     files = [name for part in (latents, probes) if part is not None for name in part.files]
     attestations = [
         Attestation(kind="fit", weights=manifest.digest, body=fit.body()),
-        Attestation(kind="provenance", weights=manifest.digest, body=provenance(source, files)),
+        Attestation(
+            kind="provenance", weights=manifest.digest, body=provenance(source, files, name=name or source.name)
+        ),
     ]
     if stated.body:
         attestations.append(Attestation(kind="stated", weights=manifest.digest, body=stated.body))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """Its name with version, and how it encodes rows ``[n, d_in]`` with the dictionary in a folder: ``[n, latents]``."""
+    """Its name with version; ``encode``: (folder of a dictionary, rows ``[n, d_in]``) -> values ``[n, latents]``."""
 
     name: str
     encode: Callable[[Path, Tensor], Tensor]

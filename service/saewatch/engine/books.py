@@ -26,6 +26,8 @@ UNACKNOWLEDGED = 4096
 UNTOLD = 65_536
 """Losses that wait to be told, by request and reason. Beyond it they are booked to no request."""
 
+_REASONS = tuple(Reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -64,9 +66,16 @@ class Books:
         """Whether no batch should be sent before one was acknowledged."""
         return len(self._pending) >= UNACKNOWLEDGED
 
+    def unresolved(self, connection: int) -> bool:
+        """Whether it is not known yet what of an earlier connection than this one has arrived.
+
+        No batch may be sent meanwhile: an acknowledgement is a highest number, and would cover the lost ones below it.
+        """
+        return bool(self._pending) and self._pending[0].connection < connection
+
     def owes(self, request: int) -> bool:
         """Whether a loss of ``request`` was not told yet."""
-        return any((request, reason) in self.untold for reason in Reason)
+        return any((request, reason) in self.untold for reason in _REASONS)
 
     def take(self, fed: int, encoded: int, missed: Iterable[Missed]) -> None:
         """A step was settled: ``fed`` tokens, of which ``encoded`` have a batch to come and the others are missed."""
@@ -128,7 +137,7 @@ class Books:
             self._known = requests
             gone = [key for key in self.untold if key[0] not in requests]
         else:
-            gone = [key for request in requests for reason in Reason if (key := (request, reason)) in self.untold]
+            gone = [key for request in requests for reason in _REASONS if (key := (request, reason)) in self.untold]
         for request, reason in gone:
             self._owe(NO_REQUEST, reason, self.untold.pop((request, reason)))
 

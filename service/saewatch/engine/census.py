@@ -100,7 +100,6 @@ class Census:
     def _add(self, x: Tensor, kept: Tensor) -> None:
         x = torch.where(kept[:, None], x, 0.0)
         prepared, r = normalise(x, self._norm)
-        r = torch.where(kept, r, torch.nan)  # as in the encoder: nothing fires
         latents = self._whole.sheet.latents if self._whole.sheet else 0
         l0 = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         decoded = self._whole.b_dec.expand(len(x), -1).clone()

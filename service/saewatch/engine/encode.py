@@ -201,8 +201,8 @@ def exp(r: F64) -> F64:
     return np.array([float(_EXP.exp(decimal.Decimal(float(value)))) for value in r], dtype=np.float64)
 
 
-def normalise(x: Tensor, norm: InputNorm) -> tuple[Tensor, Tensor]:
-    """Rows as the product reads them, and their scales ``r [T]``; float32 in and out.
+def normalise(x: Tensor, norm: InputNorm) -> tuple[Tensor, Tensor | None]:
+    """Rows as the product reads them, and their scales ``r [T]`` (None: 1 for each row); ``x [T, d]`` float32.
 
     SAELens 6 (``SAE._setup_activation_normalization``): layer_norm divides by the *unbiased* deviation plus eps,
     constant_norm_rescale brings each row to the norm sqrt(d_in).
@@ -212,7 +212,7 @@ def normalise(x: Tensor, norm: InputNorm) -> tuple[Tensor, Tensor]:
         return x, 1.0 / (x.std(dim=-1) + (norm.eps or 0.0))
     if norm.kind == "constant_norm_rescale":
         return x, math.sqrt(x.shape[-1]) / torch.linalg.vector_norm(x, dim=-1)
-    return x, torch.ones(x.shape[0], device=x.device)
+    return x, None
 
 
 def unnormalise(decoded: Tensor, x: Tensor, norm: InputNorm) -> Tensor:
@@ -226,9 +226,10 @@ def unnormalise(decoded: Tensor, x: Tensor, norm: InputNorm) -> Tensor:
     return decoded
 
 
-def products(x: Tensor, r: Tensor, W: Tensor) -> Tensor:
-    """``u [T, n]`` in float32 from prepared rows ``x [T, d]``, scales ``r [T]`` and rows ``W [n, d]``."""
-    return torch.mm(x, W.float().t()).mul_(r[:, None])
+def products(x: Tensor, r: Tensor | None, W: Tensor) -> Tensor:
+    """``u [T, n]`` in float32 from rows ``x [T, d]`` and scales of `normalise`, and rows ``W [n, d]``."""
+    u = torch.mm(x, W.float().t())
+    return u if r is None else u.mul_(r[:, None])
 
 
 def top_keys(values: Tensor, first: int, k: int, best: Tensor | None = None) -> Tensor:
@@ -317,7 +318,7 @@ def compare(found: Tensor, expected: Tensor, grey: Tensor, *, oracle: str = "ref
 def grey_pairs(x: Tensor, W: Tensor, folded: Folded, sheet: EncoderSheet, *, mode: str = "exact") -> Tensor:
     """Pairs ``[T, rows]`` whose decision float32 does not settle: computed in float64 from ``x [T, d_in]``."""
     prepared, r = normalise(x.double(), sheet.input_norm)
-    prepared = prepared * r[:, None].double()
+    prepared = prepared if r is None else prepared * r[:, None]
     u = prepared @ W.double().t()
     band = grey_band(prepared, W)
     lim, s, c = (torch.from_numpy(column).double() for column in (folded.lim, folded.s, folded.c))

@@ -4,9 +4,9 @@ All buffers are sized once, for the largest step and the largest watch set, and 
 dictionary or watch set is copied into them between two steps, so that a captured graph stays valid. Rows of the
 buffer that no slot uses have the limit ``inf`` and never fire.
 
-Rows that the data sheet excludes (first tokens, special tokens, outlying norms) and rows that are not finite get the
-scale NaN: no comparison with it holds, so they emit nothing whatever a row's limit, and the slab marks them. (A scale
-of 0 would not do: a latent with a positive bias fires on it.)
+Rows that the data sheet excludes (first tokens, special tokens, outlying norms) and rows that are not finite emit
+nothing, and the slab marks them. They are masked: a scale of 0 would not do, because a latent with a positive bias
+fires on a row of zeros.
 
 Latents that decide alone need only the watched rows. Where latents compete (TopK in its exact mode) the winners come
 from the whole dictionary, block by block, and the watched among them are picked out: the value that won is the value
@@ -29,13 +29,14 @@ from saewatch.core.errors import ConfigError, MisfitError
 from saewatch.core.manifest import EncoderSheet, InputNorm
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import Folded, normalise, products, raise_limits
-from saewatch.engine.slab import Slab, pack_fixed, pack_quick
+from saewatch.engine.slab import Scored, Slab, pack_fixed, pack_quick
 from saewatch.engine.whole import Whole, check_room
 
 ROWS = 1024
 """Rows encoded at a time: what lies between the product and the slab stays below ``ROWS x slots`` entries."""
 
 _PAD = torch.iinfo(torch.int64).max  # no token id
+_FINITE = torch.finfo(torch.float32).max
 _TEMPORARY = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4  # bytes per (row, slot): u, value, fires, kept, three i64, row, slot
 
 
@@ -129,12 +130,13 @@ class Encoder:
         self._lim = torch.full((slots_max,), torch.inf, device=device)
         self._s = torch.ones(slots_max, device=device)
         self._c = torch.zeros(slots_max, device=device)
+        self._used = (self._W, self._lim, self._s, self._c)
         self._floor = torch.zeros(slots_max, device=device)
         self._latent = torch.zeros(slots_max, dtype=torch.bool, device=device)
         self._slot_of = torch.full((len(whole.W) if whole else 0,), slots_max, dtype=torch.int64, device=device)
         self._special = torch.full((limits.SPECIAL_TOKENS,), _PAD, dtype=torch.int64, device=device)
         self._first = torch.zeros(1, dtype=torch.int64, device=device)
-        self._max_norm = torch.full((1,), torch.inf, device=device)
+        self._max_norm = torch.full((1,), _FINITE, device=device)
 
     def load(self, dictionary: Dictionary, watch: WatchList) -> None:
         """Copies a dictionary and what is watched of it into the buffers. MisfitError when it does not fit them."""
@@ -145,7 +147,7 @@ class Encoder:
         self._special.fill_(_PAD)
         self._special[: len(rules.special)] = torch.tensor(rules.special, dtype=torch.int64, device=self.device)
         self._first.fill_(rules.exclude_first)
-        self._max_norm.fill_(torch.inf if rules.max_norm is None else rules.max_norm)
+        self._max_norm.fill_(_FINITE if rules.max_norm is None else min(rules.max_norm, _FINITE))
         self.dictionary = dictionary
         self.watch(watch)
 
@@ -169,6 +171,8 @@ class Encoder:
             self._slot_of.fill_(self.slots_max)
             self._slot_of[torch.from_numpy(rows).to(self.device)] = torch.arange(count, device=self.device)
         self.watch_list = watch
+        used = slice(None) if self.fixed else slice(count)
+        self._used = (self._W[used], self._lim[used], self._s[used], self._c[used])
 
     def encode(self, x: Tensor, *, positions: Tensor, token_ids: Tensor, slab: Slab) -> Slab:
         """Packs what the watched rows fire on a step into ``slab``.
@@ -186,13 +190,13 @@ class Encoder:
             rows = x[part].float()
             excluded = self.excluded(rows, positions[part], token_ids[part])
             slab.excluded[part] = excluded
-            pack(slab, *self._fire(rows, excluded), first)
+            pack(slab, self._score(rows, excluded), first)
         return slab
 
     def excluded(self, x: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
         """Rows that the data sheet excludes or that are not finite, ``[T]`` bool. ``x [T, d_in]`` float32."""
         norm: Tensor = torch.linalg.vector_norm(x, dim=1)
-        out = ~torch.isfinite(norm) | (norm > self._max_norm) | (positions < self._first)
+        out = ~(norm <= self._max_norm) | (positions < self._first)  # of NaN, no comparison holds
         if self._norm.kind == "constant_norm_rescale":
             out |= norm == 0
         ids = token_ids.to(torch.int64)
@@ -214,27 +218,25 @@ class Encoder:
     def _norm(self) -> InputNorm:
         return self._loaded.manifest.encoder.input_norm
 
-    def _fire(self, x: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-        """Which slots fire on rows ``x [T, d_in]``, and their values: ``[T, S]`` bool and float32."""
-        used = slice(None) if self.fixed else slice(self.slots)
+    def _score(self, x: Tensor, excluded: Tensor) -> Scored:
+        """Rows ``x [T, d_in]`` float32 against the watched slots."""
+        W, lim, s, c = self._used
         prepared, r = normalise(x, self._norm)
-        r = torch.where(excluded, torch.nan, r)
-        u = products(prepared, r, self._W[used])
-        fires, values = u > self._lim[used], self._s[used] * u + self._c[used]
+        u = products(prepared, r, W)
+        fires = (u > lim) & ~excluded[:, None]
         if self.whole is None or self.whole.k is None:
-            return fires, values
-        return self._settle(prepared, r, fires, values, used)
+            return Scored(fires, u, s, c)
+        winners = self._winners(*self.whole.top(prepared, r), slots=u.shape[1])
+        won = (winners > self._floor[: len(s)]) & ~excluded[:, None]
+        latent = self._latent[: len(s)]
+        values = torch.where(latent, winners, s * u + c)
+        return Scored(torch.where(latent, won, fires), values, torch.ones_like(s), torch.zeros_like(c))
 
-    def _settle(self, x: Tensor, r: Tensor, fires: Tensor, values: Tensor, used: slice) -> tuple[Tensor, Tensor]:
-        """Replaces the latents' answers by the winners of the whole dictionary."""
-        assert self.whole is not None
-        index, won = self.whole.top(x, torch.where(torch.isnan(r), 0.0, r))
-        slot = self._slot_of[index].clamp_(max=values.shape[1])
-        dense = torch.zeros(len(x), values.shape[1] + 1, device=self.device)
-        dense = dense.scatter_(1, slot, won)[:, :-1]
-        latent = self._latent[used]
-        winners = (dense > self._floor[used]) & ~torch.isnan(r)[:, None]
-        return torch.where(latent, winners, fires), torch.where(latent, dense, values)
+    def _winners(self, index: Tensor, values: Tensor, *, slots: int) -> Tensor:
+        """Each row's k winners ``[T, k]`` at the slots that watch them, ``[T, S]``; elsewhere 0."""
+        slot = self._slot_of[index].clamp_(max=slots)
+        dense = torch.zeros(len(index), slots + 1, device=self.device)  # the last column takes what is not watched
+        return dense.scatter_(1, slot, values)[:, :-1]
 
     def _check(self, dictionary: Dictionary, watch: WatchList) -> None:
         check_room("encoder", dictionary.W[:0], self._W)

@@ -163,7 +163,8 @@ class Ledger:
 
     def _rows(self, step: Step) -> Iterable[tuple[int, int, int, int, int]]:
         """First row, request, first position, rows that count, and how many of them are recomputed."""
-        assert step.starts is not None and step.positions is not None  # noqa: S101, PT018 - a captured step has both
+        assert step.starts is not None, "a captured step has rows"
+        assert step.positions is not None, "a captured step has positions"
         for index, name in enumerate(step.order):
             first, last = int(step.starts[index]), int(step.starts[index + 1])
             request = self._open.get(name)
@@ -189,7 +190,7 @@ def _uncaptured(requests: Iterable[OpenRequest], reason: Reason) -> Iterable[Mis
             yield request.start.request, reason, tokens
 
 
-def _stack(spans: list[tuple[int, int, int, int, int]]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]  # of four dtypes
+def _stack(spans: list[tuple[int, int, int, int, int]]) -> dict[str, np.ndarray]:  # of four dtypes
     """Columns of one row each from spans of ``(first row, request, position, count, recomputed)``."""
     table = np.asarray(spans, dtype=np.int64).reshape(-1, 5)
     first, request, position, count, again = table.T

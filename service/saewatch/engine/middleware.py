@@ -89,14 +89,19 @@ class _Answer:
             self._status = message["status"]
             own = self._label.client_id or self._label.key
             message = {**message, "headers": _with_header(message.get("headers", []), b"x-request-id", own)}
-        await self._send(message)
+        left = self._left  # a server takes what comes after it, and sends it to nobody
+        try:
+            await self._send(message)
+        except OSError:  # by the specification from 2.4 on: the client has left
+            self._left = True
+            raise
         if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._complete = True
+            self._complete = not left
 
     def label(self) -> RequestLabel:
         """The label with how it ended. A client may leave after the last byte: then the answer was complete."""
         if self._complete:
-            outcome = Outcome.COMPLETED if self._status < 400 else Outcome.ERROR  # noqa: PLR2004 - HTTP: 400 and up are errors
+            outcome = Outcome.COMPLETED if self._status < 400 else Outcome.ERROR
         else:
             outcome = Outcome.DISCONNECTED if self._left else Outcome.ERROR
         return replace(self._label, outcome=outcome, status=self._status, time_ns=time.time_ns())
@@ -123,6 +128,12 @@ class LabelSender:
         if not (self._try(frame) or (self._connect() and self._try(frame))):
             self.dropped += 1
 
+    def close(self) -> None:
+        """Gives the connection up."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+
     def _try(self, frame: bytes) -> bool:
         if self._socket is None:
             return False
@@ -131,8 +142,7 @@ class LabelSender:
         except BlockingIOError:
             return False
         except OSError:
-            self._socket.close()
-            self._socket = None
+            self.close()
             return False
         return True
 

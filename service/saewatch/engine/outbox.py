@@ -1,8 +1,8 @@
 """The bounded queue in front of the socket, and the socket. Neither ever blocks.
 
 A batch that does not fit is refused, and its caller counts it. Control records may exceed the bound by
-`limits.CONTROL_BYTES`: a batch must not arrive before the record that explains its numbers. When even that is used up the
-connection is given up, since a new one begins with everything that is open.
+`limits.CONTROL_BYTES`: a batch must not arrive before the record that explains its numbers. When even that is used up
+the connection is given up, since a new one begins with everything that is open.
 """
 
 from __future__ import annotations
@@ -109,30 +109,22 @@ class Outbox:
         What came before the end is given first: an acknowledgement may be the sidecar's last word.
         """
         records: list[Record] = []
-        for _ in range(RECEIVED_PER_TURN):
+        gone = None
+        for _ in range(RECEIVED_PER_TURN if self._socket is not None else 0):
             try:
-                data = self._read()
+                data = self._socket.recv(limits.FRAME_BYTES, socket.MSG_DONTWAIT) if self._socket else b""
             except BlockingIOError:
                 break
-            except UnreachableError:
-                if records:
-                    break
-                raise
+            except OSError as error:  # a reset is reported once, before what arrived until then
+                gone = error.strerror
+                continue
+            if not data:
+                gone = gone or "the end of the connection"
+                break
             try:
                 records.append(decode(data))
             except FrameError:
                 self.bad_frames += 1
+        if gone and not records:
+            raise UnreachableError("sidecar", found=gone, expected="an open connection")
         return records
-
-    def _read(self) -> bytes:
-        if self._socket is None:
-            raise BlockingIOError
-        try:
-            data = self._socket.recv(limits.FRAME_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise UnreachableError("sidecar", found=error.strerror, expected="an open connection") from error
-        if not data:
-            raise UnreachableError("sidecar", found="the end of the connection", expected="an open connection")
-        return data

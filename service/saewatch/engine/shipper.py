@@ -5,13 +5,15 @@ the ledger and the books, builds and checks a batch for each stream, and drains 
 socket, on which acknowledgements and commands come back. Nothing here is shared with the worker's thread but the inbox
 and the slabs, which go back through `Note.release`.
 
-Losses, each booked once: no connection, or given up unacknowledged: *gap*; queue full: *queue_full*; the encoder left a
-row out: *excluded*, *overflow*; not captured: the note's own reason. A connection begins with every stream, watch set and
-open request; the sidecar's first acknowledgement on it says what of the last connection had arrived.
+Losses, each booked once: no connection, or given up unacknowledged: *gap*; queue full, or too much unacknowledged:
+*queue_full*; the encoder left a row out: *excluded*, *overflow*; not captured: the note's own reason; a fault of ours:
+*blind*. A connection begins with every stream, watch set and open request; the sidecar's first acknowledgement on it
+says what of the last connection had arrived.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -141,25 +143,25 @@ class Shipper:
                 self._turn()
             except UnreachableError as error:
                 self._disconnect(error)
-            except Exception:  # the thread must go on: a fault of ours blinds the streams and is counted
-                self._fault()
+            except Exception as error:  # the thread must go on: a fault of ours blinds the streams and is counted
+                self._fault(error)
                 self._stopping.wait(FAULT_PAUSE_S)
         try:
             self._end()
         except UnreachableError:
             logger.warning("saewatch: the sidecar was gone at the end; its last books are those of the last beat")
-        except Exception:  # at the end there is nothing to save but the engine's own shutdown
-            self._fault()
+        except Exception as error:  # at the end there is nothing to save but the engine's own shutdown
+            self._fault(error)
         self._outbox.close()
 
-    def _fault(self) -> None:
-        """Called while an exception is examined. The streams are blind, and what it lost is booked."""
+    def _fault(self, error: Exception) -> None:
+        """The streams are blind from here on, and what the fault lost is booked."""
         self.faults += 1
         self.blind("shipper_fault")
         for stream in self._streams.values():
             stream.books.write_off(Reason.BLIND)
         if self.faults == 1:
-            logger.exception("saewatch: the shipper failed; the streams are blind from here on")
+            logger.error("saewatch: the shipper failed; the streams are blind from here on", exc_info=error)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -171,6 +173,8 @@ class Shipper:
         for record in self._outbox.receive():
             self._receive(record)
         for _ in range(len(self._inbox)):  # not those that come meanwhile: beats and acknowledgements have their turn
+            if self._stopping.is_set():
+                return
             self._ship(self._inbox.popleft())
             self._outbox.flush()
         if time.monotonic() >= self._next_beat:
@@ -204,7 +208,7 @@ class Shipper:
         known = {start.request for start in starts}
         for stream in self._streams.values():
             stream.books.forget(known, known=True)
-            self._control(stream.opening if not stream.books.blind else replace(stream.opening, blind=stream.books.blind))
+            self._control(replace(stream.opening, blind=stream.books.blind))
             for part in stream.watch:
                 self._control(part)
         self._count()
@@ -216,6 +220,10 @@ class Shipper:
 
     def _disconnect(self, why: object) -> None:
         logger.warning("saewatch: lost the sidecar: %s", why)
+        with contextlib.suppress(UnreachableError):  # what it acknowledged last has arrived
+            for record in self._outbox.receive():
+                if isinstance(record, Ack):
+                    self._receive(record)
         self._outbox.close()
 
     def _control(self, record: Record) -> None:
@@ -260,13 +268,13 @@ class Shipper:
             flags = [len(column) for item in encoded for column in (item.excluded, item.overflowed)]
             assert len(flags) == 2 * len(self._streams), "one item for each stream"
             assert min(flags) >= rows, "two flags for each row"
-        except Exception:  # a device fault, or a bug: the books stay right, the step is lost
-            self._fault()
+        except Exception as error:  # a device fault, or a bug: the books stay right, the step is lost
+            self._fault(error)
             return replace(note.step, positions=None, reason=Reason.BLIND), None
         return step, encoded
 
     def _ended(self, end: RequestEnd) -> None:
-        for stream in self._streams.values():
+        for stream in self._streams.values() if self._outbox.connected else ():
             if stream.books.owes(end.request):
                 self._tell(stream)
         self._control(end)
@@ -283,8 +291,8 @@ class Shipper:
             batch = self._batch(stream, step, settled, encoded)
             if batch.rows or len(batch.missed_request):
                 self._send(stream, batch)
-        except Exception:  # the other streams, and the ends of this step's requests, come all the same
-            self._fault()
+        except Exception as error:  # the other streams, and the ends of this step's requests, come all the same
+            self._fault(error)
 
     def _batch(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> FiringBatch:
         return build(
@@ -295,12 +303,15 @@ class Shipper:
             seq=stream.books.seq + 1,
             step=step.number,
             time_ns=step.time_ns,
-            missed=stream.books.tell(MISSED_PER_BATCH) if self._outbox.connected else [],
+            missed=stream.books.tell(MISSED_PER_BATCH) if self._sendable(stream.books) else [],
         )
+
+    def _sendable(self, books: Books) -> bool:
+        return self._outbox.connected and not books.unresolved(self._outbox.connection)
 
     def _send(self, stream: Stream, batch: FiringBatch) -> None:
         books = stream.books
-        if not self._outbox.connected:
+        if not self._sendable(books):
             books.lose(batch, Reason.GAP)
             return
         try:
@@ -310,9 +321,9 @@ class Shipper:
             return
         try:
             frames = [encode(piece) for piece in pieces]
-        except RecordError:  # a batch that breaks its rules, such as a value that is not finite
+        except RecordError as error:  # a batch that breaks its rules, such as a value that is not finite
             books.lose(batch, Reason.BLIND)
-            self._fault()
+            self._fault(error)
             return
         books.seq += len(pieces)
         if books.full or not self._outbox.put_batch(frames):
@@ -334,8 +345,8 @@ class Shipper:
             for stream, calls in zip(self._streams.values(), self._counters(), strict=True):
                 stream.books.sink_calls = calls
             self._stage_seconds = self._stages()
-        except Exception:  # a device that is gone: the beat that says so must go out
-            self._fault()
+        except Exception as error:  # a device that is gone: the beat that says so must go out
+            self._fault(error)
 
     def _beat_record(self) -> Beat:
         first = next(iter(self._streams.values())).opening
@@ -350,7 +361,7 @@ class Shipper:
 
     def _tell(self, stream: Stream) -> None:
         """Sends losses that no later batch has taken along."""
-        if stream.books.untold and self._outbox.connected and self._outbox.room >= TOLD_BYTES:
+        if stream.books.untold and self._sendable(stream.books) and self._outbox.room >= TOLD_BYTES:
             empty = Step(number=0, time_ns=time.time_ns())
             self._send(stream, self._batch(stream, empty, Ledger().settle(empty), Encoded.empty()))
 

@@ -30,6 +30,16 @@ class Firings:
     overflow: npt.NDArray[np.bool_]  # [T] this row fired and did not fit
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """A step's rows against the watched slots: who fires, and values as ``s * u + c``."""
+
+    fires: Tensor  # [T, S] bool
+    u: Tensor  # [T, S] float32
+    s: Tensor  # [S] float32
+    c: Tensor  # [S] float32
+
+
 class Slab:
     """Buffers of fixed address for ``rows_max`` rows and ``firings_max`` firings, and their copies on the host."""
 
@@ -79,8 +89,9 @@ class Slab:
         return tuple(torch.empty(b.shape, dtype=b.dtype, pin_memory=True) for b in self._buffers())
 
 
-def pack_fixed(slab: Slab, fires: Tensor, values: Tensor, first: int) -> None:
-    """Appends rows ``first ..`` of a step: ``fires [T, S]`` bool, ``values [T, S]`` float32. Capturable."""
+def pack_fixed(slab: Slab, scored: Scored, first: int) -> None:
+    """Appends the step's rows ``first ..``. Capturable."""
+    fires, values = scored.fires, scored.s * scored.u + scored.c
     rows, slots = fires.shape
     if rows == 0:
         return
@@ -97,18 +108,24 @@ def pack_fixed(slab: Slab, fires: Tensor, values: Tensor, first: int) -> None:
     slab.value.scatter_(0, place, values.reshape(-1))
 
 
-def pack_quick(slab: Slab, fires: Tensor, values: Tensor, first: int) -> None:
-    """As `pack_fixed`, on the CPU."""
-    row, slot = fires.nonzero(as_tuple=True)
-    per_row = torch.bincount(row, minlength=fires.shape[0])
-    end = per_row.cumsum(0) + slab.wanted
-    start, fits = int(slab.wanted), end <= slab.firings_max
-    _book(slab, per_row, fits, first)
-    kept = int((per_row * fits).sum())
-    row, slot = row[:kept], slot[:kept]  # the rows that fit are a prefix
-    slab.row[start : start + kept] = row + first
-    slab.slot[start : start + kept] = slot
-    slab.value[start : start + kept] = values[row, slot]
+def pack_quick(slab: Slab, scored: Scored, first: int) -> None:
+    """As `pack_fixed`, on the CPU: values are computed for what fired only."""
+    row, slot = scored.fires.nonzero(as_tuple=True)
+    start, rows = int(slab.wanted), len(scored.fires)
+    if start + len(row) > slab.firings_max:
+        per_row = torch.bincount(row, minlength=rows)
+        fits = per_row.cumsum(0) + start <= slab.firings_max
+        _book(slab, per_row, fits, first)
+        kept = int((per_row * fits).sum())  # the rows that fit are a prefix
+        row, slot = row[:kept], slot[:kept]
+    else:
+        slab.overflow[first : first + rows] = False
+        slab.count += len(row)
+        slab.wanted += len(row)
+    part = slice(start, start + len(row))
+    slab.row[part] = row + first
+    slab.slot[part] = slot
+    slab.value[part] = scored.s[slot] * scored.u[row, slot] + scored.c[slot]
 
 
 def _book(slab: Slab, per_row: Tensor, fits: Tensor, first: int) -> None:

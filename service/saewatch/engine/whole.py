@@ -80,7 +80,7 @@ class Whole:
         """How many latents of a row fire at most, where they compete."""
         return self._sheet.k if self._mode == "exact" else None
 
-    def top(self, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    def top(self, x: Tensor, r: Tensor | None) -> tuple[Tensor, Tensor]:
         """Indices and values of each row's k largest latents, ``[T, k]`` each; ``x``, ``r`` from `normalise`."""
         best: Tensor | None = None
         for first, stop in _blocks(0, self._sheet.latents):
@@ -88,7 +88,7 @@ class Whole:
         assert best is not None
         return 0xFFFFFFFF - (best & 0xFFFFFFFF), _value_of(best)
 
-    def blocks(self, x: Tensor, r: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def blocks(self, x: Tensor, r: Tensor | None) -> Iterator[tuple[int, Tensor]]:
         """First row of ``W`` and values ``[T, n]`` (zero: does not fire) of one block after the other."""
         latents, rows = self._sheet.latents, self._sheet.rows
         chosen = self.top(x, r) if self.k is not None else None
@@ -105,10 +105,10 @@ class Whole:
         assert self.sheet is not None, "load a dictionary first"
         return self.sheet
 
-    def _values(self, x: Tensor, r: Tensor, first: int, stop: int) -> Tensor:
+    def _values(self, x: Tensor, r: Tensor | None, first: int, stop: int) -> Tensor:
         return self.s[first:stop] * products(x, r, self.W[first:stop]) + self.c[first:stop]
 
-    def _fired(self, x: Tensor, r: Tensor, first: int, stop: int) -> Tensor:
+    def _fired(self, x: Tensor, r: Tensor | None, first: int, stop: int) -> Tensor:
         u = products(x, r, self.W[first:stop])
         return torch.where(u > self.lim[first:stop], self.s[first:stop] * u + self.c[first:stop], 0.0)
 

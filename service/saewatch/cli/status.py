@@ -1,0 +1,74 @@
+"""Ask a running sidecar what it watches, how completely, and what is blind."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+
+from saewatch.config import Grpc
+from saewatch.core.errors import AccessError, SaewatchError, UnreachableError
+from saewatch.edge.pb import common_pb2, status_pb2, status_pb2_grpc
+
+TIMEOUT_S = 5.0
+_UNREACHED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Whom to ask."""
+    parser.add_argument("--address", default=Grpc().listen, help="of its gRPC service (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Asks and prints."""
+    status = _ask(options.address)
+    if options.json:
+        plain = MessageToDict(status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        print(json.dumps(plain))
+    else:
+        print("\n".join(_lines(status)))
+    return 0
+
+
+def _ask(address: str) -> status_pb2.GetStatusResponse:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            stub = status_pb2_grpc.StatusServiceStub(channel)
+            answer: status_pb2.GetStatusResponse = stub.GetStatus(status_pb2.GetStatusRequest(), timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise _told(address, error) from None  # gRPC's own text is long and says nothing more
+        return answer
+
+
+def _told(address: str, error: grpc.RpcError) -> SaewatchError:
+    code: grpc.StatusCode = getattr(error, "code", lambda: grpc.StatusCode.UNKNOWN)()
+    if code in _UNREACHED:
+        hint = "Is `saewatch serve` running, and is this its gRPC address?"
+        return UnreachableError(address, found="no answer", expected="a sidecar", hint=hint)
+    return AccessError(address, found=code.name, expected="an answer")
+
+
+def _lines(status: status_pb2.GetStatusResponse) -> list[str]:
+    rates = status.rates
+    first = (
+        f"saewatch {status.version}: {len(status.streams)} streams, {status.open_requests} requests, "
+        f"{rates.tokens_per_second:.0f} tokens/s, {rates.firings_per_second:.0f} firings/s, "
+        f"lag {rates.lag_seconds * 1000:.1f} ms"
+    )
+    lines = [first, *map(_stream_line, status.streams)]
+    lines += [f"BLIND {one.scope} {one.reason} {one.subject}: {one.hint}" for one in status.blind]
+    lines += [f"{name} {count}" for name, count in sorted(status.counters.items()) if count]
+    return lines
+
+
+def _stream_line(status: status_pb2.StreamStatus) -> str:
+    stream, books = status.stream, status.books
+    lost = ", ".join(f"{common_pb2.MissedReason.Name(one.reason)[14:].lower()} {one.tokens}" for one in books.missed)
+    state = f"ended: {status.ended}" if status.ended else "connected" if status.connected else "not connected"
+    return (
+        f"{stream.engine} {stream.hook_point} {stream.model_name} ({state}): fed {books.fed}, "
+        f"coverage {books.coverage:.4f}, missed {lost or 'none'}, in flight {books.in_flight}, "
+        f"imbalance {books.imbalance}, firings {books.firings}"
+    )

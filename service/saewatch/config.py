@@ -1,0 +1,181 @@
+"""The sidecar's configuration, `saewatch.yaml`: read strictly, refused at start with the field that is wrong.
+
+Every key has a default that is safe on one machine: without a file the sidecar listens on a socket in the user's own
+runtime folder and on loopback ports. Values never appear in messages beyond the field that is wrong, and unknown keys
+are refused, so that a misspelt one cannot switch anything off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from saewatch.core import limits
+from saewatch.core.errors import ConfigError, UnreachableError
+
+CONFIG_BYTES = limits.MIB
+PATH_BYTES = 107
+
+
+def default_socket() -> str:
+    """In the user's runtime folder, or in one of our own under /tmp where there is none."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    folder = runtime if runtime and Path(runtime).is_dir() else f"/tmp/saewatch-{os.geteuid()}"  # noqa: S108 - checked by the listener
+    return f"{folder}/saewatch.sock"
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("host:port")
+    return text
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or len(text.encode()) > PATH_BYTES:
+        raise ValueError(f"an absolute path of at most {PATH_BYTES} bytes")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+SocketPath = Annotated[str, AfterValidator(_absolute)]
+
+
+class Section(BaseModel):
+    """What every section keeps to."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Grpc(Section):
+    """The gRPC service."""
+
+    listen: Address = "127.0.0.1:50071"
+    """Host and port; port 0 takes any free one."""
+    subscribers: Annotated[int, Field(ge=1, le=limits.SUBSCRIBERS)] = limits.SUBSCRIBERS
+    """WatchFirings calls at a time."""
+
+
+class Web(Section):
+    """Metrics and health."""
+
+    listen: Address = "127.0.0.1:9108"
+    """Host and port; port 0 takes any free one."""
+
+
+class Bounds(Section):
+    """Bounds that may be chosen; all others are fixed."""
+
+    series: Annotated[int, Field(ge=1, le=limits.SERIES_MAX)] = limits.SERIES_DEFAULT
+    """Series of one metric."""
+    replay_mib: Annotated[int, Field(ge=1, le=1024)] = limits.REPLAY_BYTES // limits.MIB
+    """Events kept for subscribers that fall behind or come back."""
+
+
+class Log(Section):
+    """The log, on standard error."""
+
+    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Config(Section):
+    """Everything."""
+
+    socket: SocketPath = Field(default_factory=default_socket)
+    """Unix socket that engines connect to."""
+    allowed_users: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Users, by number, that may connect besides root and our own."""
+    dictionaries: tuple[str, ...] = ()
+    """Folders of bundles; a relative path begins at the configuration's own folder."""
+    grpc: Grpc = Field(default_factory=Grpc)
+    web: Web = Field(default_factory=Web)
+    limits: Bounds = Field(default_factory=Bounds)
+    log: Log = Field(default_factory=Log)
+
+
+def load(path: Path | None) -> Config:
+    """The configuration in ``path``, or the default. Raises `ConfigError`, or `UnreachableError` for no such file."""
+    if path is None:
+        return Config()
+    return read(_yaml(path), folder=path.resolve().parent, subject=str(path))
+
+
+def read(values: object, *, folder: Path, subject: str = "saewatch.yaml") -> Config:
+    """The configuration of these values; relative paths begin at ``folder``."""
+    if values is None:
+        values = {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(subject, found=type(values).__name__, expected="a mapping of keys to values")
+    try:
+        config = Config.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise _refused(error) from None  # the original would show values
+    return config.model_copy(update={"dictionaries": tuple(str(folder / one) for one in config.dictionaries)})
+
+
+def _yaml(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES + 1)
+    except OSError as error:
+        raise UnreachableError(str(path), found=error.strerror, expected="a file that can be read") from error
+    if len(data) > CONFIG_BYTES:
+        raise ConfigError(str(path), found="a larger file", expected=f"at most {CONFIG_BYTES} bytes")
+    try:
+        return yaml.load(data, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses repeated keys
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "what is no YAML"
+        raise ConfigError(where, found=problem, expected="YAML") from None  # the original would show values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML takes the last of two equal keys without a word; this takes neither."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - yaml's signature
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} twice", key.start_mark)
+            seen.add(name)
+        return dict(super().construct_mapping(node, deep))
+
+
+def _tuples(value: Any) -> Any:
+    """YAML's lists as tuples: frozen settings hold no lists, and strict ones take none."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _refused(error: ValidationError) -> ConfigError:
+    """The first thing that pydantic found, in our words."""
+    first = error.errors(include_url=False, include_input=True)[0]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_keys(first["loc"][:-1]))
+        return ConfigError(field, found="an unknown key", expected=f"one of {known}")
+    expected = str(first.get("ctx", {}).get("error", "")) or first["msg"].removeprefix("Input should be ")
+    return ConfigError(field, found=_shown(first["input"]), expected=expected)
+
+
+def _keys(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section takes."""
+    section: Any = Config
+    for part in path:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def _shown(value: object) -> str:
+    """The value of the one field that is wrong: short, and only where it is a scalar."""
+    if value is None:
+        return "nothing"
+    return f"{value!r:.80}" if isinstance(value, str | int | float) else type(value).__name__

@@ -1,0 +1,21 @@
+"""Stubs of protos/saewatch/v1, written by protos/generate.py. Not to be edited."""
+
+from saewatch.edge.pb.saewatch.v1 import (
+    common_pb2,
+    dictionary_pb2,
+    dictionary_pb2_grpc,
+    firing_pb2,
+    firing_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
+)
+
+__all__ = [
+    "common_pb2",
+    "dictionary_pb2",
+    "dictionary_pb2_grpc",
+    "firing_pb2",
+    "firing_pb2_grpc",
+    "status_pb2",
+    "status_pb2_grpc",
+]

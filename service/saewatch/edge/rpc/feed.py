@@ -1,0 +1,135 @@
+"""The sink that subscribers read from: gathers events, keeps the last ones in a ring, and encodes each once.
+
+Lives on the event loop alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from saewatch.core import limits
+from saewatch.edge.pb import firing_pb2
+from saewatch.edge.pipeline import Dropped, Item
+from saewatch.edge.rpc import messages, wire
+from saewatch.edge.rpc.filters import Filter
+from saewatch.edge.rpc.gather import Gathered, Gatherer
+from saewatch.edge.rpc.ring import Entry, Ring
+from saewatch.monitor.events import Observed, RequestEnded, Standing
+
+Shown = Gathered | RequestEnded | Standing | Dropped
+
+BATCH, TABLE, COVERAGE, GAP, HEARTBEAT, ENDED, DRAIN = range(1, 8)
+"""Fields of WatchFiringsResponse.event."""
+
+
+class Feed:
+    """Events for subscribers. ``on_lag`` is told, in seconds, how long each batch took from its step to the ring."""
+
+    name = "grpc"
+
+    def __init__(self, *, on_lag: Callable[[Sequence[float]], None], bound: int = limits.REPLAY_BYTES) -> None:
+        self.ring: Ring[Shown] = Ring(bound)
+        self._on_lag = on_lag
+        self._gatherer = Gatherer()
+        self._timer: asyncio.TimerHandle | None = None
+        self._lags: list[int] = []  # times of the steps that wait
+        self._bell = asyncio.Event()
+        self._encoded: OrderedDict[tuple[int, Filter], bytes | None] = OrderedDict()
+        self._encoded_bytes = 0
+
+    def take(self, items: Sequence[Item]) -> None:
+        """Takes what the pipeline has."""
+        for item in items:
+            if isinstance(item, Observed):
+                self._lags.append(item.batch.time_ns)
+                if self._gatherer.add(item, time.monotonic_ns()):
+                    self.flush()
+            elif isinstance(item, RequestEnded | Standing | Dropped):
+                self.flush()
+                self._append(item)
+        self._set_timer()
+
+    def flush(self) -> None:
+        """Everything gathered goes into the ring."""
+        for gathered in self._gatherer.flush():
+            self._append(gathered)
+        if self._lags:
+            now = time.time_ns()
+            self._on_lag([max(now - then, 0) / 1e9 for then in self._lags])
+            self._lags.clear()
+
+    async def changed(self, timeout_s: float) -> None:
+        """Waits until there is something new, or for ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._bell.wait()
+        except TimeoutError:
+            pass
+
+    def ring_the_bell(self) -> None:
+        """Wakes every subscriber."""
+        self._bell.set()
+        self._bell = asyncio.Event()
+
+    def encoded(self, entry: Entry[Shown], wanted: Filter) -> bytes | None:
+        """The event as a field of WatchFiringsResponse; None when nothing of it is wanted."""
+        key = (entry.at.event, wanted)
+        if key not in self._encoded:
+            data = self._encoded[key] = _encode(entry, wanted)
+            self._encoded_bytes += len(data or b"")
+            while self._encoded_bytes > limits.ENCODINGS_BYTES or len(self._encoded) > 4096:
+                _, old = self._encoded.popitem(last=False)
+                self._encoded_bytes -= len(old or b"")
+            return data
+        return self._encoded[key]
+
+    def _append(self, item: Shown) -> None:
+        if isinstance(item, Gathered):
+            self.ring.append(item, size=item.nbytes, tokens=item.tokens, firings=item.batch.firings)
+        elif isinstance(item, Dropped):
+            self.ring.append(item, size=64, tokens=item.tokens, firings=item.firings)
+        else:
+            self.ring.append(item, size=512)
+        self.ring_the_bell()
+
+    def _set_timer(self) -> None:
+        due = self._gatherer.due_ns
+        if due is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(max(due - time.monotonic_ns(), 0) / 1e9, self.flush)
+
+
+def _encode(entry: Entry[Shown], wanted: Filter) -> bytes | None:
+    item = entry.item
+    if isinstance(item, Standing):
+        return wire.delimited(COVERAGE, messages.coverage(item).SerializeToString())
+    if isinstance(item, Dropped):
+        gap = firing_pb2.Gap(
+            reason=firing_pb2.GAP_REASON_OVERLOAD,
+            first_event=entry.at.event,
+            last_event=entry.at.event,
+            tokens=item.tokens,
+            firings=item.firings,
+        )
+        return wire.delimited(GAP, gap.SerializeToString())
+    if isinstance(item, RequestEnded):
+        wants = wanted.wants(item.identity)
+        return wire.delimited(ENDED, messages.ended(item).SerializeToString()) if wants else None
+    left = wanted.apply(item) if wanted.chooses_requests or wanted.chooses_firings else item
+    return wire.delimited(BATCH, _batch(left)) if left else None
+
+
+def _batch(gathered: Gathered) -> bytes:
+    return wire.firing_batch(
+        gathered.batch,
+        table=gathered.table.number,
+        stream=gathered.table.stream.number,
+        requests=map(messages.request_bytes, gathered.requests),
+        first_seq=gathered.first_seq,
+        first_time_ns=gathered.first_time_ns,
+    )

@@ -1,0 +1,224 @@
+"""`FiringService`: the stream of firings, and the record of a request.
+
+A subscriber has a cursor into the feed's ring. It gets every event in order; one whose cursor was overtaken is told how
+much it missed and goes on at the ring's tail. gRPC takes 4 to 6 MB before it holds a writer up, so a reader that stops
+falls behind by that much first and by the ring after it; memory is the ring's, not the reader's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+
+import grpc
+
+from saewatch.core import limits
+from saewatch.core.errors import SaewatchError
+from saewatch.edge.access import Principal
+from saewatch.edge.pb import firing_pb2
+from saewatch.edge.pipeline import Pipeline
+from saewatch.edge.rpc import messages, wire
+from saewatch.edge.rpc.calls import Streaming, Unary
+from saewatch.edge.rpc.feed import DRAIN, GAP, HEARTBEAT, TABLE, Feed
+from saewatch.edge.rpc.filters import Filter
+from saewatch.edge.rpc.gather import Gathered
+from saewatch.edge.rpc.refusals import Refusal, invalid, missing
+from saewatch.edge.rpc.resume import Place, read_token, token
+from saewatch.edge.rpc.ring import Cursor, Missing
+from saewatch.monitor.tables import KnownDictionary
+
+HEARTBEAT_S = 1.0
+RESUME_TOKEN = 15
+ANSWER_BYTES = 3 * limits.MIB
+"""Of GetRequestRecord: clients take 4 MiB unless told otherwise."""
+FILTER_ITEMS = 1000
+_CLASS_NAMES = {number: name for name, number in messages.TRAFFIC_CLASSES.items()}
+
+
+class FiringService:
+    """Serves the feed and the pipeline's records. ``run`` names this run of the sidecar in resume tokens."""
+
+    SERVICE = "saewatch.v1.FiringService"
+
+    def __init__(
+        self,
+        *,
+        feed: Feed,
+        pipeline: Pipeline,
+        dictionaries: Mapping[str, KnownDictionary],
+        run: int,
+        subscribers: int = limits.SUBSCRIBERS,
+    ) -> None:
+        self._feed = feed
+        self._pipeline = pipeline
+        self._features = {one.id for known in dictionaries.values() for one in known.catalogue.features}
+        self._categories = {one.category for known in dictionaries.values() for one in known.catalogue.features}
+        self._run = run
+        self._subscribers_max = subscribers
+        self._draining = ""
+        self.subscribers = 0
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+
+    def methods(self) -> Mapping[str, Unary | Streaming]:
+        """Its methods by name."""
+        return {
+            "WatchFirings": Streaming(firing_pb2.WatchFiringsRequest, self.watch),
+            "GetRequestRecord": Unary(firing_pb2.GetRequestRecordRequest, self.get_request_record),
+        }
+
+    def drain(self, reason: str) -> None:
+        """Ends every stream with a Drain message."""
+        self._feed.flush()
+        self._draining = reason
+        self._feed.ring_the_bell()
+
+    async def left(self, timeout_s: float) -> None:
+        """Waits until every subscriber has left, or for ``timeout_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._nobody.wait()
+
+    async def get_request_record(
+        self, request: firing_pb2.GetRequestRecordRequest, principal: Principal
+    ) -> firing_pb2.GetRequestRecordResponse:
+        """The records of a name, latest first, as many as one answer takes."""
+        if not request.request_id:
+            raise invalid("request_id", found="nothing", expected="a key, an engine's id or a client's id")
+        answer = firing_pb2.GetRequestRecordResponse()
+        found = await asyncio.to_thread(self._pipeline.records, request.request_id)
+        size = 0
+        for record in found:
+            if principal.tenants is None or (record.label and record.label.tenant in principal.tenants):
+                message = messages.record(record)
+                size += message.ByteSize()
+                if size > ANSWER_BYTES:
+                    break
+                answer.records.append(message)
+        if not answer.records:
+            hint = "It may not have been scheduled yet, or be older than what is kept."
+            raise missing("request_id", found=request.request_id[:128], expected="a request that was seen", hint=hint)
+        return answer
+
+    async def watch(self, request: firing_pb2.WatchFiringsRequest, principal: Principal) -> AsyncGenerator[bytes, None]:
+        """Every event from now, or from a resume token, on."""
+        wanted = self._filter(request.filter, principal)
+        cursor, gap = self._begin(request.resume_token)
+        if self.subscribers >= self._subscribers_max:
+            error = SaewatchError(
+                "subscribers",
+                found=f"{self.subscribers} subscribers",
+                expected=f"at most {self._subscribers_max}",
+                hint="Try again later, or share one subscription.",
+            )
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, error, reason="SUBSCRIBERS", retry_s=5.0)
+        self.subscribers += 1
+        self._nobody.clear()
+        try:
+            yield self._heartbeat(cursor)
+            if gap is not None:
+                yield self._response(wire.delimited(GAP, gap.SerializeToString()), cursor)
+            async for message in self._events(cursor, wanted):
+                yield message
+        finally:
+            self.subscribers -= 1
+            if not self.subscribers:
+                self._nobody.set()
+
+    async def _events(self, cursor: Cursor, wanted: Filter) -> AsyncGenerator[bytes, None]:
+        ring, told = self._feed.ring, set[int]()
+        spoke = time.monotonic()
+        while True:
+            overtaken = ring.missing(cursor)
+            if overtaken is not None:
+                cursor = ring.tail
+                yield self._response(wire.delimited(GAP, _gap(overtaken)), cursor)
+            entry = ring.next(cursor)
+            if entry is None:
+                if self._draining:
+                    message = firing_pb2.Drain(reason=self._draining).SerializeToString()
+                    yield self._response(wire.delimited(DRAIN, message), cursor)
+                    return
+                if time.monotonic() - spoke >= HEARTBEAT_S:
+                    yield self._heartbeat(cursor)
+                    spoke = time.monotonic()
+                await self._feed.changed(HEARTBEAT_S)
+                continue
+            cursor = entry.after
+            data = self._feed.encoded(entry, wanted)
+            if data is None:
+                continue
+            if isinstance(entry.item, Gathered) and entry.item.table.number not in told:
+                told.add(entry.item.table.number)
+                yield self._response(wire.delimited(TABLE, messages.feature_table(entry.item.table)), entry.at)
+            yield self._response(data, cursor)
+            spoke = time.monotonic()
+
+    def _response(self, event: bytes, cursor: Cursor) -> bytes:
+        return event + wire.delimited(RESUME_TOKEN, token(self._run, cursor).encode())
+
+    def _heartbeat(self, cursor: Cursor) -> bytes:
+        message = firing_pb2.Heartbeat(
+            head_event=self._feed.ring.head.event - 1, server_time=messages.timestamp(time.time_ns())
+        )
+        return self._response(wire.delimited(HEARTBEAT, message.SerializeToString()), cursor)
+
+    # --- arguments ------------------------------------------------------------------------------------------------
+    def _begin(self, text: str) -> tuple[Cursor, firing_pb2.Gap | None]:
+        """Where to begin, and what a token's place can no longer give."""
+        if not text:
+            return self._feed.ring.head, None
+        place: Place = read_token(text)
+        if place.run != self._run:
+            return self._feed.ring.head, firing_pb2.Gap(reason=firing_pb2.GAP_REASON_RESTARTED)
+        if place.cursor.event > self._feed.ring.head.event:
+            raise invalid("resume_token", found="a place that is still to come", expected="a token of this service")
+        overtaken = self._feed.ring.missing(place.cursor)
+        if overtaken is None:
+            return place.cursor, None
+        gap = firing_pb2.Gap.FromString(_gap(overtaken))
+        gap.reason = firing_pb2.GAP_REASON_EXPIRED
+        return self._feed.ring.tail, gap
+
+    def _filter(self, asked: firing_pb2.FiringFilter, principal: Principal) -> Filter:
+        _known("filter.feature_ids", asked.feature_ids, self._features, "Ask DictionaryService.ListFeatures.")
+        _known("filter.categories", asked.categories, self._categories, "Ask DictionaryService.ListFeatures.")
+        _known("filter.traffic_classes", asked.traffic_classes, set(_CLASS_NAMES), "")
+        for field in ("tenants", "request_ids"):
+            _bounded(f"filter.{field}", getattr(asked, field))
+        return Filter(
+            feature_ids=frozenset(asked.feature_ids),
+            categories=frozenset(asked.categories),
+            min_value=asked.min_value if asked.HasField("min_value") else None,
+            tenants=frozenset(asked.tenants),
+            request_ids=frozenset(asked.request_ids),
+            traffic_classes=frozenset(_CLASS_NAMES[one] for one in asked.traffic_classes),
+            allowed_tenants=principal.tenants,
+        )
+
+
+def _known(field: str, asked: Iterable[object], known: Collection[object], hint: str) -> None:
+    listed = _bounded(field, asked)
+    for index, one in enumerate(listed):
+        if one not in known:
+            expected = ", ".join(sorted(map(str, known))[:8]) + (" …" if len(known) > 8 else "")
+            raise invalid(f"{field}[{index}]", found=repr(one)[:128], expected=f"one of {expected}", hint=hint)
+
+
+def _bounded(field: str, asked: Iterable[object]) -> list[object]:
+    listed = list(asked)
+    if len(listed) > FILTER_ITEMS:
+        raise invalid(field, found=f"{len(listed)} items", expected=f"at most {FILTER_ITEMS}")
+    return listed
+
+
+def _gap(overtaken: Missing) -> bytes:
+    return firing_pb2.Gap(
+        reason=firing_pb2.GAP_REASON_SLOW_CONSUMER,
+        first_event=overtaken.first,
+        last_event=overtaken.last,
+        tokens=overtaken.tokens,
+        firings=overtaken.firings,
+    ).SerializeToString()

@@ -1,0 +1,86 @@
+"""The last events, shared by all subscribers; each has a cursor. Memory is one ring, however many they are.
+
+A cursor that the ring's tail has overtaken gets a gap of exact size: every entry knows how many tokens and firings came
+before it, and a cursor how many it has seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from saewatch.core import limits
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The next event of a subscriber, and what all events before it held."""
+
+    event: int
+    tokens: int
+    firings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[T]):
+    """One event."""
+
+    at: Cursor
+    item: T
+    size: int
+    after: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Events that were overtaken: ``first`` to ``last``."""
+
+    first: int
+    last: int
+    tokens: int
+    firings: int
+
+
+class Ring(Generic[T]):
+    """Events numbered from 1, ``bound`` bytes of them."""
+
+    def __init__(self, bound: int = limits.REPLAY_BYTES) -> None:
+        self._bound = bound
+        self._entries: deque[Entry[T]] = deque()
+        self._bytes = 0
+        self.head = Cursor(1, 0, 0)
+        """Where the next event will be."""
+
+    @property
+    def tail(self) -> Cursor:
+        """The oldest event that is kept."""
+        return self._entries[0].at if self._entries else self.head
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is kept."""
+        return self._bytes
+
+    def append(self, item: T, *, size: int, tokens: int = 0, firings: int = 0) -> None:
+        """A new event; the oldest ones go."""
+        after = Cursor(self.head.event + 1, self.head.tokens + tokens, self.head.firings + firings)
+        self._entries.append(Entry(self.head, item, size, after))
+        self.head = after
+        self._bytes += size
+        while self._bytes > self._bound and len(self._entries) > 1:
+            self._bytes -= self._entries.popleft().size
+
+    def missing(self, cursor: Cursor) -> Missing | None:
+        """What ``cursor`` can no longer get; it goes on at the tail."""
+        tail = self.tail
+        if cursor.event >= tail.event:
+            return None
+        return Missing(cursor.event, tail.event - 1, tail.tokens - cursor.tokens, tail.firings - cursor.firings)
+
+    def next(self, cursor: Cursor) -> Entry[T] | None:
+        """The event at ``cursor``, which must not be overtaken; None when it is still to come."""
+        index = cursor.event - self.tail.event
+        return self._entries[index] if index < len(self._entries) else None

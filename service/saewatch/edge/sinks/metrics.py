@@ -1,0 +1,221 @@
+"""What Prometheus scrapes: counters made from batches, since the start of this process.
+
+The engines' own books, which begin with the engine, are in `StatusService.GetStatus`; the two are never mixed in one
+series. No label names a request, a tenant or anything else that a client could make up. Features are counted for live
+requests and the stable dictionary only, and a position that is computed again is not counted again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from saewatch.core import limits
+from saewatch.core.batch import Origin, Reason
+from saewatch.core.records import Role, TrafficClass
+from saewatch.edge.pipeline import Item, QueueState
+from saewatch.edge.sinks.series import PREFIX, Counter
+from saewatch.monitor import spans
+from saewatch.monitor.blindness import HINTS
+from saewatch.monitor.events import EngineCost, Observed, Standing, Unreadable
+from saewatch.monitor.observe import live
+from saewatch.monitor.tables import StreamIdentity, WatchTable
+
+COMMON = ("model_name", "engine")
+LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_CLASSES = tuple(str(one) for one in TrafficClass)
+_UNLABELLED = _CLASSES.index(TrafficClass.UNLABELLED)
+_OUTCOMES = {Origin.COMPUTED: "encoded", Origin.REUSED: "reused"}
+TABLES_UNFOLDED = 64
+
+I64 = npt.NDArray[np.int64]
+
+
+class MetricsSink(Collector):
+    """Counts events. ``faults`` and ``queues`` are read at each scrape."""
+
+    name = "metrics"
+
+    def __init__(
+        self,
+        *,
+        faults: Callable[[], Mapping[str, int]],
+        queues: Callable[[], Sequence[QueueState]],
+        series: int = limits.SERIES_DEFAULT,
+    ) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+        self._faults = faults
+        self._queues = queues
+        self._lock = threading.Lock()
+        tokens = ("hook_point", "role", "class", "outcome", "reason")
+        self._tokens = Counter("tokens", "Tokens seen and missed, by reason.", COMMON + tokens, series)
+        feature = (*COMMON, "feature", "category")
+        self._firings = Counter("firings", "Firings of a feature in live requests.", feature, series)
+        self._requests = Counter(
+            "firing_requests", "Live requests in which a feature fired at least once.", feature, series
+        )
+        self._overhead = Counter(
+            "overhead_seconds", "What watching cost the engine, by stage.", (*COMMON, "stage"), series
+        )
+        self._lag = np.zeros(len(LAG_BOUNDS_S) + 1, dtype=np.int64)
+        self._lag_sum = 0.0
+        self._unfolded: dict[WatchTable, tuple[I64, I64]] = {}
+        self._engine_queues: dict[tuple[str, str], int] = {}
+        self._blind_seen: set[tuple[str, ...]] = {("", "", "tap", reason) for reason in HINTS}
+        self._standing = Standing(streams=(), blind=())
+
+    # --- counting -------------------------------------------------------------------------------------------------
+    def take(self, items: Sequence[Item]) -> None:
+        """Takes what the pipeline has."""
+        with self._lock:
+            for item in items:
+                if isinstance(item, Observed):
+                    self._observe(item)
+                elif isinstance(item, Unreadable):
+                    self._add_tokens(item.stream, _CLASSES[_UNLABELLED], "missed", Reason.BLIND.label, item.tokens)
+                elif isinstance(item, EngineCost):
+                    self._cost(item)
+                elif isinstance(item, Standing):
+                    self._standing = item
+
+    def observe_lag(self, seconds: Sequence[float]) -> None:
+        """Batches became readable for subscribers ``seconds`` after their step."""
+        with self._lock:
+            np.add.at(self._lag, np.searchsorted(LAG_BOUNDS_S, seconds), 1)
+            self._lag_sum += sum(seconds)
+
+    def _observe(self, item: Observed) -> None:
+        batch, stream = item.batch, item.table.stream
+        classes = np.array([_CLASSES.index(one.traffic_class) for one in item.requests] + [_UNLABELLED], np.int64)
+        rows = _sums(classes[item.span_request] * len(Origin) + batch.origin, np.diff(batch.span_start))
+        for key, tokens in rows:
+            outcome = _OUTCOMES.get(Origin(key % len(Origin)))
+            if outcome:
+                self._add_tokens(stream, _CLASSES[key // len(Origin)], outcome, "", tokens)
+        missed = _sums(classes[item.missed_request] * len(Reason) + batch.missed_reason, batch.missed_tokens)
+        for key, tokens in missed:
+            reason = Reason(key % len(Reason)).label
+            self._add_tokens(stream, _CLASSES[key // len(Reason)], "missed", reason, tokens)
+        if stream.opening.role == Role.STABLE and batch.firings:
+            self._add_firings(item)
+
+    def _add_tokens(self, stream: StreamIdentity, traffic_class: str, outcome: str, reason: str, tokens: int) -> None:
+        opening = stream.opening
+        values = (*_common(stream), opening.hook_point, opening.role, traffic_class, outcome, reason)
+        self._tokens.add(values, tokens)
+
+    def _add_firings(self, item: Observed) -> None:
+        batch, table = item.batch, item.table
+        alive = np.array([*map(live, item.requests), False], dtype=np.bool_)
+        counted = alive[item.span_request] & (batch.origin != Origin.RECOMPUTED)
+        chosen = counted[spans.span_of_firings(batch)]
+        _, feature = table.fired(batch.slot[chosen], batch.value[chosen])
+        width = len(table.features)
+        if table not in self._unfolded:
+            self._fold_if_many()
+            self._unfolded[table] = (np.zeros(width, np.int64), np.zeros(width, np.int64))
+        firings, requests = self._unfolded[table]
+        firings += np.bincount(feature, minlength=width)
+        requests += np.bincount(item.newly_fired, minlength=width)
+
+    def _cost(self, item: EngineCost) -> None:
+        place = (item.model_name, item.rank)
+        self._engine_queues[place] = item.queue_bytes
+        for stage, seconds in item.stage_seconds.items():
+            self._overhead.add((*place, stage), seconds)
+
+    # --- scraping -------------------------------------------------------------------------------------------------
+    def collect(self) -> Iterable[Metric]:
+        """Every metric as it stands."""
+        with self._lock:
+            self._fold()
+            standing, queues = self._standing, dict(self._engine_queues)
+            lag, lag_sum = self._lag.copy(), self._lag_sum
+        counters = (self._tokens, self._firings, self._requests, self._overhead)
+        yield from (counter.family() for counter in counters)
+        yield self._blind(standing)
+        yield _lag(lag, lag_sum)
+        yield from self._queue_families(queues)
+        yield _dictionaries(standing)
+        yield _counted("series_dropped", "Series that a metric's cap kept out.", "metric", _dropped(counters))
+        yield _counted("faults", "What was refused, lost or odd, by kind.", "kind", self._faults())
+
+    def _fold_if_many(self) -> None:
+        if len(self._unfolded) >= TABLES_UNFOLDED:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Counts by the tables' numbers become counts by feature."""
+        for table, (firings, requests) in self._unfolded.items():
+            for number, feature in enumerate(table.features):  # zeros too: a rate needs its series from the start
+                values = (*_common(table.stream), feature.id, feature.category)
+                self._firings.add(values, int(firings[number]))
+                self._requests.add(values, int(requests[number]))
+        self._unfolded.clear()
+
+    def _blind(self, standing: Standing) -> GaugeMetricFamily:
+        """1 for what is blind, 0 for what was."""
+        now = {(one.model_name, one.rank, one.scope, one.reason) for one in standing.blind}
+        if len(self._blind_seen) < limits.SERIES_DEFAULT:
+            self._blind_seen |= now
+        says = "1 where something is known not to see."
+        family = GaugeMetricFamily(f"{PREFIX}blind", says, labels=(*COMMON, "scope", "reason"))
+        for values in sorted(self._blind_seen | now):
+            family.add_metric(values, float(values in now))
+        return family
+
+    def _queue_families(self, engines: Mapping[tuple[str, str], int]) -> Iterable[Metric]:
+        waiting = GaugeMetricFamily(f"{PREFIX}queue_bytes", "Bytes that wait.", labels=(*COMMON, "sink"))
+        for place, size in engines.items():
+            waiting.add_metric((*place, "engine"), size)
+        dropped = Counter("dropped", "Events that a sink's full queue did not take.", ("sink", "reason"))
+        for queue in self._queues():
+            waiting.add_metric(("", "", queue.name), queue.bytes)
+            dropped.add((queue.name, "queue_full"), queue.dropped)
+        return (waiting, dropped.family())
+
+
+def _common(stream: StreamIdentity) -> tuple[str, str]:
+    return stream.opening.model_name, str(stream.opening.dp_rank)
+
+
+def _sums(keys: npt.NDArray[np.integer], amounts: npt.NDArray[np.integer]) -> list[tuple[int, int]]:
+    """The sum of ``amounts`` for each key that occurs."""
+    sums = np.bincount(keys, weights=amounts)
+    return [(key, int(sums[key])) for key in np.flatnonzero(sums).tolist()]
+
+
+def _lag(counts: I64, total: float) -> HistogramMetricFamily:
+    bounds = [*map(str, LAG_BOUNDS_S), "+Inf"]
+    family = HistogramMetricFamily(f"{PREFIX}lag_seconds", "From an engine step to where subscribers read it.")
+    family.add_metric((), list(zip(bounds, np.cumsum(counts).tolist(), strict=True)), total)
+    return family
+
+
+def _dictionaries(standing: Standing) -> InfoMetricFamily:
+    names = (*COMMON, "hook_point", "weights", "catalogue", "mode", "ref")
+    family = InfoMetricFamily(f"{PREFIX}dictionary", "Versions, to be joined with series.", labels=names)
+    for state in standing.streams:
+        opening = state.identity.opening
+        if not state.ended:
+            place = (opening.hook_point, opening.weights_digest, state.identity.catalogue_digest, opening.mode)
+            family.add_metric((*_common(state.identity), *place, opening.role), {})
+    return family
+
+
+def _dropped(counters: Iterable[Counter]) -> Mapping[str, int]:
+    return {counter.name: counter.dropped for counter in counters}
+
+
+def _counted(name: str, says: str, label: str, counts: Mapping[str, int]) -> Metric:
+    counter = Counter(name, says, (label,))
+    for value, count in sorted(counts.items()):
+        counter.add((value,), count)
+    return counter.family()

@@ -1,0 +1,112 @@
+"""The pages for machines: `/metrics`, `/healthz`, `/readyz`, and an index at `/`.
+
+`/healthz` says that the process is alive and its ingest thread runs. `/readyz` says that something is watched and
+nothing is blind: 503 with the reasons otherwise. Metrics are rendered on a thread, so that a scrape of a thousand
+series does not hold up the streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from saewatch import __version__
+from saewatch.core.errors import ConfigError
+from saewatch.monitor.monitor import Status
+
+
+def pages(
+    *,
+    registry: CollectorRegistry,
+    status: Callable[[], Status],
+    alive: Callable[[], bool],
+    addresses: Callable[[], Mapping[str, str]],
+) -> Starlette:
+    """The application."""
+
+    async def metrics(request: Request) -> Response:
+        encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(await asyncio.to_thread(encoder, registry), headers={"content-type": content_type})
+
+    async def healthz(_: Request) -> Response:
+        good = alive()
+        return JSONResponse({"alive": good}, status_code=200 if good else 503)
+
+    async def readyz(_: Request) -> Response:
+        found = await asyncio.to_thread(status)
+        blind = [
+            {"scope": one.scope, "reason": one.reason, "subject": one.subject, "hint": one.hint} for one in found.blind
+        ]
+        ready = not blind and alive()
+        return JSONResponse({"ready": ready, "blind": blind}, status_code=200 if ready else 503)
+
+    async def index(_: Request) -> Response:
+        return JSONResponse({"saewatch": __version__, **addresses()})
+
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/metrics", metrics),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+        ]
+    )
+
+
+class WebServer:
+    """uvicorn inside our own loop, without its signals."""
+
+    def __init__(self, app: Starlette) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            limit_concurrency=64,
+            server_header=False,
+        )
+        self._server = _Server(config)
+        self._task: asyncio.Task[Any] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Binds and serves; the port that was bound. Raises `ConfigError` when it cannot be."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+        except OSError as error:
+            listener.close()
+            hint = "Is another program on it? Port 0 takes any free one."
+            raise ConfigError(
+                "web.listen", found=f"{host}:{port}: {error.strerror}", expected="an address that is free", hint=hint
+            ) from error
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Ends open requests and stops."""
+        if self._task is not None:
+            self._server.should_exit = True
+            await self._task
+
+
+class _Server(uvicorn.Server):
+    """The program owns the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes none."""
+        yield

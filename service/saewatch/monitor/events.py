@@ -1,0 +1,114 @@
+"""What the monitor makes of records, for the sinks: batches with identities, requests' ends, the state of things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from saewatch.core.batch import I32, FiringBatch
+from saewatch.core.records import StreamBeat
+from saewatch.monitor.tables import StreamIdentity, WatchTable
+
+UNKNOWN = -1
+"""Index of a request that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Identity:
+    """Who a request is. One object for each request, made when its label came or was given up."""
+
+    engine: str
+    engine_id: str
+    key: str
+    client_id: str
+    tenant: str
+    traffic_class: str
+    conversation: str
+    trace_id: str
+    child: int
+    prompt_len: int
+    cached: int
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Observed:
+    """A batch, the table that explains its slots, and the requests that it is about."""
+
+    batch: FiringBatch
+    table: WatchTable
+    requests: tuple[Identity, ...]
+    span_request: I32  # [R] index into requests, or UNKNOWN
+    missed_request: I32  # [M] the same
+    newly_fired: I32  # features of the table, once for each live request in which they fired for the first time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unreadable:
+    """A batch whose dictionary is not known: only its tokens can be counted."""
+
+    stream: StreamIdentity
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestEnded:
+    """A request has left the engine; every batch of it was observed before."""
+
+    identity: Identity
+    fed: int
+    emitted: int
+    lost: bool  # the engine was lost, so that fed and emitted are not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindState:
+    """Something is known not to see."""
+
+    scope: str  # tap | feature | detector
+    reason: str
+    subject: str
+    hint: str
+    since_ns: int
+    model_name: str = ""
+    rank: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StreamState:
+    """One stream as it stands."""
+
+    identity: StreamIdentity
+    books: StreamBeat | None
+    beat_time_ns: int
+    connected: bool
+    ended: str
+    blind: str
+    received_seq: int
+    received_rows: int
+    received_missed: int
+    received_firings: int
+    seq_gaps: int
+    duplicates: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Standing:
+    """The books and what is blind: at each beat, and when a blind state changes."""
+
+    streams: tuple[StreamState, ...]
+    blind: tuple[BlindState, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EngineCost:
+    """What an engine spent on being watched since its last beat, and how much waits in its queue."""
+
+    model_name: str
+    rank: str
+    stage_seconds: Mapping[str, float]
+    queue_bytes: int
+
+
+Event = Observed | Unreadable | RequestEnded | Standing | EngineCost

@@ -1,0 +1,194 @@
+"""Streams by (engine, epoch, number): watch sets, what was received, the engine's books, and why they are blind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from saewatch.core import limits
+from saewatch.core.batch import FiringBatch, Origin, WatchSet
+from saewatch.core.errors import RecordError
+from saewatch.core.records import Beat, StreamBeat, StreamEnd, StreamOpen
+from saewatch.monitor.events import StreamState
+from saewatch.monitor.requests import EngineKey
+from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join
+
+NO_BEAT = "no_beat"
+UNKNOWN_DICTIONARY = "unknown_dictionary"
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+@dataclass(slots=True, eq=False)
+class StreamRecord:
+    """One stream."""
+
+    identity: StreamIdentity
+    alive_ns: int  # opened, or its engine's last beat
+    link: int | None  # the connection that carries it
+    tables: dict[int, WatchTable] = field(default_factory=dict)  # by the engine's watch number
+    parts: dict[int, list[WatchSet]] = field(default_factory=dict)  # of watch sets that are not complete
+    books: StreamBeat | None = None
+    beat_time_ns: int = 0
+    ended: str = ""
+    seq: int = 0
+    rows: int = 0
+    missed: int = 0
+    firings: int = 0
+    seq_gaps: int = 0
+    duplicates: int = 0
+
+    @property
+    def opening(self) -> StreamOpen:
+        """As the engine opened it."""
+        return self.identity.opening
+
+    def blind(self, now_ns: int) -> str:
+        """Why it sees nothing, one word; empty: it sees."""
+        if self.ended:
+            return ""
+        if self.identity.dictionary is None:
+            return UNKNOWN_DICTIONARY
+        if now_ns - self.alive_ns > limits.BLIND_AFTER_NS:
+            return NO_BEAT
+        told = self.books.blind if self.books else self.opening.blind
+        return code_of(told) if told else ""
+
+    def accept(self, batch: FiringBatch) -> bool:
+        """Books a batch by its number; False for one that came before."""
+        if batch.seq <= self.seq:
+            self.duplicates += 1
+            return False
+        self.seq_gaps += batch.seq != self.seq + 1
+        self.seq = batch.seq
+        lengths = batch.span_start[1:] - batch.span_start[:-1]
+        self.rows += int(lengths[batch.origin != Origin.RECOMPUTED].sum())
+        self.missed += int(batch.missed_tokens.sum())
+        self.firings += batch.firings
+        return True
+
+    def state(self, now_ns: int) -> StreamState:
+        """As it stands."""
+        return StreamState(
+            identity=self.identity,
+            books=self.books,
+            beat_time_ns=self.beat_time_ns,
+            connected=self.link is not None,
+            ended=self.ended,
+            blind=self.blind(now_ns),
+            received_seq=self.seq,
+            received_rows=self.rows,
+            received_missed=self.missed,
+            received_firings=self.firings,
+            seq_gaps=self.seq_gaps,
+            duplicates=self.duplicates,
+            slots=next(reversed(self.tables.values())).slots if self.tables else 0,
+        )
+
+
+def code_of(text: str) -> str:
+    """What an engine says of its blindness as a word that a metric's label can bear."""
+    return text if _CODE.fullmatch(text) else "reported"
+
+
+class StreamTable:
+    """All streams that this sidecar has heard of, `limits.STREAMS_KEPT` at most, ended ones out first."""
+
+    def __init__(self, dictionaries: Mapping[str, KnownDictionary]) -> None:
+        self._dictionaries = dictionaries
+        self._streams: dict[tuple[EngineKey, int], StreamRecord] = {}
+        self._numbers = 0
+        self._tables = 0
+
+    def __iter__(self) -> Iterator[StreamRecord]:
+        return iter(self._streams.values())
+
+    def find(self, engine: EngineKey, number: int) -> StreamRecord | None:
+        """The stream of that number."""
+        return self._streams.get((engine, number))
+
+    def open(self, link: int, record: StreamOpen, now_ns: int) -> StreamRecord:
+        """A stream opens, or its engine has connected again."""
+        engine = (record.engine, record.epoch)
+        stream = self._streams.get((engine, record.stream))
+        if stream is None or _changed(stream.opening, record):
+            self._numbers += 1
+            dictionary = self._dictionaries.get(record.weights_digest)
+            identity = StreamIdentity(number=self._numbers, opening=record, dictionary=dictionary)
+            known = stream
+            stream = StreamRecord(identity, now_ns, link)
+            stream.seq = known.seq if known else 0
+            self._streams.pop((engine, record.stream), None)
+            self._streams[engine, record.stream] = stream
+            self._forget_one()
+        stream.link, stream.ended, stream.alive_ns = link, "", now_ns
+        return stream
+
+    def watch(self, stream: StreamRecord, record: WatchSet) -> WatchTable | None:
+        """A part of a watch set; the table when it was the last one."""
+        known = stream.tables.get(record.watch)
+        if known is not None and known.digest == record.digest and known.slots == record.total:
+            return None  # repeated after a reconnect
+        parts = stream.parts.setdefault(record.watch, [])
+        if record.first == 0:  # from the beginning: what a broken connection left unfinished does not count
+            parts.clear()
+        parts.append(record)
+        if sum(len(part.row) for part in parts) < record.total:
+            if len(parts) > limits.RECORD_ITEMS or len(stream.parts) > limits.WATCH_SETS_KEPT:
+                stream.parts.clear()
+                raise RecordError("watch_set", found="parts without end", expected="parts that add up to its total")
+            return None
+        del stream.parts[record.watch]
+        table = join(parts, number=self._tables + 1, stream=stream.identity)
+        self._tables += 1
+        stream.tables.pop(record.watch, None)
+        stream.tables[record.watch] = table
+        while len(stream.tables) > limits.WATCH_SETS_KEPT:
+            del stream.tables[next(iter(stream.tables))]
+        return table
+
+    def beat(self, record: Beat, now_ns: int) -> list[StreamRecord]:
+        """Books the beat; gives the engine's streams."""
+        engine = (record.engine, record.epoch)
+        books = {item.stream: item for item in record.streams}
+        found = [stream for (owner, _), stream in self._streams.items() if owner == engine and not stream.ended]
+        for stream in found:
+            stream.alive_ns, stream.beat_time_ns = now_ns, record.time_ns
+            stream.books = books.get(stream.opening.stream, stream.books)
+        return found
+
+    def end(self, stream: StreamRecord, record: StreamEnd) -> None:
+        """The engine ended a stream."""
+        stream.books, stream.ended, stream.link = record.final, record.reason, None
+
+    def replaced(self, engine: EngineKey) -> list[EngineKey]:
+        """Ends the streams of other epochs of the same engine; gives those epochs."""
+        older = [
+            (owner, stream)
+            for (owner, _), stream in self._streams.items()
+            if owner[0] == engine[0] and owner != engine and not stream.ended
+        ]
+        for _, stream in older:
+            stream.ended, stream.link = "replaced", None
+        return sorted({owner for owner, _ in older})
+
+    def detach(self, link: int) -> None:
+        """A connection is gone."""
+        for stream in self._streams.values():
+            if stream.link == link:
+                stream.link = None
+
+    def _forget_one(self) -> None:
+        if len(self._streams) > limits.STREAMS_KEPT:
+            ended = [place for place, stream in self._streams.items() if stream.ended]
+            del self._streams[(ended or list(self._streams))[0]]
+
+
+def _changed(left: StreamOpen, right: StreamOpen) -> bool:
+    """Whether a number was given to another dictionary or hook point."""
+    return (left.weights_digest, left.hook_point, left.mode, left.role) != (
+        right.weights_digest,
+        right.hook_point,
+        right.mode,
+        right.role,
+    )

@@ -1,0 +1,141 @@
+"""What the slots of a watch set mean: units of a dictionary, and the labelled features that they serve.
+
+A slot may serve several features (a latent on its own and within a group), and it is emitted at the lowest floor of
+those, so a feature fires where one of its slots fires *above the feature's own floor*. `WatchTable.fired` says which,
+for a column of firings at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from saewatch.core.batch import F32, I32, U8, U16, U32, SlotKind, WatchSet
+from saewatch.core.catalogue import Catalogue, Feature
+from saewatch.core.errors import RecordError
+from saewatch.core.manifest import Manifest
+from saewatch.core.records import StreamOpen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownDictionary:
+    """A dictionary that the sidecar was configured with."""
+
+    manifest: Manifest
+    catalogue: Catalogue
+    weights_digest: str
+    catalogue_digest: str
+    bundle_digest: str = ""
+    model_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StreamIdentity:
+    """A stream under the number that it has in this sidecar, for as long as that runs."""
+
+    number: int
+    opening: StreamOpen
+    dictionary: KnownDictionary | None
+
+    @property
+    def catalogue_digest(self) -> str:
+        """Of the features in force here; empty for a dictionary that is not known."""
+        return self.dictionary.catalogue_digest if self.dictionary else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WatchTable:
+    """One watch set of one stream, joined with the catalogue. Features are numbered within the table."""
+
+    number: int
+    stream: StreamIdentity
+    watch: int
+    digest: str
+    kind: U8  # [W] SlotKind
+    unit: U32  # [W] latent or direction
+    floor: F32  # [W]
+    features: tuple[Feature, ...]  # [F] those with slots here
+    feature_slots: tuple[tuple[int, ...], ...]  # [F]
+    pair_start: I32 = field(repr=False)  # [W+1] first of each slot's (feature, floor) pairs
+    pair_feature: I32 = field(repr=False)  # [P]
+    pair_floor: F32 = field(repr=False)  # [P]
+    direct: bool  # each slot serves exactly one feature, at its own floor
+
+    @property
+    def slots(self) -> int:
+        """Slots of the watch set."""
+        return int(self.kind.shape[0])
+
+    def fired(self, slot: U16, value: F32) -> tuple[npt.NDArray[np.intp], I32]:
+        """Which features fire with these firings: index of the firing and number of the feature, ``[K]`` each."""
+        if self.direct:
+            return np.arange(len(slot)), self.pair_feature[slot]
+        first = self.pair_start[slot]
+        degree = self.pair_start[slot.astype(np.intp) + 1] - first  # [N]
+        firing = np.repeat(np.arange(len(slot)), degree)
+        within = np.arange(len(firing)) - np.repeat(np.cumsum(degree) - degree, degree)
+        pair = np.repeat(first, degree) + within
+        above = value[firing] > self.pair_floor[pair]
+        return firing[above], self.pair_feature[pair[above]]
+
+
+def join(parts: Sequence[WatchSet], *, number: int, stream: StreamIdentity) -> WatchTable:
+    """The table of a complete watch set. Raises `RecordError` when ``parts`` leave a slot out or give one twice."""
+    ordered = sorted(parts, key=lambda part: part.first)
+    expected = 0
+    for part in ordered:
+        if part.first != expected:
+            raise RecordError("watch_set.first", found=part.first, expected=expected, hint="A part is missing.")
+        expected += len(part.row)
+    kind = np.concatenate([part.kind for part in ordered]).astype(np.uint8)
+    unit = np.concatenate([part.row for part in ordered]).astype(np.uint32)
+    floor = np.concatenate([part.floor for part in ordered]).astype(np.float32)
+    known = stream.dictionary.catalogue.features if stream.dictionary else ()
+    features, slots = _served(known, kind, unit)
+    start, feature, pair_floor = _pairs(features, slots, len(kind))
+    one_each = bool((np.diff(start) == 1).all())
+    return WatchTable(
+        number=number,
+        stream=stream,
+        watch=ordered[0].watch,
+        digest=ordered[0].digest,
+        kind=kind,
+        unit=unit,
+        floor=floor,
+        features=features,
+        feature_slots=slots,
+        pair_start=start,
+        pair_feature=feature,
+        pair_floor=pair_floor,
+        direct=one_each and bool((pair_floor <= floor).all()),
+    )
+
+
+def _served(known: Sequence[Feature], kind: U8, unit: U32) -> tuple[tuple[Feature, ...], tuple[tuple[int, ...], ...]]:
+    """The features that have at least one slot, and their slots."""
+    place = {pair: slot for slot, pair in enumerate(zip(kind.tolist(), unit.tolist(), strict=True))}
+    found = [(feature, _slots(feature, place)) for feature in known]
+    with_slots = [(feature, slots) for feature, slots in found if slots]
+    return tuple(feature for feature, _ in with_slots), tuple(slots for _, slots in with_slots)
+
+
+def _slots(feature: Feature, place: Mapping[tuple[int, int], int]) -> tuple[int, ...]:
+    if feature.direction is not None:
+        units = [(int(SlotKind.DIRECTION), feature.direction)]
+    else:
+        units = [(int(SlotKind.LATENT), latent) for latent in feature.latents]
+    return tuple(sorted(place[pair] for pair in units if pair in place))
+
+
+def _pairs(features: Sequence[Feature], slots: Sequence[Sequence[int]], width: int) -> tuple[I32, I32, F32]:
+    """The (slot, feature, floor) pairs by slot, and where each slot's begin."""
+    degree = [len(own) for own in slots]
+    slot = np.array([one for own in slots for one in own], dtype=np.int32)
+    feature = np.repeat(np.arange(len(features), dtype=np.int32), degree)
+    floor = np.repeat(np.array([one.floor for one in features], dtype=np.float32), degree)
+    order = np.argsort(slot, kind="stable")
+    start = np.searchsorted(slot[order], np.arange(width + 1)).astype(np.int32)
+    return start, feature[order], floor[order]

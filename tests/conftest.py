@@ -1,0 +1,54 @@
+"""Rules of the whole run: a skipped test fails it, and property tests are the same on every machine.
+
+A test that cannot run is not a test that passed. Only tests/gpu may skip, where there is no GPU; everything else that
+a test needs is made by `make setup` or by the test itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+MAY_SKIP = "tests/gpu/"
+
+hypothesis.settings.register_profile(
+    "saewatch",
+    deadline=None,  # two shared cores: a slow example is no finding
+    derandomize=True,  # the same examples everywhere; a found counterexample becomes a test of its own
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("saewatch")
+
+skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Notes every test that was skipped where it may not be."""
+    note(report.nodeid, skips=report.skipped and not hasattr(report, "wasxfail"))
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Notes a whole file that was skipped, by ``importorskip`` for one."""
+    note(report.nodeid, skips=report.skipped)
+
+
+def note(nodeid: str, *, skips: bool) -> None:
+    """Keeps the name of a test or file that was skipped where it may not be."""
+    if skips and not nodeid.startswith(MAY_SKIP):
+        skipped.append(nodeid)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Fails the run when something was skipped."""
+    if skipped and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which tests were skipped and that this failed the run."""
+    for nodeid in skipped:
+        terminalreporter.write_line(f"SKIPPED, which fails the run outside {MAY_SKIP}: {nodeid}", red=True)

@@ -1,0 +1,68 @@
+"""Attestations: about one dictionary, named by their digest, strict where the kind is known."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from saewatch.core.attestation import Attestation, Conformance, read_attestation, read_conformance
+from saewatch.core.errors import ManifestError
+from saewatch.core.manifest import TensorSheet
+
+A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def test_an_attestation_reads_back():
+    made = Attestation(kind="quality", weights=A, body={"auroc": "0.9", "anything": [1, None]})
+    assert read_attestation(made.data(), subject="quality.json", weights=A) == made
+
+
+def test_an_attestation_about_another_dictionary_is_refused():
+    made = Attestation(kind="stated", weights=B, body={})
+    with pytest.raises(ManifestError, match=r"stated.json: weights: found sha256:bbb.*It is about another dictionary"):
+        read_attestation(made.data(), subject="stated.json", weights=A)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("body", [], "x.json: body: found list, expected an object"),
+        ("kind", "A B", "x.json: kind"),
+        ("when", "today", "x.json: when: found an unknown member"),
+        ("schema", "saewatch.attestation/9", "x.json: schema"),
+    ],
+)
+def test_a_wrong_member_is_named(member, value, message):
+    found = json.loads(Attestation(kind="stated", weights=A, body={}).data()) | {member: value}
+    data = json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(ManifestError) as refused:
+        read_attestation(data, subject="x.json", weights=A)
+    assert message in str(refused.value)
+
+
+SHEETS = {
+    name: TensorSheet(dtype="F32", shape=shape, sha256=A)
+    for name, shape in {"inputs": (64, 4), "row": (9,), "index": (9,), "value": (9,)}.items()
+}
+
+
+def test_a_conformance_reads_back():
+    made = Conformance(oracle="sae-lens 6.54.12", tensors=SHEETS)
+    assert read_conformance(Attestation(kind="conformance", weights=A, body=made.body())) == made
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({name: sheet for name, sheet in SHEETS.items() if name != "row"}, "expected inputs, row, index, value"),
+        (SHEETS | {"inputs": TensorSheet(dtype="F32", shape=(0, 4), sha256=A)}, "rows: found 0"),
+        (SHEETS | {"inputs": TensorSheet(dtype="F32", shape=(4097, 4), sha256=A)}, "rows: found 4097"),
+        (SHEETS | {"inputs": TensorSheet(dtype="F32", shape=(), sha256=A)}, "rows: found 0"),
+    ],
+)
+def test_a_wrong_conformance_is_refused(tensors, message):
+    body = Conformance(oracle="x", tensors=tensors).body()
+    with pytest.raises(ManifestError) as refused:
+        read_conformance(Attestation(kind="conformance", weights=A, body=body))
+    assert message in str(refused.value)

@@ -1,0 +1,84 @@
+"""Writing a bundle: the whole folder or none of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from saewatch.core.attestation import Attestation
+from saewatch.core.catalogue import Catalogue
+from saewatch.core.errors import ConfigError, ManifestError, TensorFileError
+from saewatch.dictionary.bundle import Parts, write_bundle
+from saewatch.engine.dictionary_file import load_bundle
+from tests import made
+
+
+def parts(seed: int = 0, **stated: str) -> Parts:
+    one = made.dictionary(seed=seed)
+    return Parts(
+        manifest=one.manifest,
+        tensors=made.tensors_of(one),
+        catalogue=Catalogue(weights=one.manifest.digest, features=made.features(one.manifest.encoder)),
+        attestations=[Attestation(kind="stated", weights=one.manifest.digest, body=dict(stated))],
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_bundle_is_written_whole(tmp_path):
+    sheet = write_bundle(parts(), tmp_path / "bundle")
+    assert load_bundle(tmp_path / "bundle", decoder=True).sheet == sheet
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_writing_it_again_changes_nothing(tmp_path):
+    write_bundle(parts(), tmp_path / "bundle")
+    before = contents(tmp_path / "bundle")
+    write_bundle(parts(), tmp_path / "bundle")
+    assert contents(tmp_path / "bundle") == before
+
+
+def test_new_evidence_makes_a_new_bundle_of_the_same_dictionary(tmp_path):
+    one, two = write_bundle(parts(), tmp_path / "one"), write_bundle(parts(fvu="0.1"), tmp_path / "two")
+    assert (one.weights, one.catalogue) == (two.weights, two.catalogue)
+    assert one.digest != two.digest
+
+
+def test_another_bundle_is_replaced_only_when_asked_to(tmp_path):
+    write_bundle(parts(), tmp_path / "bundle")
+    before = contents(tmp_path / "bundle")
+    with pytest.raises(ConfigError, match="found a folder with other contents"):
+        write_bundle(parts(seed=1), tmp_path / "bundle")
+    assert contents(tmp_path / "bundle") == before
+    sheet = write_bundle(parts(seed=1), tmp_path / "bundle", replace=True)
+    assert load_bundle(tmp_path / "bundle").sheet == sheet
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="found a folder with other contents"):
+        write_bundle(parts(), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_contents_that_contradict_each_other_are_not_put_in_place(tmp_path):
+    good, other = parts(), parts(seed=1)
+    with pytest.raises(ManifestError, match="weights"):
+        write_bundle(replace(good, catalogue=other.catalogue), tmp_path / "bundle")
+    with pytest.raises(TensorFileError, match="encoder.safetensors: W: found sha256"):
+        write_bundle(replace(good, tensors=other.tensors), tmp_path / "bundle")
+    with pytest.raises(ManifestError, match="It is about another dictionary"):
+        write_bundle(replace(good, attestations=other.attestations), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_an_interrupted_write_left_is_cleared(tmp_path):
+    (tmp_path / ".bundle.partial").mkdir()
+    (tmp_path / ".bundle.partial" / "junk").write_text("half")
+    write_bundle(parts(), tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

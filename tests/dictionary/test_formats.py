@@ -1,0 +1,189 @@
+"""Reading what others wrote: every quiet trap of a source folder is refused by name."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saewatch.core.errors import HookPointError, ManifestError, TensorFileError
+from saewatch.dictionary.formats import CONVERTERS, read_json, read_probes, read_saelens
+from tests import made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return made.source(tmp_path / "source", made.saelens("jumprelu", apply_b_dec_to_input=True), directions=3)
+
+
+def configured(folder: Path, **changes: Any) -> Path:
+    cfg = json.loads((folder / "cfg.json").read_text())
+    for path, value in changes.items():
+        *way, last = path.split("__")
+        place = cfg
+        for key in way:
+            place = place[key]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return folder
+
+
+def stored(folder: Path, **tensors: torch.Tensor | None) -> Path:
+    found = load_file(folder / "sae_weights.safetensors") | tensors
+    kept = {name: tensor for name, tensor in found.items() if tensor is not None}
+    save_file(kept, folder / "sae_weights.safetensors")
+    return folder
+
+
+def test_a_dictionary_in_our_orientation(folder):
+    source = read_saelens(folder)
+    found = load_file(folder / "sae_weights.safetensors")
+    assert torch.equal(source.W, found["W_enc"].t())
+    assert source.W.is_contiguous()
+    assert (source.activation, source.kind, source.hook_point) == ("jumprelu", "sae", "resid_post.1")
+    assert source.pre_bias
+    assert source.vectors.keys() == {"b_enc", "threshold"}
+
+
+def test_probes(folder):
+    probes = read_probes(folder)
+    assert probes.W.shape == (3, made.D_IN)
+    assert probes.kind == "probes"
+
+
+def test_every_format_has_a_marker_of_its_own(folder):
+    assert {row.marker for row in CONVERTERS.values()} == {"cfg.json", "probes.safetensors"}
+    for row in CONVERTERS.values():
+        assert len(row.read(folder).W) > 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_dictionary_may_be_trained_in_less_than_float32(tmp_path, dtype):
+    sae = made.saelens("standard").to(dtype=getattr(torch, dtype))
+    source = read_saelens(made.source(tmp_path / "source", sae))
+    assert source.W.dtype == getattr(torch, dtype)
+    assert source.vectors["b_enc"].dtype == torch.float32
+
+
+CONFIGS = {
+    "an unknown key": ({"finetuning_scaling_factor": True}, "cfg.json: finetuning_scaling_factor: found an unknown"),
+    "no width": ({"d_in": ...}, "cfg.json: d_in: found nothing"),
+    "another width": ({"d_in": 25}, "W_enc: found [24, 96], expected [25, 96]. Its width or number of latents"),
+    "another number of latents": ({"d_sae": 95}, "found [96], expected [95]"),
+    "no pre-bias": ({"apply_b_dec_to_input": ...}, "cfg.json: apply_b_dec_to_input: found nothing"),
+    "a pre-bias of text": ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input: found yes, expected true or false"),
+    "another dtype": ({"dtype": "float8"}, "cfg.json: dtype: found 'float8'"),
+    "weights wider than the configuration": ({"dtype": "bfloat16"}, "expected BF16 or narrower. SAELens would round"),
+    "an average not folded": ({"normalize_activations": "expected_average_only_in"}, "fold it first"),
+    "a whitening not folded": ({"normalize_activations": "covariance_whitening"}, "fold it first"),
+    "an unknown normalisation": ({"normalize_activations": "rms"}, "cfg.json: normalize_activations: found rms"),
+    "reshaped heads": ({"reshape_activations": "hook_z"}, "cfg.json: reshape_activations: found 'hook_z'"),
+    "no version": ({"metadata__sae_lens_version": ...}, "sae_lens_version: found none, expected 6 or later"),
+    "an old version": ({"metadata__sae_lens_version": "5.9.1"}, "found 5.9.1, expected 6 or later. Load it with"),
+    "no hook point": ({"metadata__hook_name": ...}, "cfg.json: metadata.hook_name: found nothing"),
+    "processed weights": (
+        {"metadata__model_from_pretrained_kwargs": {"center_writing_weights": True}},
+        "model_from_pretrained_kwargs: found center_writing_weights",
+    ),
+    "an output of its own": ({"metadata__hook_name_out": "blocks.1.hook_mlp_out"}, "hook_name_out: found mlp_out.1"),
+    "another architecture's tensors": ({"architecture": "gated"}, "sae_weights.safetensors: b_enc: found present"),
+    "no such architecture": ({"architecture": "sparsemax"}, "found 'sparsemax'"),
+    "abstopk": ({"architecture": "abstopk"}, "its values are signed"),
+    "matching_pursuit": ({"architecture": "matching_pursuit"}, "depends on those chosen before it"),
+    "temporal": ({"architecture": "temporal"}, "it attends over the sequence"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_configuration_that_would_load_wrongly_is_refused(folder, case):
+    changes, message = CONFIGS[case]
+    with pytest.raises((ManifestError, TensorFileError)) as refused:
+        read_saelens(configured(folder, **changes))
+    assert message in str(refused.value)
+
+
+def test_a_hook_point_that_nobody_knows(folder):
+    with pytest.raises(HookPointError, match="hook_q"):
+        read_saelens(configured(folder, metadata__hook_name="blocks.1.attn.hook_q"))
+
+
+def test_processing_that_changes_nothing_is_no_processing(folder):
+    read_saelens(configured(folder, metadata__model_from_pretrained_kwargs={"center_writing_weights": False}))
+
+
+TENSORS = {
+    "one too many": ({"scaling_factor": torch.ones(96)}, "scaling_factor: found present, expected no such tensor"),
+    "one missing": ({"threshold": None}, "threshold: found nothing, expected this tensor"),
+    "transposed": ({"W_enc": torch.ones(96, 24)}, "W_enc: found [96, 24], expected [24, 96]"),
+    "integers": ({"b_enc": torch.ones(96, dtype=torch.int32)}, "b_enc: found I32, expected F32 or narrower"),
+    "doubles": ({"b_enc": torch.ones(96, dtype=torch.float64)}, "b_enc: found F64"),
+    "NaN": ({"threshold": torch.full((96,), torch.nan)}, "threshold: found NaN or infinity"),
+    "infinity": ({"W_dec": torch.full((96, 24), torch.inf)}, "W_dec: found NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_that_would_load_wrongly_are_refused(folder, case):
+    tensors, message = TENSORS[case]
+    with pytest.raises(TensorFileError) as refused:
+        read_saelens(stored(folder, **tensors))
+    assert message in str(refused.value)
+
+
+def test_a_transcoder_takes_no_pre_bias(tmp_path):
+    folder = made.source(tmp_path / "source", made.saelens("transcoder"))
+    with pytest.raises(ManifestError, match="expected false for a transcoder"):
+        read_saelens(configured(folder, apply_b_dec_to_input=True))
+
+
+def test_a_transcoder_names_where_its_output_goes(tmp_path):
+    folder = made.source(tmp_path / "source", made.saelens("transcoder"))
+    assert read_saelens(folder).hook_out == "mlp_out.1"
+    with pytest.raises(ManifestError, match="hook_name_out: found nothing, expected a hook point"):
+        read_saelens(configured(folder, metadata__hook_name_out=...))
+
+
+@pytest.mark.parametrize(("tensors", "message"), [
+    ({"w": torch.ones(3, 24)}, "probes.safetensors: b: found nothing"),
+    ({"w": torch.ones(3, 24), "b": torch.ones(4)}, "probes.safetensors: b: found [4], expected [3]"),
+    ({"w": torch.ones(24), "b": torch.ones(4)}, "probes.safetensors: w: found [24]"),
+    ({"w": torch.ones(3, 24), "b": torch.ones(3), "scale": torch.ones(1)}, "scale: found present"),
+])
+def test_probes_of_another_form_are_refused(tmp_path, tensors, message):
+    save_file(tensors, tmp_path / "probes.safetensors")
+    with pytest.raises(TensorFileError) as refused:
+        read_probes(tmp_path)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"{", "expected JSON"), (b"[" * 100_000, "expected JSON"),
+                                               (b"\xff", "expected JSON")])
+def test_json_that_is_none(tmp_path, data, message):
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(ManifestError, match=message):
+        read_json(tmp_path / "x.json")
+
+
+def test_json_that_is_not_there_or_too_long(tmp_path):
+    with pytest.raises(ManifestError, match="No such file"):
+        read_json(tmp_path / "x.json")
+    with (tmp_path / "x.json").open("wb") as file:
+        file.truncate(9 * 2**20)
+    with pytest.raises(ManifestError, match="at most 8388608"):
+        read_json(tmp_path / "x.json")
+
+
+def test_what_saelens_saves_is_what_we_read(tmp_path):
+    for architecture in ("standard", "jumprelu", "gated", "topk", "transcoder", "jumprelu_skip_transcoder"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            folder = made.source(tmp_path / architecture, made.saelens(architecture))
+            assert read_saelens(folder).W.shape == (made.LATENTS, made.D_IN)

@@ -1,0 +1,66 @@
+"""One watched engine and one that is not, shared by all tests of this folder: a boot costs a minute or more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.form import ROOT
+from benchmarks.oracle import Oracle
+from benchmarks.rig import Rig, bundle_of_all
+from deploy.demo.collect import Collector
+
+FIXTURE = ROOT / "tests/fixture"
+FLOAT32 = ("--dtype", "float32", "--max-num-batched-tokens", "512")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The watched engine with its sidecar, and an engine without a tap."""
+
+    watched: Rig
+    plain: Rig
+    fault: Path
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    fault = folder / "fault"
+    fault.write_text("")
+    bundle = bundle_of_all(FIXTURE / "source", FIXTURE / "model", folder / "bundle")
+    watched = Rig(_short(tmp_path_factory, "w"), FIXTURE / "model", bundle)
+    plain = Rig(_short(tmp_path_factory, "p"), FIXTURE / "model", bundle)
+    try:
+        watched.start_sidecar()
+        # A small queue, so that a test can fill it.
+        tap = watched.tap(worker="benchmarks.faulty.FaultyWorker", queue_bytes=512 * 1024)
+        watched.start_engine(tap=tap, extra=FLOAT32, env={"SAEWATCH_FAULT_FILE": str(fault)})
+        plain.start_engine(tap=[], extra=FLOAT32)
+        watched.wait()
+        plain.wait()
+        yield Pair(watched, plain, fault)
+    finally:
+        plain.stop()
+        watched.stop()
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Oracle:
+    return Oracle(FIXTURE / "model", FIXTURE / "source", layer=2)
+
+
+@pytest.fixture
+def collector(pair: Pair) -> Iterator[Collector]:
+    found = Collector(pair.watched.addresses["grpc"])
+    assert found.ready.wait(30)
+    yield found
+    found.close()
+
+
+def _short(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder whose socket's path stays below the kernel's 108 bytes."""
+    return factory.mktemp(name)

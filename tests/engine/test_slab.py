@@ -1,0 +1,105 @@
+"""The slab: two ways to pack, one result; and what does not fit is known exactly."""
+
+from __future__ import annotations
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from saewatch.engine.slab import Firings, Scored, Slab, pack_fixed, pack_quick
+
+WAYS = [pack_fixed, pack_quick]
+
+
+def scored(fires: Tensor, u: Tensor | None = None) -> Scored:
+    """Values are u + 1."""
+    u = torch.zeros(fires.shape) if u is None else u
+    return Scored(fires, u, torch.ones(fires.shape[1]), torch.ones(fires.shape[1]))
+
+
+def packed(way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[Firings, Slab]:
+    slab = Slab(rows_max=max(1, len(fires)), firings_max=capacity)
+    slab.start(len(fires))
+    u = torch.arange(fires.numel(), dtype=torch.float32).reshape(fires.shape)
+    size = -(-len(fires) // parts) or 1
+    for first in range(0, len(fires), size):
+        way(slab, scored(fires[first : first + size], u[first : first + size]), first)
+    slab.to_host()
+    return slab.firings(), slab
+
+
+def expected(fires: Tensor, capacity: int) -> tuple[list[tuple[int, int]], list[bool]]:
+    """Row by row: what fits while nothing was lost, and which rows are lost."""
+    kept: list[tuple[int, int]] = []
+    lost, wanted = [], 0
+    for row, slots in enumerate(fires.tolist()):
+        pairs = [(row, slot) for slot, fired in enumerate(slots) if fired]
+        wanted += len(pairs)
+        lost.append(bool(pairs) and wanted > capacity)
+        kept += [] if lost[-1] else pairs
+    return kept, lost
+
+
+@hypothesis.given(
+    st.integers(0, 12).flatmap(lambda rows: st.lists(st.lists(st.booleans(), min_size=5, max_size=5),
+                                                     min_size=rows, max_size=rows)),
+    st.integers(1, 30),
+    st.integers(1, 4),
+)
+def test_both_ways_give_what_a_loop_over_rows_gives(fires, capacity, parts):
+    asked = torch.tensor(fires, dtype=torch.bool).reshape(len(fires), 5)
+    pairs, lost = expected(asked, capacity)
+    for way in WAYS:
+        found, slab = packed(way, asked, capacity, parts=parts)
+        assert list(zip(found.row.tolist(), found.slot.tolist(), strict=True)) == pairs
+        assert found.overflow.tolist() == lost
+        assert found.value.tolist() == [row * 5 + slot + 1 for row, slot in pairs]
+        assert int(slab.count) == len(pairs)
+        assert int(slab.wanted) == int(asked.sum())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_that_does_not_fit_is_left_out_whole(way):
+    fires = torch.tensor([[True, False, False], [True, True, True], [False, False, False], [True, False, False]])
+    found, _ = packed(way, fires, 3)
+    assert found.row.tolist() == [0]
+    assert found.overflow.tolist() == [False, True, False, True]  # a row that fires nothing has lost nothing
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_slab_may_be_filled_to_its_last_entry(way):
+    found, _ = packed(way, torch.ones(4, 3, dtype=torch.bool), 12)
+    assert len(found.row) == 12
+    assert not found.overflow.any()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_starts_from_an_empty_slab(way):
+    fires = torch.ones(4, 3, dtype=torch.bool)
+    _, slab = packed(way, fires, 7)
+    slab.start(1)
+    way(slab, scored(fires[:1]), 0)
+    found = slab.firings()
+    assert found.row.tolist() == [0, 0, 0]
+    assert found.overflow.tolist() == [False]
+
+
+def test_the_buffers_keep_their_addresses():
+    slab = Slab(rows_max=4, firings_max=8)
+    before = [buffer.data_ptr() for buffer in (slab.row, slab.slot, slab.value, slab.count, slab.overflow)]
+    for way in WAYS:
+        slab.start(4)
+        way(slab, scored(torch.ones(4, 1, dtype=torch.bool)), 0)
+    assert before == [buffer.data_ptr() for buffer in (slab.row, slab.slot, slab.value, slab.count, slab.overflow)]
+
+
+def test_what_was_read_stays_when_the_slab_is_filled_again():
+    found, slab = packed(pack_quick, torch.ones(2, 2, dtype=torch.bool), 8)
+    slab.value.fill_(-1.0)
+    slab.overflow.fill_(True)
+    assert found.value.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert not found.overflow.any()
+    assert found.slot.dtype == np.uint16  # as on the wire
