@@ -16,8 +16,9 @@ setup:  ## make .venv with what the demo needs
 setup-test:
 	@$(PYTHON) deploy/setup_env.py --level test
 
-demo: setup  ## serve a real model, watch it, and show what fires (ARGS="--once --json OUT")
-	@$(VENV)/python deploy/demo/run.py $(ARGS)
+demo:  ## serve a real model, watch it, and show what fires (ARGS="--once --json OUT")
+	@export SAEWATCH_DEMO_BEGAN=$$(date +%s.%N) && $(PYTHON) deploy/setup_env.py --level demo && \
+	exec $(VENV)/python -m deploy.demo.run $(ARGS)
 
 test: lint types proto-check  ## lint, types and the everyday tests: what CI runs
 	$(VENV)/python -m pytest
@@ -26,8 +27,8 @@ full: lint types proto-check  ## the whole matrix, everything that is slow inclu
 	$(VENV)/python -m pytest -m ""
 
 bench: $(if $(NAME),setup-test)  ## one benchmark (NAME=parity [QUICK=1] [JSON=OUT])
-	@test -n "$(NAME)" || { echo 'make bench NAME=… [QUICK=1] [JSON=OUT]; there is:'; ls benchmarks; exit 1; }
-	$(VENV)/python benchmarks/bench_$(NAME).py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(ARGS)
+	@test -n "$(NAME)" || { echo 'make bench NAME=… [QUICK=1] [JSON=OUT]; there is:'; ls benchmarks/bench_*; exit 1; }
+	$(VENV)/python -m benchmarks.bench_$(NAME) $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(ARGS)
 
 lint: setup-test  ## ruff, its formatter, and spelling
 	$(VENV)/ruff check .

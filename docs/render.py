@@ -23,12 +23,19 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.core import Metric
+from pydantic import BaseModel
+
+from saewatch import config
+from saewatch.cli import VERBS
 from saewatch.core import errors, hookpoint, limits, tapconfig
 from saewatch.core.batch import Reason
+from saewatch.edge.sinks.metrics import COMMON, MetricsSink
+from saewatch.monitor.blindness import HINTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "service" / "saewatch"
@@ -141,6 +148,46 @@ def under_fields(of: type) -> Mapping[str, str]:
     }
 
 
+def sidecar_keys() -> str:
+    """Keys of the sidecar's configuration."""
+    return table(("key", "default", "says"), list(keys_of(config.Config, "")))
+
+
+def keys_of(of: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """The keys of one section and of those inside it."""
+    said = under_fields(of)
+    for name, item in of.model_fields.items():
+        if isinstance(item.annotation, type) and issubclass(item.annotation, BaseModel):
+            yield from keys_of(item.annotation, f"{prefix}{name}.")
+        else:
+            default = "" if item.default_factory else f"`{json.dumps(item.default)}`"
+            yield f"`{prefix}{name}`", default, said.get(name, "")
+
+
+def verbs() -> str:
+    """What the command line can do."""
+    return table(("command", "does"), [(f"`saewatch {name}`", verb.says) for name, verb in VERBS.items()])
+
+
+def metrics() -> str:
+    """What the sidecar's metrics page shows."""
+    sink = MetricsSink(faults=dict, queues=list)
+    families = [family for family in sink.collect() if family.name]
+    return table(("metric", "type", "labels", "says"), [metric_row(family) for family in families])
+
+
+def metric_row(family: Metric) -> tuple[str, str, str, str]:
+    """One metric as Prometheus spells it."""
+    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+    labels = [name for name in getattr(family, "_labelnames", ()) if name not in COMMON]
+    return f"`{family.name}{suffix}`", family.type, ", ".join(f"`{name}`" for name in labels), family.documentation
+
+
+def blind_states() -> str:
+    """Reasons of the sidecar's own for a tap that does not see."""
+    return table(("reason", "what to do"), [(f"`{reason}`", hint) for reason, hint in HINTS.items()])
+
+
 def modules() -> str:
     """Every module with the first sentence of its docstring."""
     rows = []
@@ -159,6 +206,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "reasons": reasons,
     "hook-points": hook_points,
     "tap-config": tap_keys,
+    "sidecar-config": sidecar_keys,
+    "verbs": verbs,
+    "metrics": metrics,
+    "blind": blind_states,
     "modules": modules,
 }
 

@@ -122,6 +122,12 @@ def stream_open(known: KnownDictionary, **changes: Any) -> StreamOpen:
     return StreamOpen(**{**fields, **changes})
 
 
+def beat(*, stream: int = 1, queue_bytes: int = 0, **books: Any) -> Beat:
+    """A beat of ``engine-0`` with one stream's books."""
+    one = StreamBeat(**{"stream": stream, "seq": 0, **books})
+    return Beat(engine="engine-0", epoch=1000, time_ns=time.time_ns(), streams=(one,), queue_bytes=queue_bytes)
+
+
 def watch_set(known: KnownDictionary, *, stream: int = 1, watch: int = 1) -> WatchSet:
     """All features of ``known``."""
     slots = slots_of(known)

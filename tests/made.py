@@ -26,8 +26,12 @@ with warnings.catch_warnings():
     import sae_lens
     from sae_lens.saes.sae import SAE
 
+    from saewatch.dictionary.oracle import SAELENS
+
+
 torch.set_num_threads(2)
 
+ORACLE = SAELENS
 D_IN, LATENTS, HOOK = 24, 96, "blocks.1.hook_resid_post"
 
 
@@ -128,7 +132,12 @@ def dictionary(
     tensors = {"W": W, "lim": torch.from_numpy(lim), "s": torch.from_numpy(s), "c": torch.from_numpy(c)}
     tensors |= {"W_dec": torch.randn(latents, d_in, generator=generator) * 0.2, "b_dec": torch.full((d_in,), 0.1)}
     sheet = EncoderSheet(
-        activation=activation, latents=latents, directions=directions, d_in=d_in, d_out=d_in, k=k,
+        activation=activation,
+        latents=latents,
+        directions=directions,
+        d_in=d_in,
+        d_out=d_in,
+        k=k,
         input_norm=norm or InputNorm(),
     )
     manifest = Manifest(
@@ -152,13 +161,14 @@ _VECTORS: Mapping[str, tuple[str, ...]] = {
 
 
 def features(sheet: EncoderSheet) -> tuple[Feature, ...]:
-    """A latent, a group and a direction."""
-    common = {"label": "made", "category": "vcr", "severity": "low", "floor": 0.25}
-    found = [
-        Feature(id="threat.g1", latents=(3, 7, 40), **common),
-        Feature(id="threat.l1", latents=(3,), **common | {"floor": 0.5}),
-    ]
-    return tuple(found + [Feature(id="threat.p1", direction=0, **common)] * bool(sheet.directions))
+    """A group, a latent and a direction."""
+
+    def feature(name: str, **what: Any) -> Feature:
+        common: dict[str, Any] = {"label": "made", "category": "vcr", "severity": "low", "floor": 0.25}
+        return Feature(id=name, **common | what)
+
+    found = [feature("threat.g1", latents=(3, 7, 40)), feature("threat.l1", latents=(3,), floor=0.5)]
+    return tuple(found + [feature("threat.p1", direction=0)] * bool(sheet.directions))
 
 
 def tensors_of(made: Dictionary) -> dict[str, Tensor]:
@@ -173,8 +183,6 @@ def bundle(folder: Path, made: Dictionary | None = None, attestations: tuple[Att
     """A bundle on disk, loaded again."""
     made = made or dictionary()
     catalogue = Catalogue(weights=made.manifest.digest, features=features(made.manifest.encoder))
-    parts = Parts(
-        manifest=made.manifest, tensors=tensors_of(made), catalogue=catalogue, attestations=attestations
-    )
+    parts = Parts(manifest=made.manifest, tensors=tensors_of(made), catalogue=catalogue, attestations=attestations)
     write_bundle(parts, folder)
     return load_bundle(folder, decoder=True)

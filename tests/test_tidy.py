@@ -26,7 +26,9 @@ LAZY_IMPORTS = {
 }
 """``path: imported name`` to the reason why the import waits inside a function."""
 
-NO_TEST_OF_ITS_OWN: dict[str, str] = {}
+NO_TEST_OF_ITS_OWN = {
+    "__main__": "one line, which calls the command line",
+}
 """Module to the reason why no file tests it by name."""
 
 NOT_PURE = {"saewatch.engine.vllm"}

@@ -226,7 +226,7 @@ def broad_excepts(source: Source) -> Iterator[str]:
 
 
 def unexplained_exceptions(source: Source) -> Iterator[str]:
-    """noqa, type: ignore, fmt: off and no cover without a reason, or noqa and type: ignore without a code."""
+    """noqa, type: ignore and no cover without a reason, or noqa and type: ignore without a code."""
     for line, comment in source.comments:
         if re.search(r"#\s*(noqa|ruff: noqa)\b(?!:\s*[A-Z]+\d+)|#\s*type: ignore(?!\[)", comment):
             yield source.at(line, f"which rule? {comment}")
@@ -234,10 +234,7 @@ def unexplained_exceptions(source: Source) -> Iterator[str]:
             yield source.at(line, f"an exception carries its reason: {comment}")
 
 
-EXCEPTION = (
-    r"#\s*(?:ruff:\s*)?noqa:\s*[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*|#\s*type: ignore\[[\w,\s-]+\]|#\s*pragma: no cover|"
-    r"#\s*fmt: (?:off|skip)"
-)
+EXCEPTION = r"#\s*(?:ruff:\s*)?noqa:\s*[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*|#\s*type: ignore\[[\w,\s-]+\]|#\s*pragma: no cover"
 
 
 def reason_of(comment: str) -> str:

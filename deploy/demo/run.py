@@ -169,7 +169,7 @@ def prepare(options: argparse.Namespace, screen: Screen) -> tuple[Path, Path]:
 def announce(screen: Screen, found: Mapping[str, str], port: int, name: str) -> None:
     """Where everything is."""
     screen.line(f"gRPC      {found['grpc']}   (saewatch.v1.FiringService, reflection on)")
-    screen.line(f"metrics   http://{found['web']}/metrics   health: /healthz /readyz")
+    screen.line(f"metrics   {found['metrics']}   health: /healthz /readyz")
     screen.line(f"OpenAI    http://127.0.0.1:{port}/v1   log: {WORK / 'engine.log'}")
     screen.line("Send a prompt of your own from another terminal and watch it here:")
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 40})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,7 +39,7 @@ class Server:
     def check(self) -> None:
         """Raises `ServerError` if the process has ended."""
         if self.process.poll() is not None:
-            raise ServerError(f"{self.name} ended with {self.process.returncode}; {self.log} ends:\n{tail(self.log)}")
+            raise ServerError(f"{self.name} ended with {self.process.returncode}; {self.log} says:\n{causes(self.log)}")
 
     def stop(self) -> int:
         """SIGTERM, then SIGKILL for what is left of the session. Returns how many processes had to be killed."""
@@ -88,7 +89,7 @@ def start_sidecar(*, socket_path: Path, bundles: Sequence[Path], folder: Path) -
     )
     found = folder / "addresses.json"
     found.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "saewatch.cli", "serve", "-c", str(config), "--addresses", str(found)]
+    command = [sys.executable, "-m", "saewatch", "serve", "-c", str(config), "--addresses", str(found)]
     return start("the sidecar", command, folder / "sidecar.log")
 
 
@@ -197,6 +198,16 @@ def session_members(leader: int) -> list[int]:
             if int(rest[2]) == leader and state != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def causes(path: Path) -> str:
+    """The lines of a log that say why: ours, and the first errors; else its end. vLLM's own end says only that."""
+    with contextlib.suppress(OSError):
+        lines = path.read_text(errors="replace").splitlines()
+        found = [line for line in lines if "saewatch" in line.partition("] ")[2] or re.search(r"\w+(Error|Failed|Version|Mode): ", line)]
+        if found:
+            return "\n".join(found[:12])
+    return tail(path)
 
 
 def tail(path: Path, lines: int = 12) -> str:

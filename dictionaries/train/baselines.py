@@ -1,32 +1,45 @@
-"""What a dictionary has to beat: the prompt's words, and a dictionary that was never trained."""
+"""What a dictionary has to beat: the request's words, and a dictionary that was never trained."""
 
+import itertools
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own documentation calls it F
 
+from dictionaries.train import logistic
 from dictionaries.train.sae import Autoencoder
 
 Floats = NDArray[np.float64]
+WORDS_L2 = 1e-4
 
 
 class BagOfWords:
-    """Logistic regression on a request's words and pairs of words."""
+    """Logistic regression on which words and pairs of words a request has; each request's row has unit length."""
 
     def __init__(self, positive: Sequence[str], negative: Sequence[str]) -> None:
-        self.words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        seen = self.words.fit_transform([*positive, *negative])
-        self.head = LogisticRegression(C=10, class_weight="balanced", max_iter=400)
-        self.head.fit(seen, np.repeat((1, 0), (len(positive), len(negative))))
+        counts = Counter(term for text in (*positive, *negative) for term in _terms(text))
+        self.column = {term: i for i, term in enumerate(sorted(t for t, n in counts.items() if n > 1))}
+        self.w, self.b = logistic.two_groups(self._rows(positive), self._rows(negative), l2=WORDS_L2)
 
     def score(self, texts: Sequence[str]) -> Floats:
         """[R]."""
-        return np.asarray(self.head.decision_function(self.words.transform(texts)), dtype=np.float64)
+        return (self._rows(texts) @ self.w + self.b).double().numpy()
+
+    def _rows(self, texts: Sequence[str]) -> Tensor:
+        rows = torch.zeros(len(texts), len(self.column))
+        for row, text in zip(rows, texts, strict=True):
+            row[[self.column[term] for term in _terms(text) if term in self.column]] = 1.0
+        return F.normalize(rows, dim=1)
+
+
+def _terms(text: str) -> set[str]:
+    words = re.findall(r"[a-z0-9']+", text.lower())
+    return {*words, *(f"{one} {two}" for one, two in itertools.pairwise(words))}
 
 
 def frozen_random(sae: Autoencoder, x: Tensor, *, seed: int = 0) -> Autoencoder:

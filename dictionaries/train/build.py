@@ -41,7 +41,7 @@ class Settings:
     innocents: int
     prose: int
     both_halves: bool  # the fixture's model and autoencoder are trained on half b's phrases too
-    tested: tuple[int, int, int] = (40, 1_400, 250)  # of half b: per concept, innocents, paragraphs
+    tested: tuple[int, int, int] = (30, 900, 150)  # of half b: per concept, innocents, paragraphs
 
 
 SETTINGS = {

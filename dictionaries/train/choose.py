@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
+from dictionaries.train import logistic
 from dictionaries.train.measure import columns
 
 Floats = NDArray[np.float64]
 GROUP = 20
 CANDIDATES = 60
-STRENGTH = 0.3
+L2 = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +25,33 @@ class Group:
     single: int
 
     def score(self, values: Floats) -> Floats:
-        """[R, n] request maxima -> [R]."""
-        return np.asarray(_logs(values[:, self.latents]) @ np.array(self.weights))
+        """From request maxima [R, n] to [R]."""
+        return np.asarray(_logs(values[:, self.latents]) @ np.array(self.weights), dtype=np.float64)
 
     def single_score(self, values: Floats) -> Floats:
         """The best single latent's maximum."""
-        return values[:, self.single]
+        return np.asarray(values[:, self.single], dtype=np.float64)
 
 
 def choose(positive: Floats, negative: Floats) -> Group:
-    """From request maxima [P, n] and [M, n] of half a. Latents that fire in too few positives are not considered."""
+    """From request maxima [P, n] and [M, n] of half a."""
     areas = columns(positive, negative)
-    single = int(areas.argmax())
     candidates = np.argsort(-areas)[:CANDIDATES]
-    logs = _logs(np.concatenate([positive, negative])[:, candidates])
-    target = np.repeat((1, 0), (len(positive), len(negative)))
-    kept = np.arange(len(candidates))
+    logs = [torch.from_numpy(_logs(side[:, candidates])).float() for side in (positive, negative)]
+    scale = torch.cat(logs).std(0).clamp_min(1e-3)
+    kept = torch.arange(len(candidates))
     while True:  # drop the least useful latents, a quarter at a time
-        head = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=400).fit(logs[:, kept], target)
+        head = _head(logs, scale, kept)
         if len(kept) <= GROUP:
-            return Group(candidates[kept].tolist(), [float(w) for w in head.coef_[0]], single)
-        use = np.abs(head.coef_[0]) * logs[:, kept].std(0)
-        kept = kept[np.sort(np.argsort(-use)[: max(GROUP, len(kept) * 3 // 4)])]
+            weights = (head / scale[kept]).tolist()
+            return Group(candidates[kept.numpy()].tolist(), weights, int(areas.argmax()))
+        kept = kept[head.abs().topk(max(GROUP, len(kept) * 3 // 4)).indices.sort().values]
+
+
+def _head(logs: list[Tensor], scale: Tensor, kept: Tensor) -> Tensor:
+    positive, negative = ((side / scale)[:, kept] for side in logs)
+    return logistic.two_groups(positive, negative, l2=L2)[0]
 
 
 def _logs(values: Floats) -> Floats:
-    return np.log1p(np.maximum(values, 0.0))
+    return np.asarray(np.log1p(np.maximum(values, 0.0)), dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,12 @@ from saewatch.core.manifest import TensorSheet
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
 
-def test_an_attestation_reads_back():
+def test_an_attestation_reads_back() -> None:
     made = Attestation(kind="quality", weights=A, body={"auroc": "0.9", "anything": [1, None]})
     assert read_attestation(made.data(), subject="quality.json", weights=A) == made
 
 
-def test_an_attestation_about_another_dictionary_is_refused():
+def test_an_attestation_about_another_dictionary_is_refused() -> None:
     made = Attestation(kind="stated", weights=B, body={})
     with pytest.raises(ManifestError, match=r"stated.json: weights: found sha256:bbb.*It is about another dictionary"):
         read_attestation(made.data(), subject="stated.json", weights=A)
@@ -33,7 +34,7 @@ def test_an_attestation_about_another_dictionary_is_refused():
         ("schema", "saewatch.attestation/9", "x.json: schema"),
     ],
 )
-def test_a_wrong_member_is_named(member, value, message):
+def test_a_wrong_member_is_named(member: str, value: Any, message: str) -> None:
     found = json.loads(Attestation(kind="stated", weights=A, body={}).data()) | {member: value}
     data = json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
     with pytest.raises(ManifestError) as refused:
@@ -47,7 +48,7 @@ SHEETS = {
 }
 
 
-def test_a_conformance_reads_back():
+def test_a_conformance_reads_back() -> None:
     made = Conformance(oracle="sae-lens 6.54.12", tensors=SHEETS)
     assert read_conformance(Attestation(kind="conformance", weights=A, body=made.body())) == made
 
@@ -61,7 +62,7 @@ def test_a_conformance_reads_back():
         (SHEETS | {"inputs": TensorSheet(dtype="F32", shape=(), sha256=A)}, "rows: found 0"),
     ],
 )
-def test_a_wrong_conformance_is_refused(tensors, message):
+def test_a_wrong_conformance_is_refused(tensors: Any, message: str) -> None:
     body = Conformance(oracle="x", tensors=tensors).body()
     with pytest.raises(ManifestError) as refused:
         read_conformance(Attestation(kind="conformance", weights=A, body=body))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -23,11 +24,12 @@ VALUES = st.recursive(
 
 
 @hypothesis.given(VALUES)
-def test_the_bytes_are_those_of_rfc_8785(value):
+def test_the_bytes_are_those_of_rfc_8785(value: Any) -> None:
     try:
         data = canonical.dump(value)
     except ManifestError as error:
-        assert "NFC" in str(error)  # the one rule of ours that random text breaks
+        if "NFC" not in str(error):  # the one rule of ours that random text breaks
+            raise
         return
     assert data == rfc8785.dumps(value)
     assert canonical.parse(data, subject="x") == value
@@ -50,7 +52,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("case", OUTSIDE)
-def test_what_lies_outside_is_not_written(case):
+def test_what_lies_outside_is_not_written(case: str) -> None:
     with pytest.raises(ManifestError) as refused:
         canonical.dump(OUTSIDE[case], subject="sheet")
     assert refused.value.subject.startswith("sheet")
@@ -80,19 +82,19 @@ NOT_JSON = {
 
 
 @pytest.mark.parametrize("case", OTHER_SPELLINGS)
-def test_another_spelling_of_a_value_is_refused(case):
+def test_another_spelling_of_a_value_is_refused(case: str) -> None:
     with pytest.raises(ManifestError, match="sheet: found another spelling of its value, expected RFC 8785 bytes"):
         canonical.parse(OTHER_SPELLINGS[case], subject="sheet")
 
 
 @pytest.mark.parametrize("case", NOT_JSON)
-def test_what_is_not_json_is_refused(case):
+def test_what_is_not_json_is_refused(case: str) -> None:
     with pytest.raises(ManifestError, match="sheet"):
         canonical.parse(NOT_JSON[case], subject="sheet")
 
 
 @hypothesis.given(st.binary(max_size=40))
-def test_any_bytes_are_read_or_refused(data):
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     try:
         value = canonical.parse(data, subject="sheet")
     except ManifestError:
@@ -100,29 +102,29 @@ def test_any_bytes_are_read_or_refused(data):
     assert canonical.dump(value) == data
 
 
-def test_a_long_file_is_refused_before_it_is_parsed():
+def test_a_long_file_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(ManifestError, match="found 11 bytes, expected at most 10 bytes"):
         canonical.parse(b'"123456789"', subject="sheet", limit=10)
 
 
 @hypothesis.given(st.floats(allow_nan=False, allow_infinity=False))
-def test_decimals_read_back(value):
+def test_decimals_read_back(value: Any) -> None:
     text = canonical.decimal_text(value)
     assert canonical.decimal_value(text, subject="x") == value
 
 
 @pytest.mark.parametrize("text", ["0.50", "1", "1e3", "inf", "nan", " 0.5", "0x1p3", "", "1_0.0"])
-def test_only_the_shortest_spelling_of_a_decimal_is_read(text):
+def test_only_the_shortest_spelling_of_a_decimal_is_read(text: str) -> None:
     with pytest.raises(ManifestError, match="a decimal in its shortest form"):
         canonical.decimal_value(text, subject="x")
 
 
-def test_an_infinite_decimal_is_not_written():
+def test_an_infinite_decimal_is_not_written() -> None:
     with pytest.raises(ManifestError, match="a finite number"):
         canonical.decimal_text(math.inf)
 
 
-def test_digests():
+def test_digests() -> None:
     empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert canonical.digest(b"") == empty
     assert canonical.is_digest(empty)

@@ -35,7 +35,7 @@ def catalogue(*features: Feature, **changes: Any) -> Catalogue:
     return replace(Catalogue(weights=SHEET.digest, features=features), **changes)
 
 
-def test_a_catalogue_reads_back():
+def test_a_catalogue_reads_back() -> None:
     made = catalogue(GROUP, feature(), PROBE, retired=("threat.l2",), parent=SHEET.digest)
     found = read_catalogue(made.data(), SHEET)
     assert found == made
@@ -43,7 +43,7 @@ def test_a_catalogue_reads_back():
     assert found.features[0].concept == "threat"
 
 
-def test_a_relabel_makes_a_new_catalogue_and_not_a_new_dictionary():
+def test_a_relabel_makes_a_new_catalogue_and_not_a_new_dictionary() -> None:
     made, relabelled = catalogue(feature()), catalogue(feature(label="Another"))
     assert made.digest != relabelled.digest
     assert made.weights == relabelled.weights
@@ -76,14 +76,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_entry_is_named(case):
+def test_a_wrong_entry_is_named(case: str) -> None:
     made, message = WRONG[case]
     with pytest.raises(ManifestError) as refused:
         read_catalogue(made.data(), SHEET)
     assert message in str(refused.value)
 
 
-def test_an_unknown_member_is_refused():
+def test_an_unknown_member_is_refused() -> None:
     found = json.loads(catalogue(feature()).data())
     found["features"][0]["colour"] = "red"
     data = json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
@@ -92,29 +92,29 @@ def test_an_unknown_member_is_refused():
 
 
 @pytest.mark.parametrize("text", [*HAZARDS, *(f"bias.{name}" for name in PROTECTED), "x.override"])
-def test_known_categories(text):
+def test_known_categories(text: str) -> None:
     check_category(text, "x")
 
 
 @pytest.mark.parametrize("text", ["", "age", "bias.", "bias.height", "x.", "x.A", "x.a.b", "xvcr", "vcr\n"])
-def test_unknown_categories(text):
+def test_unknown_categories(text: str) -> None:
     with pytest.raises(ManifestError, match="category"):
         check_category(text, "x")
 
 
 @pytest.mark.parametrize("aggregation", ["max", "mean", "top3", "3of10", "run4"])
-def test_known_aggregations(aggregation):
+def test_known_aggregations(aggregation: str) -> None:
     read_catalogue(catalogue(feature(aggregation=aggregation)).data(), SHEET)
 
 
-def test_rows_are_watched_once_at_the_lowest_floor():
+def test_rows_are_watched_once_at_the_lowest_floor() -> None:
     found = catalogue(GROUP, feature(floor=0.5), PROBE).watch_list(SHEET)
     assert found.rows == (3, 7, 11)
     assert found.floors == pytest.approx((0.05, 0.05, 0.1))
     assert found.floors[0] == np.float32(0.05)  # as it travels
 
 
-def test_chosen_features_only():
+def test_chosen_features_only() -> None:
     made = catalogue(GROUP, feature(), PROBE)
     assert made.watch_list(SHEET, ["threat.p1"]).rows == (11,)
     assert catalogue().watch_list(SHEET).rows == ()
@@ -122,7 +122,7 @@ def test_chosen_features_only():
         made.watch_list(SHEET, ["fraud.l1"])
 
 
-def test_the_watch_digest_covers_rows_and_floors():
+def test_the_watch_digest_covers_rows_and_floors() -> None:
     one = WatchList(rows=(1, 2), floors=(0.5, 0.25))
     pairs = b"\1\0\0\0" + b"\0\0\0\x3f" + b"\2\0\0\0" + b"\0\0\x80\x3e"
     assert one.digest == canonical.digest(b"saewatch.watch/1\n" + pairs)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from saewatch.core.errors import ManifestError
 from saewatch.core.fields import Fields
 
 
-def fields(**members):
+def fields(**members: Any) -> Fields:
     return Fields(members, "sheet.json: ")
 
 
-REFUSALS = {
+REFUSALS: dict[str, Callable[[], object]] = {
     "sheet.json: a: found nothing, expected this member": lambda: fields().take("a"),
     "sheet.json: a: found an unknown member": lambda: fields(a=1).close(),
     "sheet.json: a: found 1, expected text": lambda: fields(a=1).text("a"),
@@ -37,13 +40,13 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("message", REFUSALS)
-def test_a_refusal_names_the_member(message):
+def test_a_refusal_names_the_member(message: str) -> None:
     with pytest.raises(ManifestError) as refused:
         REFUSALS[message]()
     assert str(refused.value).startswith(message)
 
 
-def test_a_member_is_taken_once():
+def test_a_member_is_taken_once() -> None:
     one = fields(a=1)
     assert one.integer("a", 0, 9) == 1
     one.close()
@@ -51,7 +54,7 @@ def test_a_member_is_taken_once():
         one.take("a")
 
 
-def test_null_is_absent_and_anything_else_is_left():
+def test_null_is_absent_and_anything_else_is_left() -> None:
     assert fields(a=None).absent("a")
     one = fields(a=3)
     assert not one.absent("a")

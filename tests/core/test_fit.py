@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ FIT = Fit(
 FACTS = ModelFacts(architecture="LlamaForCausalLM", d_model=576, layers=30, weights=A, tokenizer=B, chat_template=C)
 
 
-def test_levels_of_proof():
+def test_levels_of_proof() -> None:
     assert verify_fit(SHEET, FIT, FACTS) == "weights"
     assert verify_fit(SHEET, FIT, replace(FACTS, weights="")) == "config"
     assert verify_fit(SHEET, FIT, replace(FACTS, weights="", tokenizer="")) == "shape"
@@ -51,18 +52,18 @@ def test_levels_of_proof():
         ({"d_model": 2048}, "dictionary.encoder.d_in: found 576, expected 2048, the model's width"),
     ],
 )
-def test_another_model_is_refused(change, message):
+def test_another_model_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(MisfitError) as refused:
         verify_fit(SHEET, FIT, replace(FACTS, **change))
     assert message in str(refused.value)
 
 
-def test_a_hook_point_inside_the_block_may_have_another_width():
+def test_a_hook_point_inside_the_block_may_have_another_width() -> None:
     other = replace(SHEET, hook_point="mlp_out.3", encoder=replace(SHEET.encoder, d_in=64))
     assert verify_fit(other, None, FACTS) == "shape"
 
 
-def test_a_fit_reads_back():
+def test_a_fit_reads_back() -> None:
     made = Attestation(kind="fit", weights=SHEET.digest, body=FIT.body())
     assert read_fit(read_attestation(made.data(), subject="fit.json", weights=SHEET.digest)) == FIT
 
@@ -75,7 +76,7 @@ def test_a_fit_reads_back():
         ({**FIT.body(), "owner": "x"}, "fit: owner: found an unknown member"),
     ],
 )
-def test_a_wrong_fit_is_refused(body, message):
+def test_a_wrong_fit_is_refused(body: Any, message: str) -> None:
     with pytest.raises(ManifestError) as refused:
         read_fit(Attestation(kind="fit", weights=A, body=body))
     assert message in str(refused.value)

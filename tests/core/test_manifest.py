@@ -77,13 +77,13 @@ GOOD = {
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_a_sheet_reads_back(case):
+def test_a_sheet_reads_back(case: str) -> None:
     data = GOOD[case].data()
     assert read_manifest(data) == GOOD[case]
     assert GOOD[case].digest == canonical.digest(data)
 
 
-def test_the_schema_of_version_1_does_not_change_by_accident():
+def test_the_schema_of_version_1_does_not_change_by_accident() -> None:
     expected = (
         '{"encoder":{"activation":"linear","d_in":4,"d_out":4,"directions":2,"input_norm":{"kind":"none"},"k":null,'
         '"latents":0,"modes":["exact"]},"folded":[{"what":"pre_bias"},{"constant":"0.217","what":"normalisation"}],'
@@ -104,7 +104,7 @@ def test_the_schema_of_version_1_does_not_change_by_accident():
         {"encoder": EncoderSheet(activation="relu", latents=8, directions=2, d_in=4, d_out=4)},
     ],
 )
-def test_what_decides_a_firing_changes_the_digest(change):
+def test_what_decides_a_firing_changes_the_digest(change: dict[str, Any]) -> None:
     assert manifest(**change).digest != manifest().digest
 
 
@@ -154,35 +154,35 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "value", "message"), WRONG)
-def test_a_wrong_member_is_named(path, value, message):
+def test_a_wrong_member_is_named(path: str, value: Any, message: str) -> None:
     with pytest.raises(ManifestError) as refused:
         read_manifest(changed(path, value))
     assert message in str(refused.value)
 
 
-def test_topk_needs_a_k_within_its_latents():
+def test_topk_needs_a_k_within_its_latents() -> None:
     for k in (None, 9, 0):
-        with pytest.raises(ManifestError, match="encoder.k"):
+        with pytest.raises(ManifestError, match=r"encoder.k"):
             read_manifest(changed("encoder.k", k, GOOD["topk"]))
 
 
-def test_matrices_may_be_narrower_than_float32():
+def test_matrices_may_be_narrower_than_float32() -> None:
     read_manifest(changed("tensors.W.dtype", "F16"))
 
 
-def test_a_bundle_sheet_reads_back():
+def test_a_bundle_sheet_reads_back() -> None:
     sheet = BundleSheet(weights=A, catalogue=B, attestations=(("fit", B), ("stated", A)))
     assert read_bundle_sheet(sheet.data()) == sheet
     assert sheet.digest == canonical.digest(sheet.data())
 
 
 @pytest.mark.parametrize("listed", [(("stated", A), ("fit", B)), (("fit", B), ("fit", B))])
-def test_attestations_are_listed_once_and_in_order(listed):
-    with pytest.raises(ManifestError, match="bundle.json: attestations: found repeated or unordered"):
+def test_attestations_are_listed_once_and_in_order(listed: Any) -> None:
+    with pytest.raises(ManifestError, match=r"bundle.json: attestations: found repeated or unordered"):
         read_bundle_sheet(BundleSheet(weights=A, catalogue=B, attestations=listed).data())
 
 
-def test_a_hostile_attestation_kind_names_no_path():
+def test_a_hostile_attestation_kind_names_no_path() -> None:
     with pytest.raises(ManifestError, match="kind"):
         read_bundle_sheet(BundleSheet(weights=A, catalogue=B, attestations=(("../x", B),)).data())
     assert attestation_path("fit", A) == "attestations/fit.aaaaaaaaaaaa.json"

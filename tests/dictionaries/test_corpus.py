@@ -33,7 +33,7 @@ def test_every_family_has_forty_wordings_in_two_halves() -> None:
 
 def test_halves_share_no_template() -> None:
     kinds = {"hazard", "behaviour", "hard", "topic"}
-    a, b = ({r.template for r in drawn(half) if r.kind in kinds} for half in ("a", "b"))  # type: ignore[arg-type]
+    a, b = ({r.template for r in drawn(half) if r.kind in kinds} for half in ("a", "b"))
     assert not a & b
 
 
@@ -66,7 +66,7 @@ def test_handwritten_requests_share_no_five_words_with_the_corpus(source: str) -
         list(corpus.phrases())
         if source == "phrases"
         else [t for h in ("a", "b") for r in drawn(h) for t in (r.prompt, r.reply)]
-    )  # type: ignore[arg-type]
+    )
     known = set().union(*map(five_grams, texts))
     shared = {entry["text"]: grams for entry in HANDWRITTEN if (grams := five_grams(entry["text"]) & known)}
     assert not shared

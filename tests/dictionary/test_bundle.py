@@ -29,26 +29,26 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_bundle_is_written_whole(tmp_path):
+def test_a_bundle_is_written_whole(tmp_path: Path) -> None:
     sheet = write_bundle(parts(), tmp_path / "bundle")
     assert load_bundle(tmp_path / "bundle", decoder=True).sheet == sheet
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_writing_it_again_changes_nothing(tmp_path):
+def test_writing_it_again_changes_nothing(tmp_path: Path) -> None:
     write_bundle(parts(), tmp_path / "bundle")
     before = contents(tmp_path / "bundle")
     write_bundle(parts(), tmp_path / "bundle")
     assert contents(tmp_path / "bundle") == before
 
 
-def test_new_evidence_makes_a_new_bundle_of_the_same_dictionary(tmp_path):
+def test_new_evidence_makes_a_new_bundle_of_the_same_dictionary(tmp_path: Path) -> None:
     one, two = write_bundle(parts(), tmp_path / "one"), write_bundle(parts(fvu="0.1"), tmp_path / "two")
     assert (one.weights, one.catalogue) == (two.weights, two.catalogue)
     assert one.digest != two.digest
 
 
-def test_another_bundle_is_replaced_only_when_asked_to(tmp_path):
+def test_another_bundle_is_replaced_only_when_asked_to(tmp_path: Path) -> None:
     write_bundle(parts(), tmp_path / "bundle")
     before = contents(tmp_path / "bundle")
     with pytest.raises(ConfigError, match="found a folder with other contents"):
@@ -59,25 +59,25 @@ def test_another_bundle_is_replaced_only_when_asked_to(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="found a folder with other contents"):
         write_bundle(parts(), tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_contents_that_contradict_each_other_are_not_put_in_place(tmp_path):
+def test_contents_that_contradict_each_other_are_not_put_in_place(tmp_path: Path) -> None:
     good, other = parts(), parts(seed=1)
     with pytest.raises(ManifestError, match="weights"):
         write_bundle(replace(good, catalogue=other.catalogue), tmp_path / "bundle")
-    with pytest.raises(TensorFileError, match="encoder.safetensors: W: found sha256"):
+    with pytest.raises(TensorFileError, match=r"encoder.safetensors: W: found sha256"):
         write_bundle(replace(good, tensors=other.tensors), tmp_path / "bundle")
     with pytest.raises(ManifestError, match="It is about another dictionary"):
         write_bundle(replace(good, attestations=other.attestations), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
-def test_what_an_interrupted_write_left_is_cleared(tmp_path):
+def test_what_an_interrupted_write_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".bundle.partial").mkdir()
     (tmp_path / ".bundle.partial" / "junk").write_text("half")
     write_bundle(parts(), tmp_path / "bundle")

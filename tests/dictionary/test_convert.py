@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from saewatch.core.errors import ConfigError, ManifestError, MisfitError
 from saewatch.core.manifest import Exclusions, Folding
 from saewatch.dictionary.convert import convert, import_source, read_model, read_sources
-from saewatch.dictionary.formats import read_probes, read_saelens
-from saewatch.dictionary.oracle import SAELENS
+from saewatch.dictionary.formats import Source, read_probes, read_saelens
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.encode import Folded, encode
 from tests import made
@@ -33,8 +32,8 @@ def source(tmp_path: Path) -> Path:
     return made.source(tmp_path / "source", sae, directions=3, half=True, max_norm=47.5)
 
 
-def test_an_imported_dictionary_loads_with_all_that_is_known_of_it(tmp_path, model, source):
-    sheet = import_source(source, model, tmp_path / "bundle", name="made", oracle=SAELENS)
+def test_an_imported_dictionary_loads_with_all_that_is_known_of_it(tmp_path: Path, model: Path, source: Path) -> None:
+    sheet = import_source(source, model, tmp_path / "bundle", name="made", oracle=made.ORACLE)
     bundle = load_bundle(tmp_path / "bundle", decoder=True)
     assert bundle.sheet == sheet
     manifest = bundle.manifest
@@ -43,7 +42,11 @@ def test_an_imported_dictionary_loads_with_all_that_is_known_of_it(tmp_path, mod
     assert manifest.folded == (Folding(what="pre_bias"), Folding(what="rounding"))
     assert manifest.tensors["W"].dtype == "F16"
     assert [feature.id for feature in bundle.catalogue.features] == [
-        "fraud.p1", "fraud.p2", "fraud.p3", "threat.g1", "threat.l1",
+        "fraud.p1",
+        "fraud.p2",
+        "fraud.p3",
+        "threat.g1",
+        "threat.l1",
     ]
     assert bundle.catalogue.watch_list(manifest).rows == (3, 7, 40, 96, 97, 98)
     fit = bundle.fit()
@@ -57,45 +60,45 @@ def test_an_imported_dictionary_loads_with_all_that_is_known_of_it(tmp_path, mod
     assert bundle.attestation("conformance") is not None
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path, model, source):
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, model: Path, source: Path) -> None:
     for name in ("one", "two"):
-        import_source(source, model, tmp_path / name, name="made", oracle=SAELENS)
+        import_source(source, model, tmp_path / name, name="made", oracle=made.ORACLE)
     files = {path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one").rglob("*.*")}
     assert len(files) == 10
     assert files == {p.relative_to(tmp_path / "two"): p.read_bytes() for p in (tmp_path / "two").rglob("*.*")}
 
 
-def test_the_digest_of_a_made_dictionary_is_the_same_on_every_machine():
-    """Folded from exact inputs by exact steps: if this digest differs, a sum ran in another order."""
-    rows = np.arange(6 * 40, dtype=np.float64).reshape(6, 40)
-    W = torch.from_numpy(np.sin(1.0) * 0 + (rows % 17 - 8) / 7.0).float()
-    source = made_source(W, b_dec=torch.from_numpy(np.arange(40) / 3.0).float())
-    folded = convert(source, exclusions=RULES).tensors
-    names = ("lim", "s", "c")
-    assert [folded[name].numpy().tobytes().hex()[:16] for name in names] == EXPECTED_BITS
-
-
-def made_source(W, b_dec):
-    from saewatch.dictionary.formats import Source
-
-    n = len(W)
-    vectors = {"b_gate": torch.linspace(-1, 1, n), "b_mag": torch.full((n,), 0.3), "r_mag": torch.linspace(-0.5, 0.5, n)}
-    return Source(
-        activation="gated", W=W, vectors=vectors, files=(), hook_point="resid_post.1", pre_bias=True,
-        W_dec=torch.ones(n, W.shape[1]), b_dec=b_dec,
+def test_a_folded_digest_is_the_same_on_every_machine() -> None:
+    """Made without sine or random numbers, folded with a pre-bias: another digest means another order of summation."""
+    n, d = 6, 40
+    W = ((np.arange(n * d) * 37 % 101 - 50) / 7.0).reshape(n, d)
+    vectors = {name: torch.from_numpy((np.arange(n) - at) / 11.0).float() for at, name in enumerate(GATED)}
+    source = Source(
+        activation="gated",
+        W=torch.from_numpy(W).float(),
+        vectors=vectors,
+        files=(),
+        hook_point="resid_post.1",
+        pre_bias=True,
+        W_dec=torch.ones(n, d),
+        b_dec=torch.from_numpy(np.arange(d) / 3.0).float(),
+    )
+    assert (
+        convert(source, exclusions=RULES).manifest.digest
+        == "sha256:c4a52d3135f095eb0aa463ac23fd4df92e7a604b284d26ef7cd053fe1328653b"
     )
 
 
-EXPECTED_BITS = ["", "", ""]
+GATED = ("b_gate", "b_mag", "r_mag")
 
 
-def test_without_an_oracle_there_are_no_conformance_rows(tmp_path, model, source):
+def test_without_an_oracle_there_are_no_conformance_rows(tmp_path: Path, model: Path, source: Path) -> None:
     import_source(source, model, tmp_path / "bundle")
     assert load_bundle(tmp_path / "bundle").attestation("conformance") is None
     assert not (tmp_path / "bundle" / "conformance.safetensors").exists()
 
 
-def test_directions_keep_their_values_in_float16(source):
+def test_directions_keep_their_values_in_float16(source: Path) -> None:
     """Weights of 1e-3 and less: float16 alone would lose them."""
     latents, probes = read_saelens(source), read_probes(source)
     tensors = convert(latents, probes, exclusions=RULES).tensors
@@ -109,46 +112,46 @@ def test_directions_keep_their_values_in_float16(source):
     assert (fires == (expected > 0)).float().mean() > 0.995
 
 
-def test_directions_beside_float32_latents_are_exact(tmp_path):
+def test_directions_beside_float32_latents_are_exact(tmp_path: Path) -> None:
     folder = made.source(tmp_path / "source", made.saelens("standard"), directions=2)
     tensors = convert(read_saelens(folder), read_probes(folder), exclusions=RULES).tensors
     assert torch.equal(tensors["W"][made.LATENTS :], load_file(folder / "probes.safetensors")["w"])
 
 
-def test_probes_alone(tmp_path, model):
+def test_probes_alone(tmp_path: Path, model: Path) -> None:
     folder = made.source(tmp_path / "source", directions=3, hook_point="resid_post.1")
-    import_source(folder, model, tmp_path / "bundle", oracle=SAELENS)
+    import_source(folder, model, tmp_path / "bundle", oracle=made.ORACLE)
     bundle = load_bundle(tmp_path / "bundle", decoder=True)
     assert bundle.manifest.kind == "probes"
     assert bundle.catalogue.watch_list(bundle.manifest).rows == (0, 1, 2)
 
 
-def test_probes_alone_must_say_where_they_belong(tmp_path, model):
+def test_probes_alone_must_say_where_they_belong(tmp_path: Path, model: Path) -> None:
     folder = made.source(tmp_path / "source", directions=3)
-    with pytest.raises(ManifestError, match="hook.point: found nothing, expected the probes' hook point"):
+    with pytest.raises(ManifestError, match=r"hook.point: found nothing, expected the probes' hook point"):
         import_source(folder, model, tmp_path / "bundle")
     other = made.source(tmp_path / "other", made.saelens("standard"), hook_point="resid_post.2")
     with pytest.raises(ManifestError, match=r"hook.point: found resid_post.2, expected resid_post.1"):
         import_source(other, model, tmp_path / "bundle")
 
 
-def test_probes_of_another_width(tmp_path):
+def test_probes_of_another_width(tmp_path: Path) -> None:
     folder = made.source(tmp_path / "source", made.saelens("standard", d_in=16), directions=1)
-    with pytest.raises(ManifestError, match="probes.w: found width 24, expected width 16"):
+    with pytest.raises(ManifestError, match=r"probes.w: found width 24, expected width 16"):
         convert(*read_sources(folder), exclusions=RULES)
 
 
-def test_probes_beside_a_normalised_input_are_refused(tmp_path):
+def test_probes_beside_a_normalised_input_are_refused(tmp_path: Path) -> None:
     sae = made.saelens("standard", normalize_activations="layer_norm")
     folder = made.source(tmp_path / "source", sae, directions=1)
     with pytest.raises(ManifestError, match="give probes a dictionary of their own"):
         convert(*read_sources(folder), exclusions=RULES)
 
 
-def test_a_threshold_stands_in_for_the_competition(tmp_path, model):
+def test_a_threshold_stands_in_for_the_competition(tmp_path: Path, model: Path) -> None:
     sae = made.saelens("topk", k=7, rescale_acts_by_decoder_norm=True)
     folder = made.source(tmp_path / "source", sae)
-    import_source(folder, model, tmp_path / "bundle", oracle=SAELENS, threshold=0.75)
+    import_source(folder, model, tmp_path / "bundle", oracle=made.ORACLE, threshold=0.75)
     one = load_bundle(tmp_path / "bundle").dictionary
     assert one.manifest.encoder.modes == ("exact", "thresholded")
     assert one.manifest.folded == (Folding(what="decoder_norm"), Folding(what="threshold", constant=0.75))
@@ -160,7 +163,7 @@ def test_a_threshold_stands_in_for_the_competition(tmp_path, model):
     assert (found > 0).sum(1).float().std() > 0  # no longer k of each row
 
 
-def test_a_rescaled_decoder_reconstructs_as_saelens_does(tmp_path):
+def test_a_rescaled_decoder_reconstructs_as_saelens_does(tmp_path: Path) -> None:
     sae = made.saelens("topk", k=7, rescale_acts_by_decoder_norm=True)
     folder = made.source(tmp_path / "source", sae)
     converted = convert(read_saelens(folder), exclusions=RULES)
@@ -172,28 +175,28 @@ def test_a_rescaled_decoder_reconstructs_as_saelens_does(tmp_path):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
-def test_only_topk_takes_a_threshold(source, threshold):
+def test_only_topk_takes_a_threshold(source: Path, threshold: float | None) -> None:
     if threshold is None:
         convert(read_saelens(source), exclusions=RULES)
         return
-    with pytest.raises(ManifestError, match="encoder.modes"):
+    with pytest.raises(ManifestError, match=r"encoder.modes"):
         convert(read_saelens(source), exclusions=RULES, threshold=threshold)
 
 
-def test_a_model_of_another_width_or_depth(tmp_path, source):
-    with pytest.raises(MisfitError, match="dictionary.encoder.d_in: found 24, expected 32, the model's width"):
+def test_a_model_of_another_width_or_depth(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(MisfitError, match=r"dictionary.encoder.d_in: found 24, expected 32, the model's width"):
         import_source(source, made.model(tmp_path / "wide", d_model=32), tmp_path / "bundle")
     with pytest.raises(MisfitError, match=r"hook point resid_post.1: found a model of 1 layers"):
         import_source(source, made.model(tmp_path / "flat", layers=1), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_folder_in_no_known_format(tmp_path, model):
-    with pytest.raises(ConfigError, match="no dictionary in a known format, expected one of cfg.json"):
+def test_a_folder_in_no_known_format(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no dictionary in a known format, expected one of cfg.json"):
         import_source(tmp_path, model, tmp_path / "bundle")
 
 
-def test_facts_of_a_model(model):
+def test_facts_of_a_model(model: Path) -> None:
     facts, special = read_model(model)
     assert (facts.architecture, facts.d_model, facts.layers) == ("LlamaForCausalLM", made.D_IN, 3)
     assert special == (0, 2)  # the ordinary added token is no special one
@@ -201,9 +204,9 @@ def test_facts_of_a_model(model):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_a_model_folder_that_says_nothing(model, name):
+def test_a_model_folder_that_says_nothing(model: Path, name: str) -> None:
     (model / name).write_text(json.dumps({}))
-    with pytest.raises(ManifestError, match="expected config.json and tokenizer.json"):
+    with pytest.raises(ManifestError, match=r"expected config.json and tokenizer.json"):
         read_model(model)
     (model / name).unlink()
     with pytest.raises(ManifestError, match="No such file"):

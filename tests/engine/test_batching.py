@@ -86,7 +86,7 @@ def by_token(batch: FiringBatch) -> list[tuple[int, int, int, list[tuple[int, fl
     return rows
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(step=steps())
 def test_a_batch_says_what_a_loop_over_tokens_says(step: tuple[Settled, Encoded]) -> None:
     settled, encoded = step
@@ -98,7 +98,7 @@ def test_a_batch_says_what_a_loop_over_tokens_says(step: tuple[Settled, Encoded]
         assert left != right or before != after or end != start  # no span could have been longer
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(step=steps())
 def test_each_row_that_is_left_out_is_a_loss_once(step: tuple[Settled, Encoded]) -> None:
     settled, encoded = step

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from saewatch.core.manifest import InputNorm
+from saewatch.core.manifest import InputNorm, Manifest
 from saewatch.engine import census as module
 from saewatch.engine import whole as whole_module
 from saewatch.engine.census import Census, sampled
@@ -23,7 +23,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("activation", "k", "norm"), CASES)
-def test_the_census_is_what_a_dense_encode_gives(monkeypatch, activation, k, norm):
+def test_the_census_is_what_a_dense_encode_gives(
+    monkeypatch: pytest.MonkeyPatch, activation: str, k: int | None, norm: InputNorm
+) -> None:
     monkeypatch.setattr(whole_module, "BLOCK", 40)  # blocks that end inside the latents
     monkeypatch.setattr(module, "ROWS", 30)
     one, x = made.dictionary(activation, k=k, norm=norm), made.rows(100)
@@ -41,6 +43,8 @@ def test_the_census_is_what_a_dense_encode_gives(monkeypatch, activation, k, nor
     assert found.tokens == 96
     assert np.array_equal(found.count, (values > 0).sum(0).numpy())
     assert np.allclose(found.total, values.double().sum(0).numpy(), rtol=1e-5)
+    assert one.W_dec is not None
+    assert one.b_dec is not None
     l0 = (latents > 0).sum(1).double()
     assert found.l0_mean == pytest.approx(float(l0.mean()))
     assert found.l0_sd == pytest.approx(float(l0.std(correction=0)))
@@ -51,7 +55,7 @@ def test_the_census_is_what_a_dense_encode_gives(monkeypatch, activation, k, nor
     assert found.fvu == pytest.approx(found.squared_error / found.squared_total)
 
 
-def test_outlying_rows_take_no_part():
+def test_outlying_rows_take_no_part() -> None:
     one = made.dictionary()
     whole = Whole.sized(one, decoder=True)
     whole.load(one, "exact")
@@ -65,7 +69,7 @@ def test_outlying_rows_take_no_part():
     assert found.count.max() <= 2
 
 
-def test_taking_the_census_empties_it():
+def test_taking_the_census_empties_it() -> None:
     one = made.dictionary()
     whole = Whole.sized(one, decoder=False)
     whole.load(one, "exact")
@@ -79,7 +83,7 @@ def test_taking_the_census_empties_it():
     assert not again.count.any()
 
 
-def test_a_transcoder_states_no_reconstruction():
+def test_a_transcoder_states_no_reconstruction() -> None:
     one = made.dictionary()
     transcoder = type(one)(
         manifest=_as_transcoder(one.manifest), W=one.W, limits=one.limits, W_dec=one.W_dec, b_dec=one.b_dec
@@ -89,14 +93,17 @@ def test_a_transcoder_states_no_reconstruction():
     assert not whole.decodes
 
 
-def _as_transcoder(manifest):
+def _as_transcoder(manifest: Manifest) -> Manifest:
     return type(manifest)(
-        kind="transcoder", hook_point=manifest.hook_point, hook_out="mlp_out.1", encoder=manifest.encoder,
+        kind="transcoder",
+        hook_point=manifest.hook_point,
+        hook_out="mlp_out.1",
+        encoder=manifest.encoder,
         tensors=manifest.tensors,
     )
 
 
-def test_sampling_is_by_the_rows_number_alone():
+def test_sampling_is_by_the_rows_number_alone() -> None:
     whole = sampled(1000, 5000, 0.1) + 1000
     parts = [sampled(first, 500, 0.1) + first for first in range(1000, 6000, 500)]
     assert np.array_equal(whole, np.concatenate(parts))
@@ -105,11 +112,11 @@ def test_sampling_is_by_the_rows_number_alone():
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (-1.0, 0), (1.0, 100), (2.0, 100)])
-def test_the_shares_ends(share, count):
+def test_the_shares_ends(share: float, count: int) -> None:
     assert len(sampled(7, 100, share)) == count
 
 
-def test_sampling_does_not_follow_a_period():
+def test_sampling_does_not_follow_a_period() -> None:
     hits = np.zeros(16)
     for start in range(0, 64_000, 16):  # steps of sixteen rows: no row of the step may be preferred
         hits[sampled(start, 16, 0.25)] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +10,20 @@ import pytest
 import torch
 
 from saewatch.core.errors import SelfTestFailed
+from saewatch.dictionary.convert import import_source
 from saewatch.engine.conformance import full_watch, load_rows, self_check
-from saewatch.engine.dictionary_file import Bundle, load_bundle
+from saewatch.engine.dictionary_file import Bundle, Dictionary, load_bundle
+from saewatch.engine.encode import Folded
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.whole import Whole
 from tests import made
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of the oracle's own dependencies
-    from saewatch.dictionary.convert import import_source
-    from saewatch.dictionary.oracle import SAELENS
-
 
 @pytest.fixture(params=["jumprelu", "topk"])
-def bundle(request, tmp_path: Path) -> Bundle:
+def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
     options = {"k": 7} if request.param == "topk" else {"apply_b_dec_to_input": True}
     source = made.source(tmp_path / "source", made.saelens(request.param, **options), directions=2, half=True)
-    import_source(source, made.model(tmp_path / "model"), tmp_path / "bundle", oracle=SAELENS)
+    import_source(source, made.model(tmp_path / "model"), tmp_path / "bundle", oracle=made.ORACLE)
     return load_bundle(tmp_path / "bundle")
 
 
@@ -40,7 +37,7 @@ def encoder_of(bundle: Bundle, *, whole_watch: bool = True) -> Encoder:
 
 
 @pytest.mark.parametrize("whole_watch", [True, False])
-def test_a_sound_encoder_agrees_with_the_oracle(bundle, whole_watch):
+def test_a_sound_encoder_agrees_with_the_oracle(bundle: Bundle, whole_watch: bool) -> None:
     verdict = self_check(encoder_of(bundle, whole_watch=whole_watch), bundle)
     assert verdict is not None
     assert verdict.oracle.startswith("sae-lens 6.")
@@ -48,7 +45,7 @@ def test_a_sound_encoder_agrees_with_the_oracle(bundle, whole_watch):
     assert verdict.good
 
 
-def test_stored_rows_fire_latents_and_directions(bundle):
+def test_stored_rows_fire_latents_and_directions(bundle: Bundle) -> None:
     stored = load_rows(bundle)
     assert stored is not None
     _, x, dense = stored
@@ -58,34 +55,33 @@ def test_stored_rows_fire_latents_and_directions(bundle):
     assert (dense[:, latents:] > 0).any()
 
 
-def test_a_bundle_without_rows_proves_nothing(tmp_path):
+def test_a_bundle_without_rows_proves_nothing(tmp_path: Path) -> None:
     plain = made.bundle(tmp_path / "bundle")
     assert self_check(encoder_of(plain), plain) is None
 
 
-BREAKS = {
-    "limits": lambda e: e._lim.mul_(0.5),
-    "scale": lambda e: e._s.mul_(1.001),
-    "offset": lambda e: e._c.add_(0.01),
-    "matrix": lambda e: e._W.copy_(e._W.roll(1, dims=1)),
-    "precision": lambda e: e._W.copy_(e._W.to(torch.float8_e4m3fn).float()),
-}
+def broken(one: Dictionary, fault: str) -> Dictionary:
+    """What an encoder would hold if this had gone wrong on the way to the device."""
+    columns = {name: getattr(one.limits, name).copy() for name in ("lim", "s", "c")}
+    columns |= {"limit": {"lim": columns["lim"] * 0.5}, "scale": {"s": columns["s"] * np.float32(1.001)}}.get(fault, {})
+    W = {"transposed": one.W.roll(1, dims=1), "precision": one.W.to(torch.float8_e4m3fn).float()}.get(fault, one.W)
+    return replace(one, W=W, limits=Folded(**columns))
 
 
-@pytest.mark.parametrize("fault", BREAKS)
-def test_a_broken_encoder_is_refused(tmp_path, fault):
+@pytest.mark.parametrize("fault", ["limit", "scale", "transposed", "precision"])
+def test_a_broken_encoder_is_refused(tmp_path: Path, fault: str) -> None:
     source = made.source(tmp_path / "source", made.saelens("jumprelu"), directions=2)
-    import_source(source, made.model(tmp_path / "model"), tmp_path / "bundle", oracle=SAELENS)
+    import_source(source, made.model(tmp_path / "model"), tmp_path / "bundle", oracle=made.ORACLE)
     bundle = load_bundle(tmp_path / "bundle")
     encoder = encoder_of(bundle)
-    BREAKS[fault](encoder)
+    encoder.load(broken(bundle.dictionary, fault), encoder.watch_list)
     with pytest.raises(SelfTestFailed, match=r"encoder of sha256:\w+: found .* expected what sae-lens 6.\d+.\d+ gives"):
         self_check(encoder, bundle)
 
 
-def test_rows_that_the_sheet_excludes_take_no_part(tmp_path):
+def test_rows_that_the_sheet_excludes_take_no_part(tmp_path: Path) -> None:
     source = made.source(tmp_path / "source", made.saelens("jumprelu"), max_norm=0.001)
-    import_source(source, made.model(tmp_path / "model"), tmp_path / "bundle", oracle=SAELENS)
+    import_source(source, made.model(tmp_path / "model"), tmp_path / "bundle", oracle=made.ORACLE)
     bundle = load_bundle(tmp_path / "bundle")
     verdict = self_check(encoder_of(bundle), bundle)
     assert verdict is not None

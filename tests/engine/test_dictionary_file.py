@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def test_a_bundle_round_trips(folder):
+def test_a_bundle_round_trips(folder: Path) -> None:
     one, found = made.dictionary(dtype=torch.float16), load_bundle(folder, decoder=True)
     assert found.manifest == one.manifest
     assert torch.equal(found.dictionary.W, one.W)
@@ -41,20 +41,20 @@ def test_a_bundle_round_trips(folder):
     assert canonical.digest((folder / "dictionary.json").read_bytes()) == found.sheet.weights
 
 
-def test_watching_needs_no_decoder(folder):
+def test_watching_needs_no_decoder(folder: Path) -> None:
     (folder / "decoder.safetensors").unlink()
     assert load_bundle(folder).dictionary.W_dec is None
     with pytest.raises(TensorFileError, match=r"decoder.safetensors: found No such file"):
         load_bundle(folder, decoder=True)
 
 
-def test_a_digest_of_a_tensor_is_that_of_the_file(folder):
+def test_a_digest_of_a_tensor_is_that_of_the_file(folder: Path) -> None:
     found = dict(digests(folder / "encoder.safetensors"))
     for name, tensor in load_file(folder / "encoder.safetensors").items():
         assert sheet_of(name, tensor).sha256 == found[name]
 
 
-def test_any_flipped_bit_of_a_tensor_file_is_found(folder):
+def test_any_flipped_bit_of_a_tensor_file_is_found(folder: Path) -> None:
     path = folder / "encoder.safetensors"
     data = path.read_bytes()
     for place in (len(data) - 1, len(data) // 2, 8 + struct.unpack("<Q", data[:8])[0]):
@@ -64,7 +64,7 @@ def test_any_flipped_bit_of_a_tensor_file_is_found(folder):
 
 
 @pytest.mark.parametrize("name", ["dictionary.json", "features.json", "attestation"])
-def test_a_changed_sheet_is_not_the_one_that_the_bundle_names(folder, name):
+def test_a_changed_sheet_is_not_the_one_that_the_bundle_names(folder: Path, name: str) -> None:
     path = next((folder / "attestations").iterdir()) if name == "attestation" else folder / name
     path.write_bytes(path.read_bytes().replace(b"saewatch", b"saewetch", 1))
     with pytest.raises(ManifestError, match="It was changed after the bundle was made"):
@@ -72,18 +72,18 @@ def test_a_changed_sheet_is_not_the_one_that_the_bundle_names(folder, name):
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "dictionary.json", "features.json"])
-def test_a_missing_sheet_is_named(folder, name):
+def test_a_missing_sheet_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(ManifestError, match=f"{name}: found No such file or directory, expected a readable file"):
         load_bundle(folder)
 
 
-def test_a_folder_that_is_no_bundle(tmp_path):
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"bundle.json: found No such file.*A bundle is made by importing"):
         load_bundle(tmp_path)
 
 
-def test_a_sheet_without_end_is_not_read(folder):
+def test_a_sheet_without_end_is_not_read(folder: Path) -> None:
     with (folder / "bundle.json").open("wb") as file:
         file.truncate(9 * 2**20)
     with pytest.raises(ManifestError, match="found a longer file, expected at most 8388608 bytes"):
@@ -95,7 +95,7 @@ def rewritten(folder: Path, **tensors: torch.Tensor | None) -> None:
     save_file({name: tensor for name, tensor in found.items() if tensor is not None}, folder / "encoder.safetensors")
 
 
-WRONG_TENSORS = {
+WRONG_TENSORS: dict[str, dict[str, torch.Tensor | None]] = {
     "encoder.safetensors: s: found nothing, expected this tensor": {"s": None},
     "encoder.safetensors: extra: found present, expected no such tensor": {"extra": torch.ones(1)},
     "encoder.safetensors: W: found F16 [98, 25], expected F16 [98, 24]": {"W": torch.ones(98, 25).half()},
@@ -105,14 +105,14 @@ WRONG_TENSORS = {
 
 
 @pytest.mark.parametrize("message", WRONG_TENSORS)
-def test_other_tensors_than_the_sheet_says_are_named(folder, message):
+def test_other_tensors_than_the_sheet_says_are_named(folder: Path, message: str) -> None:
     rewritten(folder, **WRONG_TENSORS[message])
     with pytest.raises(TensorFileError) as refused:
         load_bundle(folder)
     assert str(refused.value).startswith(message)
 
 
-def test_a_huge_tensor_is_refused_before_it_is_allocated(folder):
+def test_a_huge_tensor_is_refused_before_it_is_allocated(folder: Path) -> None:
     header = {"W": {"dtype": "F16", "shape": [2**20, 2**20], "data_offsets": [0, 2**41]}}
     text = json.dumps(header).encode()
     with (folder / "encoder.safetensors").open("wb") as file:
@@ -122,9 +122,11 @@ def test_a_huge_tensor_is_refused_before_it_is_allocated(folder):
         load_bundle(folder)
 
 
-@pytest.mark.parametrize(("name", "value"), [("W", float("nan")), ("W_dec", float("inf")), ("lim", float("nan")),
-                                             ("lim", float("-inf")), ("c", float("inf"))])
-def test_a_value_that_is_no_number_is_refused(tmp_path, name, value):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("W", float("nan")), ("W_dec", float("inf")), ("lim", float("nan")), ("lim", float("-inf")), ("c", float("inf"))],
+)
+def test_a_value_that_is_no_number_is_refused(tmp_path: Path, name: str, value: float) -> None:
     one = made.dictionary()
     tensors = made.tensors_of(one)
     tensors[name][3] = value
@@ -133,13 +135,16 @@ def test_a_value_that_is_no_number_is_refused(tmp_path, name, value):
         manifest=type(one.manifest)(
             kind="sae", hook_point="resid_post.1", encoder=one.manifest.encoder, tensors=sheets
         ),
-        W=one.W, limits=one.limits, W_dec=one.W_dec, b_dec=one.b_dec,
+        W=one.W,
+        limits=one.limits,
+        W_dec=one.W_dec,
+        b_dec=one.b_dec,
     )
     with pytest.raises(TensorFileError, match=rf"{name}: found a value that is no number, at \d+"):
         made.bundle(tmp_path / "bundle", bad)
 
 
-def test_a_limit_may_be_infinite(tmp_path):
+def test_a_limit_may_be_infinite(tmp_path: Path) -> None:
     one = made.dictionary()
     one.limits.lim[3] = float("inf")
     sheets = dict(one.manifest.tensors) | {"lim": sheet_of("lim", torch.from_numpy(one.limits.lim))}

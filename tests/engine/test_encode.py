@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, getcontext
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -40,9 +41,9 @@ CASES: dict[str, dict[str, Any]] = {
     ("case", "pre_bias"),
     [(case, pre_bias) for case in CASES for pre_bias in (False, True) if not (pre_bias and "transcoder" in case)],
 )
-def test_parity_with_saelens(tmp_path, case, norm, pre_bias):
+def test_parity_with_saelens(tmp_path: Path, case: str, norm: str, pre_bias: bool) -> None:
     options = CASES[case] | {"normalize_activations": norm, "apply_b_dec_to_input": pre_bias}
-    sae = made.saelens(case.split(",")[0], seed=len(case), **options)
+    sae = made.saelens(case.partition(",")[0], seed=len(case), **options)
     sae.save_model(tmp_path)
     converted = convert(read_saelens(tmp_path), exclusions=Exclusions())
     x = made.rows(200)
@@ -58,7 +59,7 @@ def test_parity_with_saelens(tmp_path, case, norm, pre_bias):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_the_fold_agrees_with_its_reference(name):
+def test_the_fold_agrees_with_its_reference(name: str) -> None:
     row, k = ACTIVATIONS[name], 5 if ACTIVATIONS[name].competes else None
     generator = torch.Generator().manual_seed(3)
     vectors = {v: torch.randn(made.LATENTS, generator=generator, dtype=torch.float64) * 0.3 for v in row.vectors}
@@ -73,14 +74,14 @@ def test_the_fold_agrees_with_its_reference(name):
 
 
 @pytest.mark.parametrize("name", [*REFUSED, "softmax"])
-def test_what_does_not_fold_is_refused_by_name(name):
+def test_what_does_not_fold_is_refused_by_name(name: str) -> None:
     with pytest.raises(ManifestError, match=name) as refused:
         semantics.activation_of(name)
     assert refused.value.subject == "encoder.activation"
     assert REFUSED.get(name, "not in the table") in str(refused.value)
 
 
-def test_topk_ties_go_to_the_lowest_index():
+def test_topk_ties_go_to_the_lowest_index() -> None:
     sheet = EncoderSheet(activation="topk", latents=8, directions=0, d_in=1, d_out=1, k=3)
     folded = fold("topk", {"b_enc": np.zeros(8), "decoder_norm": np.ones(8)})
     W = torch.tensor([1.0, 2.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0])[:, None]
@@ -90,7 +91,7 @@ def test_topk_ties_go_to_the_lowest_index():
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 8])
-def test_topk_keys_do_not_depend_on_the_blocks(blocks):
+def test_topk_keys_do_not_depend_on_the_blocks(blocks: int) -> None:
     values = torch.randn(20, 24, generator=torch.Generator().manual_seed(0)).round(decimals=0)  # many ties
     best: Tensor | None = None
     for part in range(0, 24, 24 // blocks):
@@ -101,7 +102,7 @@ def test_topk_keys_do_not_depend_on_the_blocks(blocks):
 
 
 @hypothesis.given(st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=2))
-def test_keys_order_as_values_do(pair):
+def test_keys_order_as_values_do(pair: list[float]) -> None:
     left, right = semantics.order_keys(torch.tensor([pair], dtype=torch.float32), 0)[0].tolist()
     if pair[0] != pair[1]:
         assert (left > right) == (pair[0] > pair[1])
@@ -113,7 +114,7 @@ FINITE = st.floats(-1e6, 1e6, width=32)
 
 
 @hypothesis.given(FINITE, st.floats(0, 100, width=32), FINITE, st.floats(0, 1e6, width=32))
-def test_raised_limits_are_exact(lim, s, c, floor):
+def test_raised_limits_are_exact(lim: float, s: float, c: float, floor: float) -> None:
     columns = [np.array([value], dtype=np.float32) for value in (lim, s, c)]
     raised = raise_limits(Folded(*columns), np.array([floor], dtype=np.float32)).lim
     assert raised[0] >= columns[0][0]
@@ -125,17 +126,17 @@ def test_raised_limits_are_exact(lim, s, c, floor):
             assert not columns[1] * raised + columns[2] > floor
 
 
-def test_a_limit_is_never_negative_zero():
+def test_a_limit_is_never_negative_zero() -> None:
     folded = fold("relu", {"b_enc": np.array([0.0, -0.0])})
     assert not np.signbit(folded.lim).any()
 
 
-def test_a_latent_without_decoder_norm_never_fires():
+def test_a_latent_without_decoder_norm_never_fires() -> None:
     folded = fold("topk", {"b_enc": np.array([1.0]), "decoder_norm": np.zeros(1)})
     assert folded.lim[0] == np.inf
 
 
-def test_ordered_sums_are_summed_in_order():
+def test_ordered_sums_are_summed_in_order() -> None:
     W = made.rows(300, d_in=50)
     b = np.linspace(-1.0, 1.0, 50)
     found = semantics.ordered_dot(W, b)
@@ -147,7 +148,7 @@ def test_ordered_sums_are_summed_in_order():
     assert np.array_equal(semantics.ordered_norm(W[:, :1]), np.abs(W[:, 0].double().numpy()))
 
 
-def test_ordered_sums_do_not_depend_on_the_blocks(monkeypatch):
+def test_ordered_sums_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     W, b = made.rows(37), np.linspace(-1.0, 1.0, made.D_IN)
     whole = semantics.ordered_dot(W, b)
     monkeypatch.setattr(semantics, "_FOLD_ROWS", 8)
@@ -155,38 +156,38 @@ def test_ordered_sums_do_not_depend_on_the_blocks(monkeypatch):
 
 
 @hypothesis.given(st.floats(-20, 20))
-def test_powers_of_e_are_correctly_rounded(r):
+def test_powers_of_e_are_correctly_rounded(r: float) -> None:
     getcontext().prec = 60
     assert semantics.exp(np.array([r]))[0] == float(Decimal(r).exp())
 
 
-def test_the_grey_band_is_what_its_definition_says():
+def test_the_grey_band_is_what_its_definition_says() -> None:
     x, W = made.rows(5), made.rows(7, seed=2)
     band = semantics.grey_band(x, W)
     assert band[2, 3] == pytest.approx(2.0**-20 * float(x[2].norm()) * float(W[3].norm()), rel=1e-6)
 
 
-def test_pairs_in_the_grey_band_are_counted_apart():
+def test_pairs_in_the_grey_band_are_counted_apart() -> None:
     found, expected = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[0.0, 1.0, 2.0]])
     verdict = compare(found, expected, torch.tensor([[True, False, False]]))
     assert (verdict.compared, verdict.mismatched, verdict.in_grey_band) == (3, 1, 1)
     assert not verdict.good
 
 
-def test_values_are_compared_with_the_rows_largest():
+def test_values_are_compared_with_the_rows_largest() -> None:
     verdict = compare(torch.tensor([[1.0, 10.001]]), torch.tensor([[1.0, 10.0]]), torch.zeros(1, 2, dtype=torch.bool))
     assert verdict.error_max == pytest.approx(1e-4, rel=1e-2)
     assert not verdict.good
 
 
 @pytest.mark.parametrize("kind", NORMS)
-def test_unnormalise_undoes_normalise(kind):
+def test_unnormalise_undoes_normalise(kind: str) -> None:
     x, norm = made.rows(10), InputNorm(kind=kind, eps=0.0 if kind == "layer_norm" else None)
     prepared, r = semantics.normalise(x, norm)
     scaled = prepared if r is None else prepared * r[:, None]
     assert torch.allclose(semantics.unnormalise(scaled, x, norm), x, atol=1e-5)
 
 
-def test_an_empty_batch_encodes_to_nothing():
+def test_an_empty_batch_encodes_to_nothing() -> None:
     one = made.dictionary()
     assert encode(torch.zeros(0, made.D_IN), one.W, one.limits, one.manifest.encoder).shape == (0, made.LATENTS + 2)

@@ -29,8 +29,9 @@ def ready(one: Dictionary, watch: WatchList = WATCHED, *, fixed: bool = False, s
     return found
 
 
-def fired(encoder: Encoder, x: Tensor, *, positions: Tensor | None = None, ids: Tensor | None = None,
-          capacity: int = 100_000) -> Firings:
+def fired(
+    encoder: Encoder, x: Tensor, *, positions: Tensor | None = None, ids: Tensor | None = None, capacity: int = 100_000
+) -> Firings:
     slab = Slab(rows_max=encoder.rows_max, firings_max=capacity)
     positions = torch.arange(100, 100 + len(x)) if positions is None else positions
     ids = torch.full((len(x),), 77) if ids is None else ids
@@ -46,7 +47,9 @@ def dense(firings: Firings, rows: int, slots: int) -> Tensor:
 @pytest.mark.parametrize("norm", INPUT_NORMS, ids=lambda norm: norm.kind)
 @pytest.mark.parametrize(("activation", "k"), [("jumprelu", None), ("relu", None), ("topk", 9)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_watched_rows_fire_as_the_whole_dictionary_does(activation, k, norm, dtype):
+def test_watched_rows_fire_as_the_whole_dictionary_does(
+    activation: str, k: int | None, norm: InputNorm, dtype: torch.dtype
+) -> None:
     one = made.dictionary(activation, k=k, norm=norm, dtype=dtype)
     x = made.rows(1500).bfloat16()
     rows, floor = list(WATCHED.rows), torch.tensor(WATCHED.floors)
@@ -60,7 +63,7 @@ def test_watched_rows_fire_as_the_whole_dictionary_does(activation, k, norm, dty
 
 @pytest.mark.parametrize(("activation", "k"), [("jumprelu", None), ("topk", 9)])
 @pytest.mark.parametrize("capacity", [100_000, 700, 1])
-def test_the_fixed_way_gives_the_bytes_of_the_quick_one(activation, k, capacity):
+def test_the_fixed_way_gives_the_bytes_of_the_quick_one(activation: str, k: int | None, capacity: int) -> None:
     one, x = made.dictionary(activation, k=k), made.rows(2100)
     left = fired(ready(one, slots=len(WATCHED.rows)), x, capacity=capacity)
     right = fired(ready(one, fixed=True, slots=len(WATCHED.rows)), x, capacity=capacity)
@@ -69,19 +72,19 @@ def test_the_fixed_way_gives_the_bytes_of_the_quick_one(activation, k, capacity)
     assert left.overflow.any() == (capacity < 100_000)
 
 
-def test_firings_are_sorted_by_row_and_slot():
+def test_firings_are_sorted_by_row_and_slot() -> None:
     found = fired(ready(made.dictionary()), made.rows(1300))
     keys = found.row.astype(np.int64) * 1000 + found.slot
     assert len(keys) > 1000
     assert (np.diff(keys) > 0).all()
 
 
-def test_every_value_is_above_its_floor():
+def test_every_value_is_above_its_floor() -> None:
     found = fired(ready(made.dictionary()), made.rows(1000))
     assert (found.value > np.array(WATCHED.floors, dtype=np.float32)[found.slot]).all()
 
 
-def test_exact_topk_never_loses_a_winner_to_the_last_bit():
+def test_exact_topk_never_loses_a_winner_to_the_last_bit() -> None:
     one = made.dictionary("topk", k=9)
     every = WatchList(rows=tuple(range(made.LATENTS)), floors=(0.0,) * made.LATENTS)
     found = fired(ready(one, every, slots=made.LATENTS), made.rows(500) + 3.0)
@@ -89,7 +92,7 @@ def test_exact_topk_never_loses_a_winner_to_the_last_bit():
     assert (np.bincount(found.row, minlength=500) == 9).mean() > 0.9
 
 
-def test_a_thresholded_topk_needs_no_competition():
+def test_a_thresholded_topk_needs_no_competition() -> None:
     one = made.dictionary("topk", k=9)
     with pytest.raises(MisfitError, match="the whole dictionary where latents compete"):
         Encoder(rows_max=8, d_in=made.D_IN, slots_max=9).load(one, WATCHED)
@@ -102,7 +105,7 @@ RULES = Exclusions(exclude_first=2, special=(5, 7), max_norm=20.0)
 
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize(("activation", "k"), [("relu", None), ("topk", 9)])
-def test_excluded_rows_emit_nothing_and_are_marked(fixed, activation, k):
+def test_excluded_rows_emit_nothing_and_are_marked(fixed: bool, activation: str, k: int | None) -> None:
     one = made.dictionary(activation, k=k, exclusions=RULES)
     x = made.rows(10)
     x[3] *= 100.0
@@ -114,19 +117,19 @@ def test_excluded_rows_emit_nothing_and_are_marked(fixed, activation, k):
     assert set(found.row.tolist()) == {2, 8, 9}
 
 
-def test_an_excluded_row_is_silent_where_a_scale_of_zero_would_fire():
+def test_an_excluded_row_is_silent_where_a_scale_of_zero_would_fire() -> None:
     one = made.dictionary("relu", exclusions=RULES)
     assert (one.limits.lim < 0).any()  # latents with a positive bias fire on a row of zeros
     assert len(fired(ready(one), torch.zeros(1, made.D_IN)).row) > 0
     assert len(fired(ready(one), torch.zeros(1, made.D_IN), positions=torch.zeros(1)).row) == 0
 
 
-def test_a_row_without_length_cannot_be_rescaled():
+def test_a_row_without_length_cannot_be_rescaled() -> None:
     one = made.dictionary(norm=InputNorm(kind="constant_norm_rescale"))
     assert fired(ready(one), torch.zeros(2, made.D_IN)).excluded.all()
 
 
-def test_an_empty_step_and_an_empty_watch_set():
+def test_an_empty_step_and_an_empty_watch_set() -> None:
     one = made.dictionary()
     assert len(fired(ready(one), torch.zeros(0, made.D_IN)).excluded) == 0
     for fixed in (False, True):
@@ -134,7 +137,7 @@ def test_an_empty_step_and_an_empty_watch_set():
         assert len(found.row) == 0
 
 
-def test_a_swap_keeps_the_addresses_and_replaces_everything():
+def test_a_swap_keeps_the_addresses_and_replaces_everything() -> None:
     first, second = made.dictionary(seed=0), made.dictionary(seed=5, exclusions=RULES)
     encoder, x = ready(first), made.rows(300)
     buffers = [value for value in vars(encoder).values() if isinstance(value, Tensor)]
@@ -148,7 +151,7 @@ def test_a_swap_keeps_the_addresses_and_replaces_everything():
     assert np.array_equal(left.value, right.value)
 
 
-def test_another_watch_set_is_watched_from_then_on():
+def test_another_watch_set_is_watched_from_then_on() -> None:
     one = made.dictionary()
     encoder, x = ready(one), made.rows(400)
     encoder.watch(WatchList(rows=(7,), floors=(0.0,)))
@@ -166,7 +169,7 @@ BAD_WATCHES = {
 
 
 @pytest.mark.parametrize("message", BAD_WATCHES)
-def test_a_refused_watch_set_leaves_the_old_one_in_force(message):
+def test_a_refused_watch_set_leaves_the_old_one_in_force(message: str) -> None:
     encoder, x = ready(made.dictionary()), made.rows(50)
     before = fired(encoder, x)
     with pytest.raises(MisfitError, match=message):
@@ -176,18 +179,18 @@ def test_a_refused_watch_set_leaves_the_old_one_in_force(message):
     assert np.array_equal(fired(encoder, x).value, before.value)
 
 
-def test_a_dictionary_of_another_width_does_not_fit():
+def test_a_dictionary_of_another_width_does_not_fit() -> None:
     with pytest.raises(MisfitError, match=r"dictionary.encoder: found \[0, 16\], expected at most 9 rows of width 24"):
         ready(made.dictionary(d_in=16))
 
 
-def test_a_swap_cannot_change_what_a_graph_has_captured():
+def test_a_swap_cannot_change_what_a_graph_has_captured() -> None:
     encoder = ready(made.dictionary())
     with pytest.raises(MisfitError, match="layer_norm"):
         encoder.swap(made.dictionary(norm=InputNorm(kind="layer_norm", eps=1e-5)), WATCHED)
 
 
-def test_a_whole_dictionary_that_would_be_rounded_does_not_fit():
+def test_a_whole_dictionary_that_would_be_rounded_does_not_fit() -> None:
     half = made.dictionary("topk", k=9, dtype=torch.float16)
     whole = Whole.sized(half, decoder=False)
     encoder = Encoder(rows_max=8, d_in=made.D_IN, slots_max=9, whole=whole)
@@ -196,7 +199,7 @@ def test_a_whole_dictionary_that_would_be_rounded_does_not_fit():
         encoder.swap(made.dictionary("topk", k=9), WATCHED)
 
 
-def test_rows_are_encoded_in_parts(monkeypatch):
+def test_rows_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     one, x = made.dictionary(), made.rows(100)
     whole = fired(ready(one), x)
     monkeypatch.setattr(module, "ROWS", 7)
@@ -205,7 +208,7 @@ def test_rows_are_encoded_in_parts(monkeypatch):
     assert np.allclose(whole.value, parts.value, atol=1e-6)
 
 
-def test_the_footprint_is_what_the_buffers_take():
+def test_the_footprint_is_what_the_buffers_take() -> None:
     size = {"rows_max": 4096, "d_in": made.D_IN, "slots_max": 9, "firings_max": 500}
     needed = footprint(**size, slabs=1)
     encoder, slab = ready(made.dictionary()), Slab(rows_max=4096, firings_max=500)
@@ -216,7 +219,7 @@ def test_the_footprint_is_what_the_buffers_take():
     assert footprint(**size, whole_rows=98, d_out=24).total > needed.total
 
 
-def test_a_budget_that_is_too_small_says_what_would_fit():
+def test_a_budget_that_is_too_small_says_what_would_fit() -> None:
     needed = footprint(rows_max=8192, d_in=4096, slots_max=2048, firings_max=500_000, slabs=3)
     check_budget(needed, needed.total, rows_max=8192, slots_max=2048)
     with pytest.raises(ConfigError, match=r"device_budget_mib: found 64.0 MiB, expected .*watched .*About \d+ slots"):

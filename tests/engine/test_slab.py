@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from saewatch.engine.slab import Firings, Scored, Slab, pack_fixed, pack_quick
 
-WAYS = [pack_fixed, pack_quick]
+Way = Callable[[Slab, Scored, int], None]
+WAYS: list[Way] = [pack_fixed, pack_quick]
 
 
 def scored(fires: Tensor, u: Tensor | None = None) -> Scored:
@@ -20,7 +23,7 @@ def scored(fires: Tensor, u: Tensor | None = None) -> Scored:
     return Scored(fires, u, torch.ones(fires.shape[1]), torch.ones(fires.shape[1]))
 
 
-def packed(way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[Firings, Slab]:
+def packed(way: Way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[Firings, Slab]:
     slab = Slab(rows_max=max(1, len(fires)), firings_max=capacity)
     slab.start(len(fires))
     u = torch.arange(fires.numel(), dtype=torch.float32).reshape(fires.shape)
@@ -44,12 +47,13 @@ def expected(fires: Tensor, capacity: int) -> tuple[list[tuple[int, int]], list[
 
 
 @hypothesis.given(
-    st.integers(0, 12).flatmap(lambda rows: st.lists(st.lists(st.booleans(), min_size=5, max_size=5),
-                                                     min_size=rows, max_size=rows)),
+    st.integers(0, 12).flatmap(
+        lambda rows: st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=rows, max_size=rows)
+    ),
     st.integers(1, 30),
     st.integers(1, 4),
 )
-def test_both_ways_give_what_a_loop_over_rows_gives(fires, capacity, parts):
+def test_both_ways_give_what_a_loop_over_rows_gives(fires: list[list[bool]], capacity: int, parts: int) -> None:
     asked = torch.tensor(fires, dtype=torch.bool).reshape(len(fires), 5)
     pairs, lost = expected(asked, capacity)
     for way in WAYS:
@@ -62,7 +66,7 @@ def test_both_ways_give_what_a_loop_over_rows_gives(fires, capacity, parts):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_row_that_does_not_fit_is_left_out_whole(way):
+def test_a_row_that_does_not_fit_is_left_out_whole(way: Way) -> None:
     fires = torch.tensor([[True, False, False], [True, True, True], [False, False, False], [True, False, False]])
     found, _ = packed(way, fires, 3)
     assert found.row.tolist() == [0]
@@ -70,14 +74,14 @@ def test_a_row_that_does_not_fit_is_left_out_whole(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_slab_may_be_filled_to_its_last_entry(way):
+def test_a_slab_may_be_filled_to_its_last_entry(way: Way) -> None:
     found, _ = packed(way, torch.ones(4, 3, dtype=torch.bool), 12)
     assert len(found.row) == 12
     assert not found.overflow.any()
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_step_starts_from_an_empty_slab(way):
+def test_a_step_starts_from_an_empty_slab(way: Way) -> None:
     fires = torch.ones(4, 3, dtype=torch.bool)
     _, slab = packed(way, fires, 7)
     slab.start(1)
@@ -87,7 +91,7 @@ def test_a_step_starts_from_an_empty_slab(way):
     assert found.overflow.tolist() == [False]
 
 
-def test_the_buffers_keep_their_addresses():
+def test_the_buffers_keep_their_addresses() -> None:
     slab = Slab(rows_max=4, firings_max=8)
     before = [buffer.data_ptr() for buffer in (slab.row, slab.slot, slab.value, slab.count, slab.overflow)]
     for way in WAYS:
@@ -96,10 +100,10 @@ def test_the_buffers_keep_their_addresses():
     assert before == [buffer.data_ptr() for buffer in (slab.row, slab.slot, slab.value, slab.count, slab.overflow)]
 
 
-def test_what_was_read_stays_when_the_slab_is_filled_again():
+def test_what_was_read_stays_when_the_slab_is_filled_again() -> None:
     found, slab = packed(pack_quick, torch.ones(2, 2, dtype=torch.bool), 8)
     slab.value.fill_(-1.0)
-    slab.overflow.fill_(True)
+    slab.overflow.logical_not_()
     assert found.value.tolist() == [1.0, 2.0, 3.0, 4.0]
     assert not found.overflow.any()
     assert found.slot.dtype == np.uint16  # as on the wire

@@ -292,10 +292,22 @@ def test_a_sink_that_never_fired_stops_the_engine(tmp_path: Path) -> None:
         watch.prove()
 
 
-def test_activations_that_are_not_finite_stop_the_engine(tmp_path: Path) -> None:
+def test_garbage_from_the_warm_up_does_not_stop_the_engine(tmp_path: Path) -> None:
+    """Its attention reads memory that nobody has written."""
     worker, watch = opened(tmp_path)
     worker.execute_dummy_batch = lambda: worker.network.model.layers[2](torch.full((1, WIDTH), torch.nan))
-    with pytest.raises(SelfTestFailed, match="found NaN"):
+    watch.prove()
+    (watched,) = watch.tap._watched
+    assert torch.isnan(watched.sink.buffer).all(), "a row that no pass writes must not look like one"
+    watch.tap.close()
+
+
+def test_a_sink_that_writes_something_else_stops_the_engine(tmp_path: Path) -> None:
+    _, watch = opened(tmp_path)
+    (watched,) = watch.tap._watched
+    watched.sink.forward = lambda hidden, residual: watched.sink.buffer[:2].copy_(hidden)  # type: ignore[method-assign, assignment]  # planted
+    watched.sink.calls.add_(1)
+    with pytest.raises(SelfTestFailed, match="other rows in its buffer"):
         watch.prove()
 
 

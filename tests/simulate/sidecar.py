@@ -27,11 +27,15 @@ class FakeSidecar:
     Args:
         path: of the socket.
         acks: whether it acknowledges batches. The first acknowledgement, with the last number it has, always comes.
+        silent: whether not even the first acknowledgement comes.
         last: the numbers that it has, by stream; those of a sidecar that starts anew are none.
     """
 
-    def __init__(self, path: Path, *, acks: bool = True, last: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, path: Path, *, acks: bool = True, silent: bool = False, last: dict[int, int] | None = None
+    ) -> None:
         self.acks = acks
+        self.silent = silent
         self.last: dict[int, int] = {} if last is None else last
         self.connections: list[list[Record]] = []
         self.reading = threading.Event()
@@ -113,11 +117,11 @@ class FakeSidecar:
             self._open = None
 
     def _answer(self, connection: socket.socket, record: Record) -> None:
-        if isinstance(record, StreamOpen):
+        if isinstance(record, StreamOpen) and not self.silent:
             connection.send(encode(Ack(stream=record.stream, epoch=record.epoch, seq=self.last.get(record.stream, 0))))
         elif isinstance(record, FiringBatch):
             self.last[record.stream] = record.seq
-            if self.acks:
+            if self.acks and not self.silent:
                 opening = next(item for item in self.records if isinstance(item, StreamOpen))
                 connection.send(encode(Ack(stream=record.stream, epoch=opening.epoch, seq=record.seq)))
 

@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from types import NoneType
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -240,11 +240,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_each_once, parse_constant=_no_constant)
+_JSON = json.JSONDecoder(object_pairs_hook=_each_once)
 
 
 def _typed_fields(cls: type[Any], value: Any, *, skip: Container[str] = ()) -> dict[str, Any]:

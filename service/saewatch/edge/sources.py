@@ -180,6 +180,7 @@ class SocketSource:
 
     def _close_all(self) -> None:
         for connection in list(self._connections.values()):
+            self._send(connection, list(connection.due))  # or the engine would book as lost what was observed
             self._close(connection)
         self._selector.close()
         self._listener.close()

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-LIBRARY = torch.library.Library("saewatch", "DEF")  # type: ignore[no-untyped-call]  # not annotated in torch
+LIBRARY = torch.library.Library("saewatch", "DEF")
 _SCHEMA = "sink(Tensor hidden, Tensor? residual, Tensor(a!) buffer, Tensor(b!) calls) -> ()"
-LIBRARY.define(_SCHEMA)  # type: ignore[no-untyped-call]  # as above
+LIBRARY.define(_SCHEMA)
 
 
 def _sink(hidden: torch.Tensor, residual: torch.Tensor | None, buffer: torch.Tensor, calls: torch.Tensor) -> None:
@@ -33,8 +33,8 @@ def _sink_meta(hidden: torch.Tensor, residual: torch.Tensor | None, buffer: torc
     """Shapes only: nothing is returned."""
 
 
-LIBRARY.impl("sink", _sink, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]  # as above
-LIBRARY.impl("sink", _sink_meta, "Meta")  # type: ignore[no-untyped-call]  # as above
+LIBRARY.impl("sink", _sink, "CompositeExplicitAutograd")
+LIBRARY.impl("sink", _sink_meta, "Meta")
 
 
 class Sink(nn.Module):

@@ -35,7 +35,6 @@ from saewatch.monitor.streams import StreamRecord, StreamTable
 from saewatch.monitor.tables import KnownDictionary, WatchTable
 from saewatch.monitor.window import Rates, Window
 
-
 FAULTS = (
     "duplicate_batches",
     "labels_given_up",
@@ -255,7 +254,7 @@ class Monitor:
 
     def _end(self, _: int, link: Link, record: RequestEnd, now_ns: int) -> list[Event]:
         request = self._requests.end(self._engine(link), record, now_ns)
-        return [] if self._requests.waits(request) else [_ended(request)]
+        return [] if self._requests.waits(request) else [self._ended(request)]
 
     def _label(self, _: int, __: Link, record: RequestLabel, ___: int) -> list[Event]:
         return self._released(self._requests.label(record))
@@ -266,17 +265,29 @@ class Monitor:
         return self._told_lost(requests)
 
     def _told_lost(self, requests: list[Request]) -> list[Event]:
-        return [_ended(request) for request in requests if not self._requests.waits(request)]
+        return [self._ended(request) for request in requests if not self._requests.waits(request)]
 
     def _released(self, requests: Iterable[Request]) -> list[Event]:
         """What was held for requests that have an identity now."""
         events: list[Event] = []
         for request in requests:
             for batch, table in self._requests.release(request):
-                events.append(observe.identified(batch, table, {request.start.request: request}))
+                events.append(observe.identified(batch, table, {request.start.request: request}, self._requests.firsts))
             if not request.open:
-                events.append(_ended(request))
+                events.append(self._ended(request))
         return events
+
+    def _ended(self, request: Request) -> RequestEnded:
+        """The end of a request, told once and after everything else of it."""
+        assert request.identity is not None, "only requests with an identity are told of"
+        self._requests.firsts.leave(request.place)
+        end = request.end
+        return RequestEnded(
+            identity=request.identity,
+            fed=end.fed if end else 0,
+            emitted=end.emitted if end else 0,
+            lost=request.lost,
+        )
 
     def _engine(self, link: Link) -> EngineKey:
         if link.engine is None:
@@ -323,15 +334,3 @@ class Monitor:
 
 def _tokens(batch: FiringBatch) -> int:
     return batch.rows + int(batch.missed_tokens.sum())
-
-
-def _ended(request: Request) -> RequestEnded:
-    assert request.identity is not None, "only requests with an identity are told of"
-    request.seen.clear()
-    end = request.end
-    return RequestEnded(
-        identity=request.identity,
-        fed=end.fed if end else 0,
-        emitted=end.emitted if end else 0,
-        lost=request.lost,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from saewatch.core.batch import I32, U32, FiringBatch, Origin, Reason
 from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor import spans
 from saewatch.monitor.events import UNKNOWN, Identity, Observed
+from saewatch.monitor.firsts import Firsts
 from saewatch.monitor.requests import EngineKey, Request, RequestTable
 from saewatch.monitor.tables import WatchTable
 
@@ -73,10 +74,10 @@ def observe(
         if not len(batch.request) and not len(batch.missed_request):
             return None, given_up
     by_number = {number: one for number, one in zip(numbers.tolist(), found, strict=True) if one and one.identity}
-    return identified(batch, table, by_number), given_up
+    return identified(batch, table, by_number, requests.firsts), given_up
 
 
-def identified(batch: FiringBatch, table: WatchTable, requests: dict[int, Request]) -> Observed:
+def identified(batch: FiringBatch, table: WatchTable, requests: dict[int, Request], firsts: Firsts) -> Observed:
     """``batch`` with its requests' identities."""
     number = np.array(sorted(requests), dtype=np.uint32)
     ordered = [requests[one] for one in number.tolist()]
@@ -88,7 +89,7 @@ def identified(batch: FiringBatch, table: WatchTable, requests: dict[int, Reques
         requests=identities,
         span_request=span_request,
         missed_request=_index(batch.missed_request, number),
-        newly_fired=_newly_fired(batch, table, ordered, span_request),
+        newly_fired=_newly_fired(batch, table, ordered, span_request, firsts),
     )
 
 
@@ -104,24 +105,15 @@ def live(identity: Identity | None) -> bool:
     return identity is not None and identity.traffic_class == TrafficClass.LIVE
 
 
-def _newly_fired(batch: FiringBatch, table: WatchTable, requests: Sequence[Request], span_request: I32) -> I32:
+def _newly_fired(
+    batch: FiringBatch, table: WatchTable, requests: Sequence[Request], span_request: I32, firsts: Firsts
+) -> I32:
     """Features that fire for the first time in a live request, once for each such request."""
-    if table.stream.opening.role != Role.STABLE or not len(batch.row):
+    alive = np.array([*(live(one.identity) for one in requests), False], dtype=np.bool_)
+    if table.stream.opening.role != Role.STABLE or not alive.any() or not len(batch.row):
         return _NONE
     firing, feature = table.fired(batch.slot, batch.value)
     request = span_request[spans.span_of_firings(batch)][firing]
-    pairs = np.unique((request.astype(np.int64) << 32) | feature)  # a step has far fewer pairs than firings
-    return np.concatenate([_NONE, *_first_times(pairs >> 32, pairs & 0xFFFFFFFF, table, requests)])
-
-
-def _first_times(
-    request: np.ndarray, feature: np.ndarray, table: WatchTable, requests: Sequence[Request]
-) -> Iterator[I32]:
-    for index in np.unique(request[request >= 0]).tolist():
-        one = requests[index]
-        if live(one.identity):
-            seen = one.seen.setdefault(table, np.zeros(len(table.features), dtype=np.bool_))
-            candidates = feature[request == index]
-            fresh = candidates[~seen[candidates]]
-            seen[fresh] = True
-            yield fresh.astype(np.int32)
+    counted = alive[request]
+    places = np.array([*(one.place for one in requests), 0], dtype=np.int64)
+    return firsts.new(table, places[request[counted]], feature[counted])

@@ -14,14 +14,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch
 from saewatch.core.errors import RecordError
 from saewatch.core.records import RequestEnd, RequestLabel, RequestStart, TrafficClass, key_of
 from saewatch.monitor.events import Identity
+from saewatch.monitor.firsts import Firsts
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Budget, Tally
 
@@ -44,7 +42,7 @@ class Request:
     ended_ns: int = 0
     confirmed: bool = True  # named again since the last reconnect
     tallies: dict[WatchTable, Tally] = field(default_factory=dict)
-    seen: dict[WatchTable, npt.NDArray[np.bool_]] = field(default_factory=dict)  # features that fired in it
+    place: int = 0  # its row in the tables of features that have fired; another's after its end
     held: list[tuple[FiringBatch, WatchTable]] = field(default_factory=list)
     held_bytes: int = 0
 
@@ -81,6 +79,7 @@ class RequestTable:
         self._names: dict[str, dict[Request, None]] = {}
         self._labels: OrderedDict[str, RequestLabel] = OrderedDict()
         self._waiting: OrderedDict[Request, None] = OrderedDict()  # for a label, oldest first
+        self.firsts = Firsts()
 
     @property
     def open_count(self) -> int:
@@ -107,6 +106,7 @@ class RequestTable:
             self.lose(request, now_ns)
         request = Request(engine, record, key_of(record.engine_id), now_ns)
         self._open[place] = request
+        request.place = self.firsts.enter()
         request.label = self._labels.get(request.key)
         self._index(request)
         if request.label is not None or not request.key:

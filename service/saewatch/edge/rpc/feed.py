@@ -38,7 +38,10 @@ class Feed:
         self._lags: list[int] = []  # times of the steps that wait
         self._bell = asyncio.Event()
         self._encoded: OrderedDict[tuple[int, Filter], bytes | None] = OrderedDict()
-        self._encoded_bytes = 0
+        self.encodings = 0
+        """Events encoded so far."""
+        self.encoded_bytes = 0
+        """Bytes of the encodings that are kept."""
 
     def take(self, items: Sequence[Item]) -> None:
         """Takes what the pipeline has."""
@@ -79,10 +82,11 @@ class Feed:
         key = (entry.at.event, wanted)
         if key not in self._encoded:
             data = self._encoded[key] = _encode(entry, wanted)
-            self._encoded_bytes += len(data or b"")
-            while self._encoded_bytes > limits.ENCODINGS_BYTES or len(self._encoded) > 4096:
+            self.encodings += 1
+            self.encoded_bytes += len(data or b"")
+            while self.encoded_bytes > limits.ENCODINGS_BYTES or len(self._encoded) > 4096:
                 _, old = self._encoded.popitem(last=False)
-                self._encoded_bytes -= len(old or b"")
+                self.encoded_bytes -= len(old or b"")
             return data
         return self._encoded[key]
 

@@ -135,6 +135,7 @@ class FiringService:
             if overtaken is not None:
                 cursor = ring.tail
                 yield self._response(wire.delimited(GAP, _gap(overtaken)), cursor)
+                continue  # the ring went on while that was written
             entry = ring.next(cursor)
             if entry is None:
                 if self._draining:
@@ -149,6 +150,7 @@ class FiringService:
             cursor = entry.after
             data = self._feed.encoded(entry, wanted)
             if data is None:
+                await asyncio.sleep(0)  # a reader far behind, with a filter that takes nothing, must not stop the loop
                 continue
             if isinstance(entry.item, Gathered) and entry.item.table.number not in told:
                 told.add(entry.item.table.number)

@@ -83,4 +83,5 @@ class Ring(Generic[T]):
     def next(self, cursor: Cursor) -> Entry[T] | None:
         """The event at ``cursor``, which must not be overtaken; None when it is still to come."""
         index = cursor.event - self.tail.event
+        assert index >= 0, "an overtaken cursor goes on at the tail"
         return self._entries[index] if index < len(self._entries) else None

@@ -1,0 +1,60 @@
+"""Which features have fired in which open requests, so that a request counts once for each of them.
+
+One byte for each open request and feature of a table: 2 MiB for 1,024 requests and 2,048 features.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from saewatch.core.batch import I32
+from saewatch.monitor.tables import WatchTable
+
+TABLES_KEPT = 64
+"""Tables in use: 8 engines with 8 streams each."""
+
+
+class Firsts:
+    """Open requests have places, which are given again after their end."""
+
+    def __init__(self) -> None:
+        self._fired: OrderedDict[WatchTable, npt.NDArray[np.bool_]] = OrderedDict()
+        self._free: list[int] = []
+        self._places = 0
+
+    def enter(self) -> int:
+        """A place for a request."""
+        if self._free:
+            return self._free.pop()
+        self._places += 1
+        return self._places - 1
+
+    def leave(self, place: int) -> None:
+        """The request of that place has ended."""
+        for fired in self._fired.values():
+            if place < len(fired):
+                fired[place] = False
+        self._free.append(place)
+
+    def new(self, table: WatchTable, place: npt.NDArray[np.int64], feature: I32) -> I32:
+        """The features of these (place, feature) pairs that had not fired there before; once for each pair."""
+        width = len(table.features)
+        pairs = np.unique(place * width + feature)  # a step has far fewer pairs than firings
+        fired = self._table(table)
+        fresh = pairs[~fired.reshape(-1)[pairs]]
+        fired.reshape(-1)[fresh] = True
+        return (fresh % width).astype(np.int32)
+
+    def _table(self, table: WatchTable) -> npt.NDArray[np.bool_]:
+        fired = self._fired.get(table)
+        if fired is None or len(fired) < self._places:
+            grown = np.zeros((max(64, 2 * self._places), len(table.features)), dtype=np.bool_)
+            if fired is not None:
+                grown[: len(fired)] = fired
+            fired = self._fired[table] = grown
+            while len(self._fired) > TABLES_KEPT:
+                self._fired.popitem(last=False)
+        return fired

@@ -1,0 +1,159 @@
+"""The gRPC services on a real port, fed by hand: records go in with ``put``, and `pump` moves them to the feed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from saewatch.core.records import Record
+from saewatch.edge.access import LocalAccess
+from saewatch.edge.pb import (
+    dictionary_pb2_grpc,
+    firing_pb2,
+    firing_pb2_grpc,
+    status_pb2_grpc,
+)
+from saewatch.edge.pipeline import Pipeline, SinkQueue
+from saewatch.edge.rpc.dictionary import DictionaryService
+from saewatch.edge.rpc.feed import Feed
+from saewatch.edge.rpc.firing import FiringService
+from saewatch.edge.rpc.server import RpcServer
+from saewatch.edge.rpc.status import StatusService
+from saewatch.monitor.tables import KnownDictionary
+from tests import fakes
+
+T = TypeVar("T")
+Response = firing_pb2.WatchFiringsResponse
+
+
+class Served:
+    """What a test has of the services."""
+
+    def __init__(
+        self,
+        *,
+        known: Sequence[KnownDictionary] = (),
+        ring_bytes: int = 2**25,
+        subscribers: int = 64,
+        access: LocalAccess | None = None,
+    ) -> None:
+        self.known = {one.weights_digest: one for one in known or [fakes.dictionary()]}
+        self.queue = SinkQueue("grpc", lambda: None)
+        self.pipeline = Pipeline(dictionaries=self.known, queues=[self.queue])
+        self.lags: list[float] = []
+        self.feed = Feed(on_lag=self.lags.extend, bound=ring_bytes)
+        self.firing = FiringService(
+            feed=self.feed, pipeline=self.pipeline, dictionaries=self.known, run=7, subscribers=subscribers
+        )
+        status = StatusService(
+            pipeline=self.pipeline, counters=lambda: {"CorruptFrame": 3}, subscribers=lambda: self.firing.subscribers
+        )
+        services = (self.firing, DictionaryService(self.known), status)
+        self.server = RpcServer(services=services, access=access or LocalAccess())
+        self.address = ""
+        self.seq = 0
+
+    @property
+    def dictionary(self) -> KnownDictionary:
+        """The first one."""
+        return next(iter(self.known.values()))
+
+    def connect(self, channel: grpc.aio.Channel) -> None:
+        """Stubs of every service."""
+        self.channel = channel
+        self.firings: Any = firing_pb2_grpc.FiringServiceStub(channel)
+        self.dictionaries: Any = dictionary_pb2_grpc.DictionaryServiceStub(channel)
+        self.statuses: Any = status_pb2_grpc.StatusServiceStub(channel)
+
+    def put(self, *records: Record) -> None:
+        """The engine on link 1 says something."""
+        for record in records:
+            self.pipeline.receive(1, record)
+
+    def ready(self) -> None:
+        """A stream that is watched."""
+        self.pipeline.connect(1)
+        self.put(fakes.stream_open(self.dictionary), fakes.watch_set(self.dictionary))
+
+    def batch(self, spans: Sequence[fakes.Span], firings: Sequence[fakes.Firing] = (), **fields: Any) -> None:
+        """A batch with the next seq."""
+        self.seq += 1
+        self.put(fakes.batch(spans, firings, seq=self.seq, **fields))
+
+    def pump(self, *, flush: bool = True) -> None:
+        """Moves what the pipeline has to the feed, and out of the gatherer."""
+        self.feed.take(self.queue.take())
+        if flush:
+            self.feed.flush()
+
+    async def record(self, name: str) -> firing_pb2.GetRequestRecordResponse:
+        """GetRequestRecord."""
+        answer: firing_pb2.GetRequestRecordResponse = await self.firings.GetRequestRecord(
+            firing_pb2.GetRequestRecordRequest(request_id=name)
+        )
+        return answer
+
+    async def check_health(self) -> None:
+        """Fails unless health says SERVING."""
+        answer = await health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """What a client without a loop gets."""
+        return await asyncio.to_thread(call)
+
+    async def watch(self, **fields: Any) -> Watch:
+        """A subscriber, once it has had its first heartbeat."""
+        call = self.firings.WatchFirings(firing_pb2.WatchFiringsRequest(**fields))
+        watch = Watch(call)
+        first = await watch.next()
+        assert first.WhichOneof("event") == "heartbeat"
+        return watch
+
+
+class Watch:
+    """One subscriber."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def next(self) -> Response:
+        """The next message."""
+        message = await self.call.read()
+        assert isinstance(message, Response), "the stream has ended"
+        return message
+
+    async def until(self, *events: str) -> list[Response]:
+        """Messages up to and with the first of these events, heartbeats and coverage left out."""
+        messages = []
+        while True:
+            message = await self.next()
+            kind = message.WhichOneof("event")
+            if kind in events or kind not in {"heartbeat", "coverage"}:
+                messages.append(message)
+            if kind in events:
+                return messages
+
+    async def batch(self) -> firing_pb2.FiringBatch:
+        """The next batch."""
+        return (await self.until("batch"))[-1].batch
+
+
+@contextlib.asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[Served]:
+    """Serves until the block ends."""
+    served = Served(**settings)
+    port = await served.server.start("127.0.0.1", 0)
+    served.address = f"127.0.0.1:{port}"
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        served.connect(channel)
+        served.ready()
+        try:
+            yield served
+        finally:
+            await served.server.stop(0)

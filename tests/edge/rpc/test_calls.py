@@ -1,0 +1,78 @@
+"""Nobody gets in without a principal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import grpc
+import pytest
+
+from saewatch.core.errors import AccessError
+from saewatch.edge.access import LocalAccess, Principal
+from saewatch.edge.pb import dictionary_pb2, firing_pb2, status_pb2
+from tests.edge.rpc.served import Served, serving
+
+METHODS = [
+    ("firings", "WatchFirings", firing_pb2.WatchFiringsRequest()),
+    ("firings", "GetRequestRecord", firing_pb2.GetRequestRecordRequest(request_id="x")),
+    ("dictionaries", "ListDictionaries", dictionary_pb2.ListDictionariesRequest()),
+    ("dictionaries", "GetDictionary", dictionary_pb2.GetDictionaryRequest()),
+    ("dictionaries", "ListFeatures", dictionary_pb2.ListFeaturesRequest()),
+    ("statuses", "GetStatus", status_pb2.GetStatusRequest()),
+]
+
+
+class Nobody(LocalAccess):
+    """Refuses everybody."""
+
+    def principal(self, metadata: Mapping[str, str | bytes]) -> Principal:
+        raise AccessError("caller", found="nobody", expected="somebody")
+
+
+@pytest.mark.parametrize(("service", "method", "request_"), METHODS)
+async def test_every_method_asks_who_it_is(service: str, method: str, request_: object) -> None:
+    async with serving(access=Nobody()) as served:
+        call = getattr(getattr(served, service), method)(request_)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await (call.read() if method == "WatchFirings" else call)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_list_above_is_complete() -> None:
+    served = [
+        descriptor.services_by_name[name]
+        for descriptor, name in (
+            (firing_pb2.DESCRIPTOR, "FiringService"),
+            (dictionary_pb2.DESCRIPTOR, "DictionaryService"),
+            (status_pb2.DESCRIPTOR, "StatusService"),
+        )
+    ]
+    assert {method.name for service in served for method in service.methods} == {name for _, name, _ in METHODS}
+
+
+async def test_every_method_of_the_protos_is_served() -> None:
+    async with serving() as served:
+        for service, method, request_ in METHODS:
+            call = getattr(getattr(served, service), method)(request_)
+            if method == "WatchFirings":
+                await call.read()
+                continue
+            assert await call.code() is not grpc.StatusCode.UNIMPLEMENTED, method
+
+
+async def test_a_call_that_is_given_up_ends(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as served:
+        await leave_many(served)
+        assert served.firing.subscribers == 0
+    assert not caplog.records
+
+
+async def leave_many(served: Served) -> None:
+    for _ in range(20):
+        watch = await served.watch()
+        watch.call.cancel()
+    for _ in range(100):
+        if not served.firing.subscribers:
+            return
+        await asyncio.sleep(0.02)

@@ -1,0 +1,69 @@
+"""Our closed lists and the protos' are the same, and messages say what the dataclasses say."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+from saewatch.core.batch import Origin, Reason, SlotKind
+from saewatch.core.catalogue import SEVERITIES
+from saewatch.core.records import Outcome, Role, TrafficClass
+from saewatch.edge.pb import common_pb2, firing_pb2
+from saewatch.edge.rpc import messages
+from tests import fakes
+from tests.monitor.stage import Stage, observed
+
+LISTS = [
+    (common_pb2.Role, [one.name for one in Role]),
+    (common_pb2.TrafficClass, [one.name for one in TrafficClass]),
+    (common_pb2.Origin, [one.name for one in Origin]),
+    (common_pb2.MissedReason, [one.name for one in Reason]),
+    (common_pb2.UnitKind, [one.name for one in SlotKind]),
+    (common_pb2.Severity, [one.upper() for one in SEVERITIES]),
+    (firing_pb2.Outcome, [one.name for one in Outcome if one is not Outcome.OPEN]),
+]
+
+
+@pytest.mark.parametrize(("wrapper", "names"), LISTS, ids=[wrapper.DESCRIPTOR.name for wrapper, _ in LISTS])
+def test_a_list_is_the_same_in_both(wrapper: EnumTypeWrapper, names: list[str]) -> None:
+    assert [name.partition("_UNSPECIFIED")[0] if i == 0 else name for i, name in enumerate(wrapper.keys())][1:] == [
+        f"{wrapper.keys()[0].removesuffix('UNSPECIFIED')}{name}" for name in names
+    ]
+
+
+def test_a_point_in_time() -> None:
+    stamp = messages.timestamp(1_500_000_000_123_456_789)
+    assert stamp is not None
+    assert (stamp.seconds, stamp.nanos) == (1_500_000_000, 123_456_789)
+    assert messages.timestamp(0) is None
+
+
+def test_a_table_is_encoded_once() -> None:
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    (event,) = observed(stage.batch([(7, 0, 1)]))
+    data = messages.feature_table(event.table)
+    assert messages.feature_table(event.table) is data
+    table = firing_pb2.FeatureTable.FromString(data)
+    assert list(table.slot_unit) == [1, 2, 3, 0]
+    assert list(table.slot_kind) == [1, 1, 1, 2]
+    assert table.stream.epoch == 1000
+
+
+def test_a_request_is_encoded_once() -> None:
+    stage = Stage().ready()
+    stage.label(7)
+    stage.start(7)
+    (first,) = observed(stage.batch([(7, 0, 1)]))
+    (second,) = observed(stage.batch([(7, 1, 1)]))
+    data = messages.request_bytes(first.requests[0])
+    assert messages.request_bytes(second.requests[0]) is data
+    assert common_pb2.Request.FromString(data).key == fakes.key(7)
+
+
+def test_books_before_the_first_beat() -> None:
+    stage = Stage()
+    stage.put(fakes.stream_open(stage.known))
+    (state,) = stage.monitor.status(stage.now).streams
+    books = messages.books(state)
+    assert (books.stream, books.fed, books.coverage, books.HasField("beat_time")) == (1, 0, 1.0, False)
