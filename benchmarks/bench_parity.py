@@ -1,8 +1,8 @@
 """Parity, end to end: real vLLM, real sidecar, real gRPC client, against transformers and SAELens.
 
-The fixture in float32: sets equal outside a band of 1e-5 of the row's largest pre-activation around the threshold, values
-within that. Three faults, switched on in the running engine, must each be caught. The demo model in bf16: agreement with
-the float32 oracle, beside that of transformers' own bf16 run.
+The fixture in float32: sets equal outside a band of 1e-5 of the row's largest pre-activation around the threshold,
+values within that. Three faults, switched on in the running engine, must each be caught. The demo model in bf16:
+agreement with the float32 oracle, beside that of transformers' own bf16 run.
 
     python -m benchmarks.bench_parity [--quick] [--json OUT] [--cells fixture,demo] [--check]
 """
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if cell not in options.cells.split(","):
             not_run.append({"cell": cell, "why": "not asked for"})
         elif cell == "demo" and not DEMO_MODEL.exists():
-            not_run.append({"cell": cell, "why": f"no model at {DEMO_MODEL.relative_to(form.ROOT)}: run make demo once"})
+            where = DEMO_MODEL.relative_to(form.ROOT)
+            not_run.append({"cell": cell, "why": f"no model at {where}: run make demo once"})
         else:
             rows = 2_000 if options.quick else 20_000
             run_cell(cell, rows, options.seed, facts, correctness)
@@ -155,16 +156,17 @@ def load(rig: Rig, rows: int, seed: int, prefix: str) -> tuple[Collector, dict[s
     """Waves of 64 concurrent requests until ``rows`` rows were received; the collector is closed, and full."""
     collector = Collector(rig.addresses["grpc"])
     collector.ready.wait(30)
-    tokens, answers, wave = text_tokens(rig.model), {}, 0
+    answers: dict[str, Answer] = {}
+    tokens, wave = text_tokens(rig.model), 0
     started = time.monotonic()
     while collector.rows < rows:
-        answers |= send(
-            rig.port, mixed_load(tokens, AT_ONCE, seed=seed + 1000 * wave, prefix=f"{prefix}-{seed}-{wave}"), at_once=AT_ONCE
-        )
+        requests = mixed_load(tokens, AT_ONCE, seed=seed + 1000 * wave, prefix=f"{prefix}-{seed}-{wave}")
+        answers |= send(rig.port, requests, at_once=AT_ONCE)
         wave += 1
         collector.settled()
         time.sleep(0.5)  # the last flush reaches the client
-        print(f"{prefix}: {collector.rows} rows, {collector.firings} firings, {time.monotonic() - started:.0f} s", file=sys.stderr)
+        took = time.monotonic() - started
+        print(f"{prefix}: {collector.rows} rows, {collector.firings} firings, {took:.0f} s", file=sys.stderr)
     collector.close()
     return collector, answers
 

@@ -1,7 +1,7 @@
 """A worker with faults that can be switched on while it serves: what a parity test must catch.
 
-``SAEWATCH_FAULT_FILE`` names a file that holds the fault's name; an empty one means none. The sinks of the faults are in
-the compiled graph beside the real one from the start.
+``SAEWATCH_FAULT_FILE`` names a file that holds the fault's name; an empty one means none. The sinks of the faults are
+in the compiled graph beside the real one from the start.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ class Rolled:
         return torch.roll(self._sink.buffer, 1, 0)
 
 
-class FaultyWorker(TapWorker):  # type: ignore[misc]  # its base is chosen at run time
+class FaultyWorker(TapWorker):
     """The watched worker, with faults."""
 
     def load_model(self, **kwargs: Any) -> None:
         """Loads and attaches as ever, and attaches the faults' sinks too."""
         super().load_model(**kwargs)
-        self._watched = self.saewatch.tap._watched[0]  # noqa: SLF001 - a fault has to reach inside
+        assert self.saewatch is not None
+        self._watched = self.saewatch.tap.watched[0]
         self._sinks: dict[str, Any] = {"": self._watched.sink}
         layer = hookpoint.parse(self._watched.opening.hook_point).layer
         blocks = self.get_model().get_submodule("model.layers")

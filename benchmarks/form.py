@@ -52,7 +52,9 @@ def write(path: Path, result: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=1, sort_keys=False) + "\n")
 
 
-def goal(statement: str, value: float | None, unit: str, *, accept: float, target: float, why: str = "") -> dict[str, Any]:
+def goal(
+    statement: str, value: float | None, unit: str, *, accept: float, target: float, why: str = ""
+) -> dict[str, Any]:
     """A goal where less is better, judged."""
     met = "not run" if value is None else "target" if value <= target else "accept" if value <= accept else "no"
     return {
@@ -71,8 +73,8 @@ def machine() -> dict[str, Any]:
     model = ""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else ""
+        named = (line for line in info.read_text().splitlines() if line.startswith("model name"))
+        model = next(named, "").partition(":")[2].strip()
     return {"cpu": model, "cores": os.cpu_count(), "gpu": None, "load1": round(os.getloadavg()[0], 2)}
 
 

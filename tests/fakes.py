@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from saewatch.core import limits
+from saewatch.core.attestation import Attestation, Fit
 from saewatch.core.batch import FiringBatch, Reason, SlotKind, WatchSet
 from saewatch.core.catalogue import Catalogue, Feature
 from saewatch.core.manifest import (
@@ -24,6 +25,7 @@ from saewatch.core.manifest import (
     EncoderSheet,
     Manifest,
     TensorSheet,
+    attestation_path,
     expected_tensors,
 )
 from saewatch.core.records import (
@@ -78,14 +80,28 @@ def dictionary(features: Sequence[Feature] = FEATURES, *, seed: int = 0) -> Know
     )
 
 
-def write_bundle(folder: Path, known: KnownDictionary) -> Path:
-    """The sheets of a bundle; its tensors are left out."""
+def write_bundle(folder: Path, known: KnownDictionary, *, model: str = "") -> Path:
+    """The sheets of a bundle, its tensors left out; ``model`` is attested where it is given."""
+    attested = [_fit(known, model)] if model else []
+    for one in attested:
+        path = folder / attestation_path(one.kind, one.digest)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(one.data())
     folder.mkdir(parents=True, exist_ok=True)
-    sheet = BundleSheet(weights=known.weights_digest, catalogue=known.catalogue_digest)
+    sheet = BundleSheet(
+        weights=known.weights_digest,
+        catalogue=known.catalogue.digest,
+        attestations=tuple((one.kind, one.digest) for one in attested),
+    )
     (folder / BUNDLE_FILE).write_bytes(sheet.data())
     (folder / MANIFEST_FILE).write_bytes(known.manifest.data())
     (folder / CATALOGUE_FILE).write_bytes(known.catalogue.data())
     return folder
+
+
+def _fit(known: KnownDictionary, model: str) -> Attestation:
+    fit = Fit(model=model, architecture="", d_model=8, layers=4, weights="", tokenizer="", chat_template="")
+    return Attestation(kind="fit", weights=known.weights_digest, body=fit.body())
 
 
 def slots_of(known: KnownDictionary) -> list[tuple[SlotKind, int, float]]:
@@ -174,6 +190,11 @@ def batch(
     )
 
 
+def frame(spans: Sequence[Span], firings: Sequence[Firing] = (), **fields: Any) -> bytes:
+    """The same, as a frame."""
+    return encode(batch(spans, firings, **fields))
+
+
 class Peer:
     """A program on the sidecar's socket."""
 
@@ -211,6 +232,10 @@ class Peer:
     def send_bytes(self, data: bytes) -> None:
         """Sends a datagram of anything."""
         self._socket.send(data)
+
+    def send_with_descriptor(self, data: bytes) -> None:
+        """Sends a datagram with an open file along."""
+        socket.send_fds(self._socket, [data], [0])
 
     def send_without_waiting(self, data: bytes) -> bool:
         """Sends a datagram if the kernel takes it."""

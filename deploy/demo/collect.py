@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from saewatch.edge.pb.saewatch.v1 import common_pb2, firing_pb2, firing_pb2_grpc, status_pb2, status_pb2_grpc
 
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
 UNKNOWN = 0xFFFFFFFF
 CHANNEL = (("grpc.max_receive_message_length", 16 * 2**20), ("grpc.http2.bdp_probe", 0))
 
@@ -23,17 +26,17 @@ class Seen:
     """What was received of one request (one sampled answer), in columns that grow."""
 
     request: common_pb2.Request
-    position: list[npt.NDArray[np.int64]] = field(default_factory=list)  # of each row
-    fired_position: list[npt.NDArray[np.int64]] = field(default_factory=list)  # of each firing
-    slot: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    value: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    position: list[I64] = field(default_factory=list)  # of each row
+    fired_position: list[I64] = field(default_factory=list)  # of each firing
+    slot: list[I64] = field(default_factory=list)
+    value: list[F32] = field(default_factory=list)
     missed: Counter[int] = field(default_factory=Counter)  # by MissedReason
     upto: int = -1  # greatest position seen
     recomputed: int = 0
     fed: int = -1  # at its end
     lag_s: float = 0.0  # from the step to here, of its latest batch
 
-    def columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def columns(self) -> tuple[I64, I64, I64, F32]:
         """Positions of rows, and position, slot and value of firings."""
         none = np.zeros(0, np.int64)
         return (
@@ -74,8 +77,9 @@ class Collector:
         while True:
             state = self.status()
             books = [stream.books for stream in state.streams if stream.connected]
-            done = books and not state.open_requests and all(one.in_flight == 0 for one in books)
-            if (done and all(_told(stream) for stream in state.streams if stream.connected)) or time.monotonic() > deadline:
+            quiet = books and not state.open_requests and all(one.in_flight == 0 for one in books)
+            told = all(_told(stream) for stream in state.streams if stream.connected)
+            if (quiet and told) or time.monotonic() > deadline:
                 return state
             time.sleep(0.2)
 

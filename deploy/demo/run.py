@@ -4,8 +4,8 @@
     make demo ARGS="--once --json OUT"         a bounded script, with its facts in OUT
     make demo ARGS=--fixture                   the small test model instead of SmolLM2
 
-The demo is an ordinary client of two endpoints: it reads its own answers from the OpenAI endpoint and the firings from the
-gRPC stream, and joins them by its own request ids. Text never passes through saewatch.
+The demo is an ordinary client of two endpoints: it reads its own answers from the OpenAI endpoint and the firings from
+the gRPC stream, and joins them by its own request ids. Text never passes through saewatch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from deploy.demo.servers import (
     wait_healthy,
 )
 from saewatch.core.batch import Reason
-from saewatch.edge.pb.saewatch.v1 import common_pb2
 
 ROOT = form.ROOT
 WORK = ROOT / ".demo"
@@ -108,7 +107,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo ARGS=…", description=__doc__)
     parser.add_argument("--once", action="store_true", help="a bounded script instead of running until Ctrl-C")
     parser.add_argument("--json", type=Path, help="where to write the facts (with --once)")
-    parser.add_argument("--fixture", action="store_true", help="the small test model: quick, and its text is no English")
+    parser.add_argument("--fixture", action="store_true", help="the small test model; its text is no English")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of the script with --once")
     parser.add_argument("--max-tokens", type=int, default=40)
     parser.add_argument("--plain", action="store_true", help="no colours")
@@ -126,18 +125,19 @@ def run(options: argparse.Namespace, facts: Facts, screen: Screen, folder: Path,
     extra = ("--dtype", "float32") if options.fixture else ()
     tap = tap_arguments(socket_path=socket_path, bundles=[bundle], census=0.05)
     started = time.time()
+    name = model_name(options)
     servers.append(
-        start_engine(model=model, name=model_name(options), port=port, tap=tap, socket_path=socket_path, log=log, extra=extra)
+        start_engine(model=model, name=name, port=port, tap=tap, socket_path=socket_path, log=log, extra=extra)
     )
     found = addresses(servers[0], folder)
     wait_healthy(port, servers, timeout_s=ENGINE_S, tick=lambda: screen.progress(stage(log, started)))
     facts.healthy_at = time.time()
     facts.engine_healthy_s = facts.healthy_at - started
     screen.clear()
-    announce(screen, found, port, model_name(options))
+    announce(screen, found, port, name)
     collector = Collector(found["grpc"])
     collector.ready.wait(30)
-    shows = Shows(screen, collector, Tokenizer.from_file(str(model / "tokenizer.json")), port, model_name(options))
+    shows = Shows(screen, collector, Tokenizer.from_file(str(model / "tokenizer.json")), port, name)
     try:
         if options.once:
             code = once(options, shows, servers)
@@ -282,7 +282,7 @@ class Shows:
             self.foreign.add(key)
             self.screen.line()
             who = seen.request.client_id or seen.request.engine_id
-            self.screen.line(f"── a request of yours: {who}, {seen.fed} tokens fed (its text is known to its client only)")
+            self.screen.line(f"── a request of yours: {who}, {seen.fed} tokens fed (only its client knows its text)")
             fired = sorted({mark.feature for marks in self.marks(seen).values() for mark in marks})
             self.screen.line(f"   fired: {', '.join(fired) or 'nothing watched'}")
 

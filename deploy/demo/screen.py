@@ -77,7 +77,8 @@ class Screen:
         """What marks mean."""
         if self._colour:
             marked = "  ".join(self.style(f" {name} ", code) for name, code in COLOURS.items())
-            self.line(f"marks: {marked}  a probe direction fired;  {self.style('underlined', UNDERLINE)}  only latents did")
+            underlined = self.style("underlined", UNDERLINE)
+            self.line(f"marks: {marked}  a probe direction fired;  {underlined}  only latents did")
         else:
             self.line("marks: [token|feature] a probe direction fired; [token|~feature] only latents did")
         self.line("A mark is correlational evidence from the model's activations, not a verdict on the text.")

@@ -24,6 +24,9 @@ STOP_S = 20.0
 """A server that has not ended by then after SIGTERM is killed."""
 
 
+_CAUSE = re.compile(r"\] saewatch|\w+(Error|Failed|Version|Mode): ")
+
+
 class ServerError(Exception):
     """A server did not start; the message ends with the last lines of its log."""
 
@@ -146,7 +149,9 @@ def start_engine(
     return start("vLLM", command, log, env={**settings, **(env or {})})
 
 
-def wait_healthy(port: int, servers: Sequence[Server], *, timeout_s: float, tick: Callable[[], None] | None = None) -> None:
+def wait_healthy(
+    port: int, servers: Sequence[Server], *, timeout_s: float, tick: Callable[[], None] | None = None
+) -> None:
     """Until the engine answers; ``tick`` is called some times a second meanwhile."""
     wait_for("vLLM", lambda: _answers(port), servers, timeout_s=timeout_s, tick=tick)
 
@@ -174,7 +179,7 @@ def wait_for(
 
 def _answers(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
@@ -204,7 +209,7 @@ def causes(path: Path) -> str:
     """The lines of a log that say why: ours, and the first errors; else its end. vLLM's own end says only that."""
     with contextlib.suppress(OSError):
         lines = path.read_text(errors="replace").splitlines()
-        found = [line for line in lines if "saewatch" in line.partition("] ")[2] or re.search(r"\w+(Error|Failed|Version|Mode): ", line)]
+        found = [line for line in lines if _CAUSE.search(line)]
         if found:
             return "\n".join(found[:12])
     return tail(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 import tracemalloc
@@ -257,6 +258,14 @@ def test_counts_that_are_not_the_columns_are_refused(name: str) -> None:
     for other in (body[:-1], body + b"\0", b""):
         with pytest.raises(CorruptFrame):
             decode(reframed(kind, head, other))
+
+
+def test_a_count_that_is_no_integer_is_refused() -> None:
+    kind, head, body = unframed(encode(large_batch(spans=1, rows=1, firings=1, missed=1)))
+    for group in "RMN":
+        for one in (True, 1.0, "1"):
+            with pytest.raises(CorruptFrame, match="counts"):
+                decode(reframed(kind, {**head, "counts": {**head["counts"], group: one}}, body))
 
 
 def test_a_head_of_a_wrong_length_is_refused() -> None:

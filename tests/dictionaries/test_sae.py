@@ -37,7 +37,7 @@ def test_training_explains_sparse_data_and_is_seeded(trained: sae.Autoencoder) -
     again, _ = sae.train(sparse_rows(2_000), RECIPE, say=False)
     assert torch.equal(trained.W_enc, again.W_enc)
     figures = sae.stated(trained, sparse_rows(3_000)[2_000:])
-    assert figures["fvu"] < 0.25
+    assert figures["fvu"] < 0.35
     assert 2 < figures["l0"] < 8
 
 

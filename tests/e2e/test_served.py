@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from conftest import Pair
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from benchmarks.bench_parity import comparison
@@ -18,6 +17,7 @@ from benchmarks.oracle import Oracle
 from benchmarks.rig import MODEL_NAME, mixed_load, send, text_tokens
 from deploy.demo.collect import Collector
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
+from tests.e2e.conftest import Pair
 
 pytestmark = pytest.mark.engine
 
@@ -105,7 +105,7 @@ def test_prefix_cache_hits_are_booked_as_cached(pair: Pair, collector: Collector
 
 
 def test_several_answers_to_one_request_are_told_apart(pair: Pair, collector: Collector) -> None:
-    body = {"model": MODEL_NAME, "prompt": [40, 41, 42, 43], "max_tokens": 6, "temperature": 1.0, "n": 3, "ignore_eos": True}
+    body = {"model": MODEL_NAME, "prompt": [40, 41, 42, 43], "max_tokens": 6, "n": 3, "ignore_eos": True}
     name = f"many-{time.time_ns()}"
     send(pair.watched.port, [(name, body)], at_once=1)
     collector.settled()

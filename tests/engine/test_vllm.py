@@ -24,6 +24,7 @@ from saewatch.core.errors import (
     UnsupportedMode,
     UnsupportedVersion,
 )
+from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
 from saewatch.engine.vllm import RunnerView, V1View, Watch, facts_of, new_request, open_watch
 
@@ -48,7 +49,8 @@ class Model(nn.Module):
     def __init__(self, layers: int = 4) -> None:
         super().__init__()
         self.model = nn.Module()
-        self.model.layers = nn.ModuleList(Block() for _ in range(layers))
+        self.blocks = [Block() for _ in range(layers)]
+        self.model.layers = nn.ModuleList(self.blocks)
 
 
 class Runner:
@@ -101,7 +103,7 @@ def a_worker(tmp_path: Path, section: Any = None, **changes: Any) -> Any:
         model_runner=changes.get("runner", Runner()),
         get_model=lambda: network,
         network=network,
-        execute_dummy_batch=lambda: network.model.layers[2](torch.ones(1, WIDTH)),
+        execute_dummy_batch=lambda: network.blocks[2](torch.ones(1, WIDTH)),
     )
 
 
@@ -168,9 +170,9 @@ def test_a_hook_point_that_the_model_does_not_have_is_refused(tmp_path: Path) ->
     worker = a_worker(tmp_path)
     blocks = adapter.Blocks(worker)
     with pytest.raises(HookPointError, match=r"found resid_post\.9, expected a layer from 0 to 3"):
-        blocks(adapter.HookPoint("resid_post", 9))
+        blocks(HookPoint("resid_post", 9))
     with pytest.raises(HookPointError, match="found mlp_out"):
-        blocks(adapter.HookPoint("mlp_out", 1))
+        blocks(HookPoint("mlp_out", 1))
 
 
 def a_copy(tmp_path: Path) -> Path:
@@ -210,14 +212,14 @@ def test_too_small_a_budget_is_refused(tmp_path: Path) -> None:
 def test_serve_on_failure_serves_blind(tmp_path: Path) -> None:
     watch = open_watch(a_worker(tmp_path, section(tmp_path, on_failure="serve"), width=256))
     assert watch is not None
-    assert not watch.tap._watched
+    assert not watch.tap.watched
     watch.prove()
     watch.after_forward(a_step(new=[a_request("a", 3)]), sampling=True)
     watch.after_sampling(SimpleNamespace(sampled_token_ids=[[7]], req_id_to_index={"a": 0}))
     watch.tap.close()
-    (books,) = [stream.books for stream in watch.tap._shipper._streams.values()]
+    (books,) = watch.tap.books
     assert books.blind == "MisfitError"
-    assert books.beat().missed == {"blind": 3}
+    assert books.missed == {"blind": 3}
 
 
 def test_serve_on_failure_serves_even_with_a_broken_section(tmp_path: Path) -> None:
@@ -260,7 +262,7 @@ def test_a_step_in_the_ledgers_words() -> None:
 
 def test_a_request_in_the_ledgers_words() -> None:
     found = new_request(a_request("2_cmpl-x", 5, stop=[3], eos=None, max_tokens=4), 11)
-    assert (found.child, found.stop_tokens, found.max_tokens, found.prompt_len) == (2, {3}, 4, 5)
+    assert (found.child, found.stop_tokens, found.max_tokens, found.prompt_len) == (2, frozenset({3}), 4, 5)
 
 
 def test_rows_come_in_the_runners_order() -> None:
@@ -295,16 +297,16 @@ def test_a_sink_that_never_fired_stops_the_engine(tmp_path: Path) -> None:
 def test_garbage_from_the_warm_up_does_not_stop_the_engine(tmp_path: Path) -> None:
     """Its attention reads memory that nobody has written."""
     worker, watch = opened(tmp_path)
-    worker.execute_dummy_batch = lambda: worker.network.model.layers[2](torch.full((1, WIDTH), torch.nan))
+    worker.execute_dummy_batch = lambda: worker.network.blocks[2](torch.full((1, WIDTH), torch.nan))
     watch.prove()
-    (watched,) = watch.tap._watched
+    (watched,) = watch.tap.watched
     assert torch.isnan(watched.sink.buffer).all(), "a row that no pass writes must not look like one"
     watch.tap.close()
 
 
 def test_a_sink_that_writes_something_else_stops_the_engine(tmp_path: Path) -> None:
     _, watch = opened(tmp_path)
-    (watched,) = watch.tap._watched
+    (watched,) = watch.tap.watched
     watched.sink.forward = lambda hidden, residual: watched.sink.buffer[:2].copy_(hidden)  # type: ignore[method-assign, assignment]  # planted
     watched.sink.calls.add_(1)
     with pytest.raises(SelfTestFailed, match="other rows in its buffer"):
@@ -312,8 +314,8 @@ def test_a_sink_that_writes_something_else_stops_the_engine(tmp_path: Path) -> N
 
 
 def an_encoder_that_lies(watch: Watch) -> None:
-    (watched,) = watch.tap._watched
-    watched.encoder._W.neg_()
+    (watched,) = watch.tap.watched
+    watched.encoder._W.neg_()  # noqa: SLF001 - a fault that no public door can make
 
 
 def test_an_encoder_that_disagrees_with_its_reference_stops_the_engine(tmp_path: Path) -> None:
@@ -335,7 +337,7 @@ def test_after_start_a_fault_of_the_tap_never_reaches_the_engine(
 
     step = a_step(new=[a_request("b", 3), a_request("a", 1)])
     if where == "rows":
-        monkeypatch.setattr(watch._view, "rows", broken)
+        monkeypatch.setattr(V1View, "rows", broken)
     elif where == "facts":
         monkeypatch.setattr(adapter, "facts_of", broken)
     watch.after_forward(step, sampling=True)
@@ -344,7 +346,7 @@ def test_after_start_a_fault_of_the_tap_never_reaches_the_engine(
     watch.after_forward(a_step(cached={"b": 3, "a": 1}), sampling=True)
     watch.after_sampling(SimpleNamespace(sampled_token_ids=[[1], [1]], req_id_to_index={"b": 0, "a": 1}))
     watch.tap.close()
-    (books,) = [stream.books for stream in watch.tap._shipper._streams.values()]
+    (books,) = watch.tap.books
     assert books.blind == "fault"
 
 

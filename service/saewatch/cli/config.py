@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
         split_listen(field, address)
     known = dictionaries.load(Path(one) for one in config.dictionaries)
     if options.json:
-        print(json.dumps({"good": True, "dictionaries": sorted(known), **config.model_dump(mode="json")}))
+        print(json.dumps({"good": True, **config.model_dump(mode="json"), "weights": sorted(known)}))
     else:
         print(f"{options.file}: good; {len(known)} dictionaries")
     return 0

@@ -87,6 +87,7 @@ class WebServer:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
+            listener.listen()  # now: uvicorn does it later, when nobody would hear that the port is taken
         except OSError as error:
             listener.close()
             hint = "Is another program on it? Port 0 takes any free one."

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from saewatch.core import limits
 from saewatch.core.batch import I32, Census, FiringBatch, Origin, Reason, WatchSet
 from saewatch.core.errors import RecordError, UnreachableError
-from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, Result, StreamEnd, StreamOpen
+from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, Result, StreamBeat, StreamEnd, StreamOpen
 from saewatch.core.wire import encode, fit
 from saewatch.engine.batching import Encoded, build, losses
 from saewatch.engine.books import Books
@@ -108,6 +108,11 @@ class Shipper:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
+
+    @property
+    def books(self) -> tuple[StreamBeat, ...]:
+        """Each stream's books; exact once the thread has stopped."""
+        return tuple(stream.books.beat() for stream in self._streams.values())
 
     @property
     def behind(self) -> bool:

@@ -24,6 +24,7 @@ from torch import nn
 
 from saewatch.core.batch import Reason
 from saewatch.core.hookpoint import HookPoint
+from saewatch.core.records import StreamBeat
 from saewatch.core.tapconfig import TapConfig
 from saewatch.engine.ledger import Step
 from saewatch.engine.outbox import Outbox
@@ -47,7 +48,7 @@ class Tap:
 
     def __init__(self, config: TapConfig, streams: Sequence[Stream], watched: Sequence[Watched]) -> None:
         self.config = config
-        self._watched = watched
+        self.watched = watched
         self._slots = deque(Slot(watched) for _ in range(config.slots if watched else 0))
         self._captured: _Captured | None = None
         self._reason = Reason.BLIND
@@ -77,12 +78,12 @@ class Tap:
     @property
     def fired(self) -> bool:
         """Whether every sink has seen a forward pass."""
-        return all(int(one.sink.calls) > 0 for one in self._watched)
+        return all(int(one.sink.calls) > 0 for one in self.watched)
 
     @torch.inference_mode()
     def prove(self) -> None:
         """Raises `SelfTestFailed` unless each sink fired and writes what it is given, and its encoder is right."""
-        for one in self._watched:
+        for one in self.watched:
             one.prove()
 
     def start(self) -> None:
@@ -92,7 +93,7 @@ class Tap:
     def disable(self, reason: str) -> None:
         """The tap sees nothing from here on. Counting goes on."""
         self._slots.clear()
-        self._watched = ()
+        self.watched = ()
         self._captured = None
         self._reason = Reason.BLIND
         self._shipper.blind(reason)
@@ -100,7 +101,7 @@ class Tap:
     @torch.inference_mode()
     def snapshot(self, rows: Callable[[], Rows]) -> None:
         """Takes the rows of the forward pass that was enqueued last. Nothing here waits for the device."""
-        if not self._watched:
+        if not self.watched:
             return
         started = time.perf_counter()
         slot = self._take_slot()
@@ -131,7 +132,7 @@ class Tap:
         if captured is None:
             self._shipper.put(Note(step=step))
         else:
-            slot, census = captured.slot, [part for one in self._watched for part in one.census(step.time_ns)]
+            slot, census = captured.slot, [part for one in self.watched for part in one.census(step.time_ns)]
             self._shipper.put(
                 Note(
                     step=step,
@@ -142,6 +143,11 @@ class Tap:
                 )
             )
         self._seconds["host"] += time.perf_counter() - started
+
+    @property
+    def books(self) -> tuple[StreamBeat, ...]:
+        """Each stream's books; exact once the tap is closed."""
+        return self._shipper.books
 
     def close(self) -> None:
         """Sends the last books and stops."""

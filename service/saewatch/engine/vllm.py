@@ -1,7 +1,7 @@
 """The tap in a vLLM worker. The only file that imports vllm; every private seam of it that we use is named here.
 
-Switched on by ``--worker-cls saewatch.engine.vllm.TapWorker`` and the section ``saewatch`` of ``--additional-config``. The
-worker class is built on the platform's own, so that an import error stops the engine instead of being logged and
+Switched on by ``--worker-cls saewatch.engine.vllm.TapWorker`` and the section ``saewatch`` of ``--additional-config``.
+The worker class is built on the platform's own, so that an import error stops the engine instead of being logged and
 forgotten; the configuration is part of vLLM's compile-cache key, so that no graph without the sink is loaded.
 
 ======================================  =======================================================================
@@ -215,8 +215,8 @@ class Watch:
                 self.tap.snapshot(self._view.rows)
             if not sampling:
                 self._finish({})
-        except Exception:  # fail open: whatever goes wrong in here, the engine serves on
-            self._fault()
+        except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
+            self._fault(error)
 
     def after_sampling(self, output: Any) -> None:
         """What the step emitted."""
@@ -225,16 +225,16 @@ class Watch:
         try:
             sampled = output.sampled_token_ids
             self._finish({name: sampled[index] for name, index in output.req_id_to_index.items() if sampled})
-        except Exception:  # fail open: whatever goes wrong in here, the engine serves on
-            self._fault()
+        except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
+            self._fault(error)
 
     def _finish(self, emitted: Mapping[str, Sequence[int]]) -> None:
         facts, self._facts = self._facts, None
         if facts is not None:
             self.tap.step(emitted=emitted, **facts)
 
-    def _fault(self) -> None:
-        logger.exception("saewatch: the tap failed and is off; this engine serves on, BLIND")
+    def _fault(self, error: Exception) -> None:
+        logger.error("saewatch: the tap failed and is off; this engine serves on, BLIND", exc_info=error)
         self.tap.disable("fault")
 
 

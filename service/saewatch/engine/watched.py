@@ -73,7 +73,7 @@ class Watched:
         self.rows_seen += len(x)
 
     def prove(self) -> None:
-        """Raises `SelfTestFailed` unless the sink fired, writes what it is given, and the encoder gives the stored answers.
+        """Raises `SelfTestFailed` unless the sink fired and writes what it is given, and the encoder is right.
 
         What the warm-up left in the buffer says nothing: its attention reads memory that nobody has written. So the
         sink is shown rows of our own, and the buffer is poisoned, so that a row that no pass writes is left out.
@@ -143,7 +143,10 @@ def open_watched(config: TapConfig, engine: Engine, block: Callable[[HookPoint],
     Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit.
     """
     loaded = [(use, load_bundle(Path(use.path), decoder=use.census > 0)) for use in config.dictionaries]
-    return [_watched(number, use, bundle, config, engine, block) for number, (use, bundle) in enumerate(loaded, start=1)]
+    return [
+        _watched(number, use, bundle, config=config, engine=engine, block=block)
+        for number, (use, bundle) in enumerate(loaded, start=1)
+    ]
 
 
 def blind_stream(engine: Engine, reason: str) -> Stream:
@@ -155,6 +158,7 @@ def _watched(
     number: int,
     use: DictionaryUse,
     bundle: Bundle,
+    *,
     config: TapConfig,
     engine: Engine,
     block: Callable[[HookPoint], nn.Module],
@@ -165,7 +169,9 @@ def _watched(
     like = next(target.parameters())
     watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
     firings_max = engine.rows * min(config.firings_per_token, max(len(watch.rows), 1))
-    encoder = _encoder(use, bundle, config, engine.rows, firings_max, slots=len(watch.rows), device=like.device)
+    encoder = _encoder(
+        use, bundle, config=config, rows=engine.rows, firings_max=firings_max, slots=len(watch.rows), device=like.device
+    )
     encoder.load(bundle.dictionary, watch)
     sink = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=like)
     attach(target, sink, f"saewatch_sink_{number}")
@@ -187,10 +193,10 @@ def _watched(
 def _encoder(
     use: DictionaryUse,
     bundle: Bundle,
+    *,
     config: TapConfig,
     rows: int,
     firings_max: int,
-    *,
     slots: int,
     device: torch.device,
 ) -> Encoder:

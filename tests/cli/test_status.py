@@ -1,0 +1,39 @@
+"""saewatch status, against the services on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from saewatch import cli
+from saewatch.core.records import RequestStart
+from tests import fakes
+from tests.edge.rpc.served import serving
+
+
+async def ask(address: str, *more: str) -> int:
+    return await asyncio.to_thread(cli.main, ["status", "--address", address, *more])
+
+
+async def test_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving() as served:
+        served.put(RequestStart(request=7, engine_id="plain", prompt_len=4))
+        served.batch([(7, 0, 3)])
+        served.put(fakes.beat(fed=10, encoded=7, missed={"gap": 2}, in_flight=1))
+        served.put(fakes.stream_open(served.dictionary, stream=2, weights_digest="sha256:other"))
+        assert await ask(served.address) == cli.GOOD
+        text = capsys.readouterr().out
+        assert "fed 10, coverage 0.7000, missed gap 2, in flight 1, imbalance 0" in text
+        assert "BLIND tap unknown_dictionary" in text
+        assert "CorruptFrame 3" in text
+        assert await ask(served.address, "--json") == cli.GOOD
+        found = json.loads(capsys.readouterr().out)
+        assert found["streams"][0]["books"]["fed"] == "10"
+        assert found["blind"][0]["reason"] == "unknown_dictionary"
+
+
+def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--address", "127.0.0.1:1"]) == cli.UNREACHED
+    assert "saewatch serve" in capsys.readouterr().err

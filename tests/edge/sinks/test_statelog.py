@@ -1,0 +1,40 @@
+"""Changes of state, one line each."""
+
+from __future__ import annotations
+
+from structlog.testing import capture_logs
+
+from saewatch.edge.sinks.statelog import StateLog
+from tests import fakes
+from tests.monitor.stage import Stage
+
+
+def test_each_change_once_and_no_data() -> None:
+    stage, log = Stage(), StateLog()
+    with capture_logs() as lines:
+        log.take(stage.tick())
+        log.take(stage.put(fakes.stream_open(stage.known), fakes.watch_set(stage.known)))
+        stage.label(7)
+        stage.start(7)
+        for _ in range(5):
+            log.take(stage.batch([(7, 0, 1)], [(0, 0, 1.0)]))
+            log.take(stage.beat())
+        log.take(stage.tick(5.0))
+        log.take(stage.beat())
+        stage.monitor.connect(3)
+        log.take(stage.put(fakes.stream_open(stage.known, epoch=2000), link=3) + stage.beat(epoch=2000, link=3))
+    said = [(line["event"], line.get("reason", "")) for line in lines]
+    assert said == [
+        ("blind", "no_engine"),
+        ("stream opened", ""),
+        ("sees again", "no_engine"),
+        ("blind", "no_beat"),
+        ("sees again", "no_beat"),
+        ("stream opened", ""),
+        ("stream ended", ""),
+    ]
+    assert lines[0]["log_level"] == "warning"
+    assert lines[0]["hint"]
+    text = str(lines)
+    assert "client-7" not in text
+    assert fakes.key(7) not in text

@@ -1,0 +1,58 @@
+"""What the sidecar knows of its dictionaries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from saewatch.core import limits
+from saewatch.core.errors import ConfigError, ManifestError
+from saewatch.edge import dictionaries
+from tests import fakes
+
+
+def test_a_bundle_without_its_tensors_is_enough(tmp_path: Path) -> None:
+    known = fakes.dictionary()
+    found = dictionaries.load([fakes.write_bundle(tmp_path / "a", known)])
+    assert list(found) == [known.weights_digest]
+    one = found[known.weights_digest]
+    assert (one.manifest, one.catalogue) == (known.manifest, known.catalogue)
+    assert one.bundle_digest.startswith("sha256:")
+
+
+def test_the_model_comes_from_its_attestation(tmp_path: Path) -> None:
+    known = fakes.dictionary()
+    folder = fakes.write_bundle(tmp_path / "a", known, model="demo/model")
+    assert dictionaries.load_one(folder).model_id == "demo/model"
+
+
+def test_the_same_dictionary_twice(tmp_path: Path) -> None:
+    known = fakes.dictionary()
+    relabelled = replace(known, catalogue=replace(known.catalogue, features=known.catalogue.features[:1]))
+    folders = [fakes.write_bundle(tmp_path / "a", known), fakes.write_bundle(tmp_path / "b", relabelled)]
+    with pytest.raises(ConfigError, match=r"dictionaries\[1\]"):
+        dictionaries.load(folders)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"bundle\.json") as caught:
+        dictionaries.load_one(tmp_path / "nowhere")
+    assert "folder of a bundle" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["dictionary.json", "features.json"])
+def test_a_sheet_that_is_not_the_one_of_the_bundle(tmp_path: Path, name: str) -> None:
+    folder = fakes.write_bundle(tmp_path / "a", fakes.dictionary())
+    other = fakes.write_bundle(tmp_path / "b", fakes.dictionary(fakes.FEATURES[:1], seed=1))
+    (folder / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(ManifestError, match=name):
+        dictionaries.load_one(folder)
+
+
+def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fakes.write_bundle(tmp_path / "a", fakes.dictionary())
+    monkeypatch.setattr(limits, "MANIFEST_BYTES", 10)
+    with pytest.raises(ManifestError, match="at most 10 bytes"):
+        dictionaries.load_one(folder)

@@ -1,0 +1,128 @@
+"""The lock, the queues and what a full one drops."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from saewatch.core.errors import RecordError
+from saewatch.core.records import RequestStart
+from saewatch.edge.pipeline import Clock, Dropped, Pipeline, SinkQueue
+from saewatch.monitor.events import Observed, Standing
+from tests import fakes
+from tests.monitor.stage import Stage
+
+
+def pipeline(*queues: SinkQueue, now: int = 10**18) -> Pipeline:
+    known = fakes.dictionary()
+    return Pipeline(dictionaries={known.weights_digest: known}, queues=queues, clock=lambda: now)
+
+
+def feed(one: Pipeline, batches: int) -> None:
+    known = fakes.dictionary()
+    one.connect(1)
+    for record in (
+        fakes.stream_open(known),
+        fakes.watch_set(known),
+        RequestStart(request=7, engine_id="plain", prompt_len=4),
+    ):
+        one.receive(1, record)
+    for number in range(batches):
+        one.receive(1, fakes.batch([(7, number, 2)], [(0, 0, 1.0)], seq=number + 1))
+
+
+def test_every_sink_gets_everything() -> None:
+    queues = [SinkQueue(name, lambda: None) for name in ("a", "b")]
+    feed(pipeline(*queues), 3)
+    for queue in queues:
+        assert [type(item) for item in queue.take()] == [Observed] * 3
+        assert queue.take() == []
+
+
+def test_a_full_queue_drops_the_newest_and_says_so_and_others_do_not() -> None:
+    small, large = SinkQueue("small", lambda: None, bound=5), SinkQueue("large", lambda: None)
+    feed(pipeline(small, large), 12)
+    items = small.take()
+    assert [type(item) for item in items] == [Observed] * 5 + [Dropped]
+    assert items[-1] == Dropped(events=7, tokens=14, firings=7)
+    assert (small.state().dropped, large.state().dropped) == (7, 0)
+    assert len(large.take()) == 12
+    assert small.take() == []
+    assert small.state().dropped == 7, "the total stays"
+
+
+def test_missed_tokens_count_as_tokens() -> None:
+    queue = SinkQueue("q", lambda: None, bound=1)
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    events = stage.batch([(7, 0, 1)]) + stage.batch([], missed=[(7, 3, 9)])
+    queue.put(events)
+    assert queue.take()[-1] == Dropped(events=1, tokens=9, firings=0)
+
+
+def test_the_sink_is_woken_once_for_what_waits() -> None:
+    woken = []
+    queue = SinkQueue("q", lambda: woken.append(1))
+    stage = Stage().ready()
+    queue.put(stage.events)
+    queue.put(stage.events)
+    assert len(woken) == 1
+    queue.take()
+    queue.put(stage.events)
+    assert len(woken) == 2
+
+
+def test_bytes_that_wait() -> None:
+    queue = SinkQueue("q", lambda: None)
+    feed(pipeline(queue), 2)
+    assert queue.state().bytes == 2 * 27
+    queue.take()
+    assert queue.state().bytes == 0
+
+
+def test_time_passes() -> None:
+    queue = SinkQueue("q", lambda: None)
+    one = pipeline(queue)
+    one.tick()
+    (standing,) = queue.take()
+    assert isinstance(standing, Standing)
+    assert [state.reason for state in standing.blind] == ["no_engine"]
+    assert one.queues()[0].name == "q"
+
+
+def test_a_record_that_makes_no_sense_reaches_the_caller() -> None:
+    one = pipeline()
+    one.connect(1)
+    with pytest.raises(RecordError):
+        one.receive(1, fakes.batch([(7, 0, 1)]))
+    one.disconnect(1)
+
+
+def test_readers_and_the_ingest_thread_do_not_meet() -> None:
+    one = pipeline()
+    errors: list[Exception] = []
+
+    def read() -> None:
+        try:
+            for _ in range(200):
+                one.status()
+                one.records("plain")
+        except Exception as error:
+            errors.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    feed(one, 200)
+    for reader in readers:
+        reader.join()
+    assert errors == []
+    assert one.status().streams[0].received_rows == 400
+
+
+def test_the_clock_begins_with_the_wall_and_never_goes_back() -> None:
+    clock = Clock()
+    times = [clock() for _ in range(100)]
+    assert times == sorted(times)
+    assert abs(times[0] - 1.8e18) < 4e17

@@ -1,0 +1,47 @@
+"""A slot holds a step's rows and firings as they were, whatever the next forward pass does to the buffers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saewatch.engine.staging import Slot
+from saewatch.engine.watched import open_watched
+from tests.engine.standin import Blocks, a_config, an_engine, hidden, rows_of
+
+
+def test_a_slot_keeps_its_step(tmp_path: Path) -> None:
+    blocks = Blocks()
+    (watched,) = open_watched(a_config(tmp_path), an_engine(), blocks)
+    slot = Slot([watched])
+    rows = rows_of(a=(0, 20), b=(5, 3))
+    blocks.run(hidden(23))
+    slot.take(rows)
+    slot.encode()
+    watched.sink.buffer.fill_(torch.nan)
+    rows.positions.fill_(-1)
+    assert slot.positions().tolist() == [*range(20), 5, 6, 7]
+    (found,) = slot.read()
+    assert len(found.row), "the fixture fires on such rows"
+    assert found.excluded[0], "a first token"
+    assert not found.excluded[1:].any()
+    assert found.row.max() < 23
+    key = found.row.astype(np.int64) * 65536 + found.slot
+    assert (np.diff(key) > 0).all()
+
+
+def test_a_slot_gives_what_the_encoder_gives(tmp_path: Path) -> None:
+    blocks = Blocks()
+    (watched,) = open_watched(a_config(tmp_path), an_engine(), blocks)
+    slot, slab, rows = Slot([watched]), watched.new_slab(), rows_of(a=(3, 40))
+    blocks.run(hidden(40, seed=1))
+    slot.take(rows)
+    slot.encode()
+    x = 3.0 * hidden(40, seed=1)
+    watched.encoder.encode(x, positions=rows.positions, token_ids=rows.tokens, slab=slab)
+    (found,), expected = slot.read(), slab.firings()
+    assert found.row.tolist() == expected.row.tolist()
+    assert found.slot.tolist() == expected.slot.tolist()
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)

@@ -1,0 +1,98 @@
+"""The tap between an engine and its shipper: slots run out, are given back, and a disabled tap still counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from saewatch.core.batch import FiringBatch
+from saewatch.core.records import Beat, StreamEnd, StreamOpen
+from saewatch.engine.tap import Tap
+from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
+from tests.simulate.sidecar import FakeSidecar
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def blocks() -> Blocks:
+    return Blocks()
+
+
+@pytest.fixture
+def tap(tmp_path: Path, blocks: Blocks) -> Iterator[Tap]:
+    found = Tap.open(a_config(tmp_path, slots=2), an_engine(), blocks)
+    blocks.run(hidden(1))
+    found.prove()
+    yield found
+    found.close()
+
+
+def one_step(tap: Tap, blocks: Blocks, name: str, count: int = 10) -> None:
+    rows = rows_of(**{name: (0, count)})
+    blocks.run(hidden(count))
+    tap.snapshot(lambda: rows)
+    tap.step(**a_step(rows))
+
+
+def test_firings_arrive_and_the_books_agree(tap: Tap, blocks: Blocks, tmp_path: Path) -> None:
+    with FakeSidecar(tmp_path / "s") as sidecar:
+        tap.start()
+        until(lambda: bool(sidecar.of(Beat)))
+        for name in ("a", "b", "c"):
+            one_step(tap, blocks, name)
+            time.sleep(0.1)
+        tap.close()
+        until(lambda: bool(sidecar.of(StreamEnd)))
+    batches = sidecar.of(FiringBatch)
+    assert sum(batch.rows for batch in batches) == 27, "ten each, the first left out"
+    assert sum(batch.firings for batch in batches) > 0
+    (end,) = sidecar.of(StreamEnd)
+    assert (end.final.fed, end.final.imbalance) == (30, 0)
+    assert end.final.missed["excluded"] == 3
+
+
+def test_without_a_free_slot_tokens_are_counted_and_nothing_waits(tap: Tap, blocks: Blocks) -> None:
+    for name in ("a", "b", "c", "d"):  # the shipper has not started: nobody gives a slot back
+        one_step(tap, blocks, name)
+    tap.start()
+    time.sleep(0.3)
+    one_step(tap, blocks, "e")
+    tap.close()
+    (books,) = tap.books
+    assert books.missed["no_slot"] == 20
+    assert (books.fed, books.imbalance) == (50, 0)
+
+
+def test_a_disabled_tap_counts_on(tap: Tap, blocks: Blocks) -> None:
+    tap.start()
+    one_step(tap, blocks, "a")
+    tap.disable("fault")
+    one_step(tap, blocks, "b")
+    tap.close()
+    (books,) = tap.books
+    assert (books.blind, books.fed, books.imbalance) == ("fault", 20, 0)
+    assert books.missed["blind"] == 10
+
+
+def test_a_blind_tap_counts_and_says_so(tmp_path: Path) -> None:
+    with FakeSidecar(tmp_path / "s") as sidecar:
+        tap = Tap.blind(a_config(tmp_path), an_engine(), "MisfitError")
+        tap.start()
+        until(lambda: bool(sidecar.of(Beat)))
+        rows = rows_of(a=(0, 10))
+        tap.snapshot(lambda: rows)
+        tap.step(**a_step(rows))
+        tap.close()
+    assert sidecar.of(StreamOpen)[0].blind == "MisfitError"
+    assert sidecar.of(Beat)[0].streams[0].blind == "MisfitError"
+    (books,) = tap.books
+    assert books.missed == {"blind": 10}

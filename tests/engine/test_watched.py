@@ -1,0 +1,90 @@
+"""What is opened for a dictionary: sink, encoder, the frames that announce it, and its census."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from saewatch.core.errors import ConfigError, MisfitError, SelfTestFailed
+from saewatch.core.tapconfig import DictionaryUse
+from saewatch.engine import watched as module
+from saewatch.engine.watched import blind_stream, open_watched
+from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, hidden, other_facts, rows_of
+
+
+def test_a_stream_says_what_it_is(tmp_path: Path) -> None:
+    (one,) = open_watched(a_config(tmp_path), an_engine(), Blocks())
+    said = one.opening
+    assert (said.stream, said.engine, said.epoch, said.model_proof) == (1, "i", 7, "weights")
+    assert (said.hook_point, said.mode, said.blind) == ("resid_post.2", "exact", "")
+    assert said.weights_digest == one.bundle.sheet.weights
+    assert said.catalogue_digest == one.bundle.sheet.catalogue
+    assert float(said.excluded["max_norm"]) > 0
+
+
+def test_watch_sets_cover_every_slot_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = open_watched(a_config(tmp_path), an_engine(), Blocks())
+    monkeypatch.setattr(module, "SLOTS_PER_FRAME", 7)
+    parts = one.watch_sets()
+    assert [part.first for part in parts] == list(range(0, parts[0].total, 7))
+    assert sum(len(part.row) for part in parts) == parts[0].total == len(one.encoder.watch_list.rows)
+    for part in parts:
+        part.check()
+    latents = one.bundle.manifest.encoder.latents
+    rows = np.concatenate([part.row + latents * part.kind.astype(np.uint32) for part in parts])
+    assert rows.tolist() == list(one.encoder.watch_list.rows)
+
+
+def test_two_dictionaries_have_two_streams_and_two_sinks(tmp_path: Path) -> None:
+    use, blocks = DictionaryUse(path=str(BUNDLE)), Blocks()
+    first, second = open_watched(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)
+    blocks.run(hidden(4))
+    assert (first.opening.stream, second.opening.stream) == (1, 2)
+    assert int(first.sink.calls) == int(second.sink.calls) == 1
+    assert torch.equal(first.sink.buffer, second.sink.buffer)
+
+
+def test_a_dictionary_of_another_width_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisfitError, match="found 128, expected 64"):
+        open_watched(a_config(tmp_path), an_engine(facts=other_facts(64)), Blocks())
+
+
+def test_over_budget_is_refused_with_what_would_fit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"device_budget_mib: found 1\.0 MiB, expected .* MiB"):
+        open_watched(a_config(tmp_path, device_budget_mib=1), an_engine(rows=65_536), Blocks())
+
+
+def test_the_proof_needs_a_sink_that_fired(tmp_path: Path) -> None:
+    blocks = Blocks()
+    (one,) = open_watched(a_config(tmp_path), an_engine(), blocks)
+    with pytest.raises(SelfTestFailed, match="no call"):
+        one.prove()
+    blocks.run(hidden(2))
+    one.prove()
+    assert torch.isnan(one.sink.buffer).all(), "poisoned: a row that no pass writes must not look like one"
+
+
+def test_the_census_comes_when_it_is_due_and_adds_up(tmp_path: Path) -> None:
+    (one,) = open_watched(a_config(tmp_path, census=1.0), an_engine(), Blocks())
+    rows, slab = rows_of(a=(1, 50)), one.new_slab()
+    assert one.census(1) == [], "the first step starts the interval"
+    one.encode(3.0 * hidden(50), rows.positions, rows.tokens, slab)
+    assert one.census(2) == []
+    (census,) = one.census(module.CENSUS_EVERY_NS + 2)
+    census.check()
+    sheet = one.bundle.manifest.encoder
+    assert (census.tokens, census.latents, len(census.count)) == (50, sheet.rows, sheet.rows)
+    assert census.l0_mean == pytest.approx(census.count[: sheet.latents].sum() / 50)
+    assert census.squared_error > 0
+
+
+def test_a_blind_stream_names_no_dictionary() -> None:
+    stream = blind_stream(an_engine(), "MisfitError")
+    assert (stream.opening.weights_digest, stream.opening.blind, stream.books.blind) == (
+        "",
+        "MisfitError",
+        "MisfitError",
+    )

@@ -1,0 +1,179 @@
+"""One sidecar, whole, inside the test's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import stat
+import threading
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from saewatch import config
+from saewatch.app import App, serve, split_listen, write_addresses
+from saewatch.core.errors import ConfigError, ManifestError
+from saewatch.edge.pb import firing_pb2, firing_pb2_grpc
+from tests import fakes
+from tests.fakes import FakeApi, FakeEngine
+
+LOCAL = {"listen": "127.0.0.1:0"}
+
+
+def settings(tmp_path: Path, **sections: Any) -> config.Config:
+    fakes.write_bundle(tmp_path / "bundle", fakes.dictionary())
+    values = {"socket": str(tmp_path / "s.sock"), "dictionaries": ("bundle",), "grpc": LOCAL, "web": LOCAL}
+    return config.read({**values, **sections}, folder=tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def running(tmp_path: Path, **sections: Any) -> AsyncIterator[App]:
+    app = App(settings(tmp_path, **sections))
+    await app.start()
+    try:
+        yield app
+    finally:
+        await app.stop()
+
+
+async def in_thread(call: Any, *arguments: Any) -> Any:
+    return await asyncio.to_thread(call, *arguments)
+
+
+async def test_from_the_socket_to_grpc_and_prometheus(tmp_path: Path) -> None:
+    async with running(tmp_path) as app:
+        assert app.addresses is not None
+        with FakeEngine(app.addresses.socket, fakes.dictionary()) as engine, FakeApi(app.addresses.socket) as api:
+            await in_thread(engine.ready)
+            async with grpc.aio.insecure_channel(app.addresses.grpc) as channel:
+                stub: Any = firing_pb2_grpc.FiringServiceStub(channel)
+                call = stub.WatchFirings(firing_pb2.WatchFiringsRequest())
+                await call.read()
+                api.label(7)
+                engine.start(7)
+                engine.batch([(7, 0, 4)], [(1, 2, 2.0)])
+                engine.end(7, fed=4, emitted=1)
+                kinds = []
+                while "ended" not in kinds:
+                    kinds.append((await call.read()).WhichOneof("event"))
+                assert [kind for kind in kinds if kind not in {"coverage", "heartbeat"}] == ["table", "batch", "ended"]
+                call.cancel()
+
+            def scrape() -> str:
+                assert app.addresses is not None
+                with urllib.request.urlopen(f"{app.addresses.web}/metrics", timeout=5) as answer:
+                    return str(answer.read().decode())
+
+            text = await in_thread(scrape)
+            assert (
+                'saewatch_firings_total{category="vcr",engine="0",feature="threat.l1",model_name="demo-model"} 1.0'
+                in text
+            )
+            assert "saewatch_lag_seconds_count 1.0" in text
+
+
+async def test_nothing_is_left(tmp_path: Path) -> None:
+    before = threading.active_count()
+    async with running(tmp_path) as app:
+        path = Path(app.addresses.socket if app.addresses else "")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+    assert threading.active_count() <= before + 5, "gRPC's pollers and the executor's threads stay, ours does not"
+    assert "saewatch-ingest" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_what_was_received_is_delivered_before_the_end(tmp_path: Path) -> None:
+    app = App(settings(tmp_path))
+    await app.start()
+    assert app.addresses is not None
+    async with grpc.aio.insecure_channel(app.addresses.grpc) as channel:
+        stub: Any = firing_pb2_grpc.FiringServiceStub(channel)
+        call = stub.WatchFirings(firing_pb2.WatchFiringsRequest())
+        await call.read()
+        with FakeEngine(app.addresses.socket, fakes.dictionary()) as engine:
+            await in_thread(engine.ready)
+            engine.start(7, name="plain")
+            seq = engine.batch([(7, 0, 4)])
+            assert await in_thread(engine.acked, seq)
+            stopping = asyncio.create_task(app.stop())
+            kinds = []
+            while "drain" not in kinds:
+                kinds.append((await call.read()).WhichOneof("event"))
+            await stopping
+    assert [kind for kind in kinds if kind not in {"coverage", "heartbeat"}] == ["table", "batch", "drain"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"grpc": {"listen": "0.0.0.0:0"}}, "grpc.listen"),
+        ({"web": {"listen": "10.0.0.1:0"}}, "web.listen"),
+    ],
+)
+def test_others_can_not_reach_it(tmp_path: Path, sections: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        App(settings(tmp_path, **sections))
+    assert caught.value.subject == field
+
+
+def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"bundle\.json"):
+        App(settings(tmp_path, dictionaries=("nowhere",)))
+
+
+@pytest.mark.parametrize("section", ["grpc", "web"])
+async def test_a_port_that_is_taken_leaves_nothing_behind(tmp_path: Path, section: str) -> None:
+    async with running(tmp_path) as first:
+        assert first.addresses is not None
+        taken = {"grpc": first.addresses.grpc, "web": first.addresses.web.removeprefix("http://")}[section]
+        other = App(settings(tmp_path, socket=str(tmp_path / "t.sock"), **{section: {"listen": taken}}))
+        with pytest.raises(ConfigError, match=rf"{section}\.listen"):
+            await other.start()
+        await other.stop()
+    assert not (tmp_path / "t.sock").exists()
+
+
+async def test_a_socket_that_is_taken(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        other = App(settings(tmp_path))
+        with pytest.raises(ConfigError, match="somebody listens"):
+            await other.start()
+        await other.stop()
+
+
+async def test_the_failure_of_a_part_ends_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("saewatch.edge.sinks.metrics.MetricsSink.take", fail)
+
+    async def engine_comes(path: str) -> None:
+        with FakeEngine(path, fakes.dictionary()) as engine:
+            await in_thread(engine.ready)
+
+    tasks = []
+    with pytest.raises(ZeroDivisionError):
+        await serve(
+            settings(tmp_path), on_start=lambda one: tasks.append(asyncio.create_task(engine_comes(one.socket)))
+        )
+    assert not (tmp_path / "s.sock").exists()
+
+
+async def test_addresses_are_written_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as app:
+        assert app.addresses is not None
+        write_addresses(tmp_path / "addresses.json", app.addresses)
+    found = json.loads((tmp_path / "addresses.json").read_text())
+    assert found["metrics"] == f"{found['web']}/metrics"
+    assert found["grpc"].startswith("127.0.0.1:")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["addresses.json", "bundle"]
+
+
+def test_listen_addresses() -> None:
+    assert split_listen("web.listen", "[::1]:80") == ("::1", 80)
+    assert split_listen("web.listen", "localhost:0") == ("localhost", 0)

@@ -1,0 +1,80 @@
+"""The command line as a whole."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from saewatch import __version__, cli
+from tests import sidecar
+
+
+def test_no_verb_is_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["serv"], ["--what"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == cli.USAGE
+    assert "usage: saewatch" in capsys.readouterr().err
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.VERBS)
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_has_help_and_takes_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert (importlib.import_module(cli.VERBS[name].module).__doc__ or "").splitlines()[0][:40] in text
+
+
+def test_a_wrong_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["version", "--loud"])
+    assert caught.value.code == cli.USAGE
+    assert "--loud" in capsys.readouterr().err
+
+
+def test_a_refusal_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["config", "check", "/nowhere/saewatch.yaml", "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (code, error["kind"], error["found"]) == (cli.UNREACHED, "UnreachableError", "No such file or directory")
+
+
+def test_it_starts_without_the_heavy_modules() -> None:
+    program = (
+        "import sys; from saewatch.cli import main; main(['version']); "
+        "print([name for name in ('grpc', 'pydantic', 'numpy', 'prometheus_client', 'uvicorn') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=sidecar.ENVIRONMENT, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves() -> None:
+    words = " ".join(sidecar.command("version"))
+    done = subprocess.run(
+        ["bash", "-c", f"(sleep 0.2; {words}; echo $? >&2) | true"],
+        capture_output=True,
+        text=True,
+        env=sidecar.ENVIRONMENT,
+        check=True,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_short_way_to_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"saewatch {__version__}\n"

@@ -1,0 +1,127 @@
+"""saewatch.yaml: what is taken, and how what is not is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from saewatch import config
+from saewatch.core import limits
+from saewatch.core.errors import ConfigError, UnreachableError
+
+
+def load(tmp_path: Path, text: str) -> config.Config:
+    file = tmp_path / "saewatch.yaml"
+    file.write_text(text)
+    return config.load(file)
+
+
+def test_without_a_file_everything_is_on_loopback() -> None:
+    found = config.load(None)
+    assert (found.grpc.listen, found.web.listen) == ("127.0.0.1:50071", "127.0.0.1:9108")
+    assert (found.dictionaries, found.limits.series) == ((), limits.SERIES_DEFAULT)
+
+
+def test_the_default_socket_is_in_ones_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert config.load(None).socket == f"{tmp_path}/saewatch.sock"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
+    assert config.load(None).socket.endswith(f"/saewatch-{os.geteuid()}/saewatch.sock")
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    assert load(tmp_path, "# nothing\n") == config.load(None)
+
+
+def test_everything_can_be_said(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """
+        socket: /run/saewatch/s.sock
+        allowed_users: [1000, 1001]
+        dictionaries: [demo, /srv/other]
+        grpc: {listen: "[::1]:0", subscribers: 8}
+        web: {listen: "localhost:9000"}
+        limits: {series: 2000, replay_mib: 8}
+        log: {level: debug}
+        """,
+    )
+    assert found.dictionaries == (str(tmp_path / "demo"), "/srv/other")
+    assert (found.socket, found.allowed_users, found.grpc.subscribers) == ("/run/saewatch/s.sock", (1000, 1001), 8)
+    assert (found.limits.series, found.limits.replay_mib, found.log.level) == (2000, 8, "debug")
+
+
+REFUSED = {
+    "unknown key": ("sockets: /x", "sockets", "an unknown key", "socket"),
+    "unknown key in a section": ("grpc: {listn: x}", "grpc.listn", "an unknown key", "listen, subscribers"),
+    "a number for text": ("socket: 5", "socket", "5", "string"),
+    "text for a number": ('limits: {series: "5"}', "limits.series", "'5'", "integer"),
+    "truth for a number": ("limits: {series: true}", "limits.series", "True", "integer"),
+    "too many": ("limits: {series: 2001}", "limits.series", "2001", "2000"),
+    "too few": ("grpc: {subscribers: 0}", "grpc.subscribers", "0", "1"),
+    "no port": ("grpc: {listen: localhost}", "grpc.listen", "'localhost'", "host:port"),
+    "no host": ('web: {listen: ":9108"}', "web.listen", "':9108'", "host:port"),
+    "a port beyond": ('web: {listen: "x:65536"}', "web.listen", "'x:65536'", "host:port"),
+    "a relative socket": ("socket: s.sock", "socket", "'s.sock'", "absolute path"),
+    "a long socket": (f"socket: /{'x' * 107}", "socket", "'/xxx", "107 bytes"),
+    "an unknown level": ("log: {level: loud}", "log.level", "'loud'", "debug|info"),
+    "text for a list": ("dictionaries: demo", "dictionaries", "'demo'", "tuple"),
+    "a number in a list": ("dictionaries: [demo, 7]", "dictionaries[1]", "7", "string"),
+    "nothing for a section": ("grpc:", "grpc", "nothing", "Grpc"),
+    "a negative user": ("allowed_users: [-1]", "allowed_users[0]", "-1", "0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_wrong_is_named(tmp_path: Path, name: str) -> None:
+    text, field, found, expected = REFUSED[name]
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert caught.value.subject == field
+    assert found in str(caught.value.found)
+    assert expected in str(caught.value.expected)
+
+
+@pytest.mark.parametrize("text", ["[a, b]", "just text", "5"], ids=["a list", "text", "a number"])
+def test_what_is_no_mapping(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="a mapping"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "\tx: 1", "a: !!python/object/apply:os.system [x]", "\x00", "a: &x [*x]", "socket: /a\nsocket: /b"]
+)
+def test_what_is_no_yaml_of_ours(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"saewatch\.yaml"):
+        load(tmp_path, text)
+
+
+def test_a_key_given_twice_names_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"line 2: found the key 'socket' twice"):
+        load(tmp_path, "socket: /a\nsocket: /b\n")
+
+
+def test_other_values_are_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "socket: /secret/path\ngrpc: {listen: x, token: hunter2}\n")
+    assert "hunter2" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match="No such file"):
+        config.load(tmp_path / "nowhere.yaml")
+
+
+def test_a_file_without_end() -> None:
+    with pytest.raises(ConfigError, match="larger"):
+        config.load(Path("/dev/zero"))
+
+
+def test_it_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        config.load(None).socket = "/x"  # type: ignore[misc]  # frozen: that is the point
