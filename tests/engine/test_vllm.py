@@ -27,22 +27,7 @@ from saewatch.core.errors import (
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
 from saewatch.engine.vllm import RunnerView, V1View, Watch, facts_of, new_request, open_watch
-
-ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = ROOT / "tests/fixture/bundle"
-MODEL = ROOT / "tests/fixture/model"
-WIDTH = 128
-
-
-class Block(nn.Module):
-    """Returns a pair that is not yet added, as vLLM's blocks do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x, x
+from tests.engine.standin import BUNDLE, MODEL, WIDTH, Block
 
 
 class Model(nn.Module):
