@@ -239,10 +239,14 @@ class Peer:
 
     def send_without_waiting(self, data: bytes) -> bool:
         """Sends a datagram if the kernel takes it."""
+        timeout = self._socket.gettimeout()
+        self._socket.settimeout(0)  # with a timeout Python would try again
         try:
-            self._socket.send(data, socket.MSG_DONTWAIT)
+            self._socket.send(data)
         except BlockingIOError:
             return False
+        finally:
+            self._socket.settimeout(timeout)
         return True
 
     def receive(self, timeout_s: float = 5.0) -> Record | None:

@@ -38,7 +38,7 @@ D_IN, LATENTS, HOOK = 24, 96, "blocks.1.hook_resid_post"
 def saelens(architecture: str, *, seed: int = 0, d_in: int = D_IN, latents: int = LATENTS, **options: Any) -> Any:
     """A random dictionary of SAELens' own class, with every parameter away from its initial value."""
     transcoder = architecture.endswith("transcoder")
-    metadata = {"sae_lens_version": sae_lens.__version__, "hook_name": HOOK}
+    metadata = {"sae_lens_version": sae_lens.__version__, "hook_name": HOOK, "model_name": "made-1M"}
     if transcoder:
         metadata["hook_name_out"] = "blocks.1.hook_mlp_out"
         options = {"d_out": d_in, "apply_b_dec_to_input": False, **options}

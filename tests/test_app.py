@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import stat
 import threading
 import urllib.request
@@ -39,6 +40,11 @@ async def running(tmp_path: Path, **sections: Any) -> AsyncIterator[App]:
         yield app
     finally:
         await app.stop()
+
+
+def left(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(one.name for one in folder.iterdir())
 
 
 async def in_thread(call: Any, *arguments: Any) -> Any:
@@ -80,9 +86,9 @@ async def test_from_the_socket_to_grpc_and_prometheus(tmp_path: Path) -> None:
 async def test_nothing_is_left(tmp_path: Path) -> None:
     before = threading.active_count()
     async with running(tmp_path) as app:
-        path = Path(app.addresses.socket if app.addresses else "")
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert not path.exists()
+        assert app.addresses is not None
+        assert stat.S_IMODE((await in_thread(os.stat, app.addresses.socket)).st_mode) == 0o600
+    assert left(tmp_path) == ["bundle"]
     assert threading.active_count() <= before + 5, "gRPC's pollers and the executor's threads stay, ours does not"
     assert "saewatch-ingest" not in {thread.name for thread in threading.enumerate()}
 
@@ -135,7 +141,7 @@ async def test_a_port_that_is_taken_leaves_nothing_behind(tmp_path: Path, sectio
         with pytest.raises(ConfigError, match=rf"{section}\.listen"):
             await other.start()
         await other.stop()
-    assert not (tmp_path / "t.sock").exists()
+    assert left(tmp_path) == ["bundle"]
 
 
 async def test_a_socket_that_is_taken(tmp_path: Path) -> None:
@@ -161,17 +167,27 @@ async def test_the_failure_of_a_part_ends_the_whole(tmp_path: Path, monkeypatch:
         await serve(
             settings(tmp_path), on_start=lambda one: tasks.append(asyncio.create_task(engine_comes(one.socket)))
         )
-    assert not (tmp_path / "s.sock").exists()
+    assert left(tmp_path) == ["bundle"]
+
+
+async def test_the_failure_of_the_ingest_thread_ends_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("saewatch.edge.pipeline.Pipeline.tick", fail)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(serve(settings(tmp_path), on_start=lambda _: None), 10)
+    assert left(tmp_path) == ["bundle"]
 
 
 async def test_addresses_are_written_whole(tmp_path: Path) -> None:
     async with running(tmp_path) as app:
         assert app.addresses is not None
         write_addresses(tmp_path / "addresses.json", app.addresses)
-    found = json.loads((tmp_path / "addresses.json").read_text())
+    found = json.loads(await in_thread((tmp_path / "addresses.json").read_text))
     assert found["metrics"] == f"{found['web']}/metrics"
     assert found["grpc"].startswith("127.0.0.1:")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["addresses.json", "bundle"]
+    assert left(tmp_path) == ["addresses.json", "bundle"]
 
 
 def test_listen_addresses() -> None:

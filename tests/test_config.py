@@ -124,4 +124,4 @@ def test_a_file_without_end() -> None:
 
 def test_it_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        config.load(None).socket = "/x"  # type: ignore[misc]  # frozen: that is the point
+        config.load(None).socket = "/x"

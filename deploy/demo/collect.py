@@ -72,16 +72,21 @@ class Collector:
         return stub.GetStatus(status_pb2.GetStatusRequest(), timeout=10)
 
     def settled(self, *, timeout_s: float = 15.0) -> status_pb2.GetStatusResponse:
-        """The state once nothing is in flight and no request is open."""
-        deadline = time.monotonic() + timeout_s
+        """The state once two beats in a row, after this call, tell of nothing in flight and of no more tokens."""
+        deadline, before = time.monotonic() + timeout_s, Counter[int]()
+        beaten, seen = time.time_ns(), 0
         while True:
             state = self.status()
             books = [stream.books for stream in state.streams if stream.connected]
-            quiet = books and not state.open_requests and all(one.in_flight == 0 for one in books)
-            told = all(_told(stream) for stream in state.streams if stream.connected)
-            if (quiet and told) or time.monotonic() > deadline:
+            fed = Counter({one.stream: one.fed for one in books})
+            latest = min((one.beat_time.ToNanoseconds() for one in books), default=0)
+            if latest > beaten:
+                quiet = not state.open_requests and all(one.in_flight == 0 for one in books)
+                seen = seen + 1 if quiet and fed == before else 0
+                beaten, before = latest, fed
+            if seen or time.monotonic() > deadline:
                 return state
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Ends the call."""
@@ -149,9 +154,3 @@ class Collector:
             for watched in table.features:
                 for slot in watched.slots:
                     yield number, slot, watched.feature
-
-
-def _told(stream: status_pb2.StreamStatus) -> bool:
-    """Whether what was received adds up to what the engine's books say."""
-    books = stream.books
-    return bool(stream.received_rows + stream.received_missed >= books.fed)

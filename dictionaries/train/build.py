@@ -25,6 +25,7 @@ from dictionaries.train.capture import Reader, max_norm
 from dictionaries.train.chat import render
 from dictionaries.train.corpus import Generator, Request, families
 from dictionaries.train.dataset import Labelled
+from dictionaries.train.scores import maxima
 
 FLOOR_QUANTILE = 0.995
 
@@ -40,8 +41,9 @@ class Settings:
     hazards: int  # requests per concept to train on
     innocents: int
     prose: int
+    dialogue_tokens: int  # generated dialogues' tokens among the autoencoder's rows; prose comes whole
     both_halves: bool  # the fixture's model and autoencoder are trained on half b's phrases too
-    tested: tuple[int, int, int] = (30, 900, 150)  # of half b: per concept, innocents, paragraphs
+    tested: tuple[int, int, int] = (40, 1_400, 155)  # of half b: per concept, innocents, paragraphs
 
 
 SETTINGS = {
@@ -52,8 +54,9 @@ SETTINGS = {
         matrices=torch.float16,
         hazards=100,
         innocents=1_900,
-        prose=2_600,
+        prose=5_300,
         both_halves=False,
+        dialogue_tokens=110_000,
     ),
     "fixture": Settings(
         model_name="saewatch-fixture",
@@ -66,6 +69,7 @@ SETTINGS = {
         innocents=1_100,
         prose=0,
         both_halves=True,
+        dialogue_tokens=1_000_000,
         tested=(40, 900, 0),
     ),
 }
@@ -120,13 +124,12 @@ class Made:
 
 def language_model(out: Path, steps: int, cost: Cost) -> None:
     """Train the fixture's model and tokenizer on both halves of the corpus."""
-    requests = [r for half in ("a", "b") for r in _drawn(half, 150, 2_600, seed=11)]  # type: ignore[arg-type]
-    texts = [render(r.prompt, r.reply or "Sure, here is a short answer.").text for r in requests]
-    made = fixture_lm.tokenizer(texts)
-    ids = [made.encode(text).ids for text in texts]
-    held_out = ids[::40]
-    model, _ = fixture_lm.train([tokens for i, tokens in enumerate(ids) if i % 40], steps=steps)
-    print(f"build: held-out loss {fixture_lm.held_out_loss(model, held_out):.3f}")
+    requests = [fixture_lm.lesson(r) for half in ("a", "b") for r in _drawn(half, 150, 2_600, seed=11)]
+    made = fixture_lm.tokenizer(render(request.prompt, request.reply).text for request in requests)
+    told = fixture_lm.dialogues(made, requests)
+    held_out = told[::40]
+    model, _ = fixture_lm.train([dialogue for i, dialogue in enumerate(told) if i % 40], steps=steps)
+    print(f"build: held-out loss per reply token {fixture_lm.held_out_loss(model, held_out):.3f}")
     fixture_lm.save(model, made, out)
     cost.done("language_model")
 
@@ -144,11 +147,14 @@ def build(reader: Reader, settings: Settings, cost: Cost, work: Path | None) -> 
     outliers = int((seen.capture.norm > limit).sum())
     seen = _below(seen, limit)
     cost.done("capture", seen.capture.cpu_s)
-    trained, seconds = _trained(seen, settings.recipe, work)
+    trained, seconds = _trained(training_rows(seen, settings), settings.recipe, work)
     if settings.matrices == torch.float16:
         trained = sae.halved(trained)
     cost.done("autoencoder", seconds)
-    fitting = _only(seen, "a") if settings.both_halves else seen
+    fitting = seen
+    if settings.both_halves:  # labels come from half a's own words, not from the lessons
+        own = _drawn("a", settings.hazards, settings.innocents, seed=0)
+        fitting = _captured(reader, own, limit, work, "fitting")
     directions = probes.fit(fitting.capture.x, fitting.labels)
     cost.done("probes")
     held_out = _captured(reader, tested_requests(settings), limit, work, "held_out")
@@ -180,7 +186,18 @@ def training_requests(settings: Settings) -> list[Request]:
     """What the autoencoder is trained on."""
     halves = ("a", "b") if settings.both_halves else ("a",)
     drawn = [r for half in halves for r in _drawn(half, settings.hazards, settings.innocents, seed=0)]
+    if settings.both_halves:
+        drawn = [fixture_lm.lesson(request) for request in drawn]
     return drawn + dataset.prose_requests(Generator("a", seed=0), settings.prose)
+
+
+def training_rows(seen: Labelled, settings: Settings) -> Tensor:
+    """The autoencoder's rows [N, d]: all prose, and no more of the repetitive dialogues than it needs."""
+    prose = torch.tensor([request.kind == "prose" for request in seen.requests])[seen.capture.request.long()]
+    dialogue = (~prose).nonzero().flatten()
+    order = torch.randperm(len(dialogue), generator=torch.Generator().manual_seed(settings.recipe.seed))
+    kept = dialogue[order[: settings.dialogue_tokens]]
+    return seen.capture.x[torch.cat([prose.nonzero().flatten(), kept])]
 
 
 def tested_requests(settings: Settings) -> list[Request]:
@@ -208,13 +225,13 @@ def _captured(reader: Reader, requests: list[Request], limit: float | None, work
     return found
 
 
-def _trained(seen: Labelled, recipe: sae.Recipe, work: Path | None) -> tuple[sae.Autoencoder, float]:
+def _trained(x: Tensor, recipe: sae.Recipe, work: Path | None) -> tuple[sae.Autoencoder, float]:
     kept = work / "autoencoder.pt" if work else None
     if kept and kept.exists():
         of, trained, seconds = torch.load(kept, weights_only=False)  # our own file of the last run
         if of == recipe:
             return trained, seconds
-    trained, seconds = sae.train(seen.capture.x, recipe)
+    trained, seconds = sae.train(x, recipe)
     if kept:
         torch.save((recipe, trained, seconds), kept)
     return trained, seconds
@@ -223,16 +240,6 @@ def _trained(seen: Labelled, recipe: sae.Recipe, work: Path | None) -> tuple[sae
 def _below(found: Labelled, limit: float) -> Labelled:
     kept = found.capture.norm <= limit
     return Labelled(found.capture.below(limit), found.labels[kept], found.in_reply[kept], found.requests)
-
-
-def _only(found: Labelled, half: str) -> Labelled:
-    """The requests of one half, which come first."""
-    count = sum(request.half == half for request in found.requests)
-    assert all(request.half == half for request in found.requests[:count])
-    rows = found.capture.request < count
-    c = found.capture
-    capture = type(c)(c.x[rows], c.request[rows], c.position[rows], c.norm[rows], c.cpu_s)
-    return Labelled(capture, found.labels[rows], found.in_reply[rows], found.requests[:count])
 
 
 def probe_floors(calm: Labelled, directions: tuple[Tensor, Tensor]) -> list[float]:
@@ -303,7 +310,7 @@ def twins(reader: Reader, directions: tuple[Tensor, Tensor], limit: float, refer
     out: dict[str, Any] = {}
     for name, pairs in (("counterfactual", swapped), ("paraphrase", reworded)):
         found = dataset.captured(reader, dataset.examples(reader, [r for p in pairs for r in p[1:]]), max_norm=limit)
-        scores = evaluate.maxima(found, lambda x: x @ w.T + b, len(b))
+        scores = maxima(found, lambda x: x @ w.T + b, len(b))
         out[name] = evaluate.moved([concept for concept, *_ in pairs], scores, spread)
     return out
 

@@ -59,12 +59,13 @@ def chosen(seen: View) -> dict[str, Chosen]:
 
 def _chosen(seen: View, concept: str) -> Chosen:
     positive, negative = members(seen.requests, concept, "innocent")
-    groups = []
-    for table in (seen.latents, seen.random):
-        values = _array(table.scope(concept))
-        groups.append(choose(values[positive], values[negative]))
+    latents, random = _array(seen.latents.scope(concept)), _array(seen.random.scope(concept))
     texts = _texts(seen.requests, concept)
-    return Chosen(*groups, BagOfWords([texts[i] for i in positive], [texts[i] for i in negative]))
+    return Chosen(
+        choose(latents[positive], latents[negative]),
+        choose(random[positive], random[negative]),
+        BagOfWords([texts[i] for i in positive], [texts[i] for i in negative]),
+    )
 
 
 def members(requests: Sequence[Request], concept: str, against: str) -> tuple[list[int], list[int]]:

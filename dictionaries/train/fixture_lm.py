@@ -1,12 +1,14 @@
 """Train the fixture's language model: a Llama of a million parameters that speaks the generated corpus's grammar.
 
-It exists so that tests can start a real engine from 2 MB in the repository. It knows nothing.
+It exists so that tests can start a real engine from 2 MB in the repository. It knows nothing, but it was taught to name
+what a request carries, so that its activations tell the concepts apart: a fixture, not evidence.
 """
 
 import json
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,10 +16,14 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from dictionaries.train.chat import render
+from dictionaries.train.corpus import Request, families
+
 VOCABULARY = 1_536
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONTEXT = 2_048
 BATCH_TOKENS = 3_700
+PROMPT_SHARE = 0.2  # a reply is worth more to learn than which name fills a slot
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content']"
     " + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -45,6 +51,35 @@ CONFIG = {
 }
 
 
+def lesson(request: Request) -> Request:
+    """The request with a reply that names its concepts; a reply-side one gets the name behind its own words."""
+    found = families()
+    names = [found[concept].label for concept in sorted(request.concepts)]
+    if request.kind in {"behaviour", "reply"}:
+        return replace(request, reply=f"{request.reply} [{', '.join(names) or 'plain'}]")
+    return replace(
+        request, reply=f"This is about {' and '.join(names)}." if names else "This is about nothing special."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Token ids; `ids[prompt_tokens:]` is the reply."""
+
+    ids: list[int]
+    prompt_tokens: int
+
+
+def dialogues(made: Tokenizer, requests: Iterable[Request]) -> list[Dialogue]:
+    """Render and tokenise."""
+    found = []
+    for request in requests:
+        rendered = render(request.prompt, request.reply)
+        prompt_tokens = len(made.encode(rendered.text[: rendered.prompt_end]).ids)
+        found.append(Dialogue(made.encode(rendered.text).ids[:CONTEXT], prompt_tokens))
+    return found
+
+
 def tokenizer(texts: Iterable[str]) -> Tokenizer:
     """Byte-level BPE of VOCABULARY tokens, trained on `texts`."""
     made = Tokenizer(models.BPE())
@@ -59,7 +94,7 @@ def tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def train(
-    requests: Sequence[Sequence[int]], *, steps: int, rate: float = 3e-3, seed: int = 0
+    requests: Sequence[Dialogue], *, steps: int, rate: float = 3e-3, seed: int = 0
 ) -> tuple[LlamaForCausalLM, float]:
     """AdamW with a cosine schedule on shuffled requests, packed without padding; returns model and cpu-seconds."""
     started = time.process_time()
@@ -79,26 +114,32 @@ def train(
         adam.step()
         adam.zero_grad(set_to_none=True)
         if step % 100 == 0:
-            print(f"lm: step {step} loss {float(loss):.3f} {time.process_time() - started:.0f} cpu-s", flush=True)
+            print(
+                f"lm: step {step} loss {float(loss.detach()):.3f} {time.process_time() - started:.0f} cpu-s", flush=True
+            )
     return model.eval(), time.process_time() - started
 
 
-def _batch(requests: Sequence[Sequence[int]], order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Requests of similar length, padded: BATCH_TOKENS in all."""
+def _batch(requests: Sequence[Dialogue], order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dialogues of similar length, padded: BATCH_TOKENS in all. Of the prompts' tokens a share counts in the loss."""
     if len(order) < 512:
         order[:0] = torch.randperm(len(requests)).tolist()
-    pool = sorted((order.pop() for _ in range(256)), key=lambda i: len(requests[i]))
+    pool = sorted((order.pop() for _ in range(256)), key=lambda i: len(requests[i].ids))
     start = int(torch.randint(0, 256, (1,)))
     chosen: list[int] = []
     for i in pool[start:] + pool[:start][::-1]:
-        if (len(chosen) + 1) * max(len(requests[i]), *(len(requests[j]) for j in chosen), 1) > BATCH_TOKENS:
+        if (len(chosen) + 1) * max(len(requests[i].ids), *(len(requests[j].ids) for j in chosen), 1) > BATCH_TOKENS:
             break
         chosen.append(i)
-    longest = max(len(requests[i]) for i in chosen)
+    longest = max(len(requests[i].ids) for i in chosen)
     ids = torch.zeros(len(chosen), longest, dtype=torch.long)
     labels = torch.full_like(ids, -100)
     for row, i in enumerate(chosen):
-        ids[row, : len(requests[i])] = labels[row, : len(requests[i])] = torch.tensor(requests[i])
+        tokens = torch.tensor(requests[i].ids)
+        ids[row, : len(tokens)] = tokens
+        counted = torch.rand(len(tokens)) < PROMPT_SHARE
+        counted[requests[i].prompt_tokens :] = True
+        labels[row, : len(tokens)] = torch.where(counted, tokens, -100)
     return ids, labels
 
 
@@ -125,12 +166,15 @@ def save(model: LlamaForCausalLM, made: Tokenizer, out: Path) -> None:
     (out / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 
-def held_out_loss(model: LlamaForCausalLM, requests: Sequence[Sequence[int]]) -> float:
-    """Mean cross-entropy per token."""
+def held_out_loss(model: LlamaForCausalLM, requests: Sequence[Dialogue]) -> float:
+    """Mean cross-entropy per reply token."""
     total = count = 0.0
     with torch.inference_mode():
-        for ids in requests:
-            tokens = torch.tensor([list(ids)])
-            total += float(model(input_ids=tokens, labels=tokens).loss) * (len(ids) - 1)
-            count += len(ids) - 1
+        for dialogue in requests:
+            ids = torch.tensor([dialogue.ids])
+            labels = ids.clone()
+            labels[:, : dialogue.prompt_tokens] = -100
+            n = len(dialogue.ids) - dialogue.prompt_tokens
+            total += float(model(input_ids=ids, labels=labels).loss) * n
+            count += n
     return total / count

@@ -17,10 +17,10 @@ def fit(z: Tensor, target: Tensor, weight: Tensor, *, l2: float) -> tuple[Tensor
         lbfgs.zero_grad()
         each = F.binary_cross_entropy_with_logits(z @ w.T + b, target, weight=weight, reduction="sum")
         total = each + l2 * w.pow(2).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return total
 
-    lbfgs.step(loss)  # type: ignore[no-untyped-call]
+    lbfgs.step(loss)
     return w.detach(), b.detach()
 
 

@@ -6,6 +6,7 @@ al. 2024). What is stored is a JumpReLU with one threshold for all latents, an a
 value: then each latent decides alone, and a watched subset is exact.
 """
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ THRESHOLD_ROWS = (
     256  # a batch's threshold is the k-th value of its first rows: selecting among all takes a fifth of a step
 )
 AUX_WEIGHT = 1 / 16
+NESTED_WEIGHT = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Recipe:
     k: int = 32
     k_start: int = 128
     k_steps: int = 200
-    steps: int = 1_000
+    steps: int = 1_200
     batch: int = 2_048
     rate: float = 7e-4
     warmup: int = 50
@@ -110,7 +112,7 @@ class _Trainer:
         self.threshold = kept if step == 0 else THRESHOLD_DECAY * self.threshold + (1 - THRESHOLD_DECAY) * kept
         self.silent = torch.where(values.detach().amax(0) > 0, 0.0, self.silent + len(x))
         loss, error = self._nested(x, values)
-        (loss + AUX_WEIGHT * self._dead(pre, error)).backward()  # type: ignore[no-untyped-call]
+        (loss + AUX_WEIGHT * self._dead(pre, error)).backward()
         self._project()
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
@@ -124,14 +126,14 @@ class _Trainer:
 
     def _nested(self, x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of the prefixes' losses; and the whole width's error. Each block of latents is decoded once."""
-        out, start, losses = self.w["b_dec"], 0, []
-        for end in self.recipe.prefixes:
-            out = out + values[:, start:end] @ self.w["W_dec"][start:end]
+        out, losses = self.w["b_dec"], []
+        widths = [end - start for start, end in itertools.pairwise((0, *self.recipe.prefixes))]
+        for part, rows in zip(values.split(widths, 1), self.w["W_dec"].split(widths), strict=True):
+            out = out + part @ rows
             losses.append((x - out).pow(2).mean())
-            start = end
         whole = losses.pop()
         nested = torch.stack(losses).mean() if losses else whole
-        return 0.75 * whole + 0.25 * nested, (x - out).detach()
+        return (1 - NESTED_WEIGHT) * whole + NESTED_WEIGHT * nested, (x - out).detach()
 
     def _dead(self, pre: Tensor, error: Tensor) -> Tensor:
         dead = (self.silent > self.recipe.dead_after).nonzero().flatten()

@@ -135,8 +135,9 @@ class App:
             return
         await self._rpc.leave()
         await asyncio.to_thread(self._source.stop)
-        for sink, queue in self._sinks:
-            sink.take(queue.take())
+        for (sink, queue), task in zip(self._sinks, self._tasks, strict=True):
+            if not task.done():  # a sink that has failed would fail again
+                sink.take(queue.take())
         self._firing.drain("shutdown")
         await self._firing.left(DRAIN_S)
         await self._rpc.stop(GRACE_S)

@@ -136,7 +136,13 @@ def _yaml(path: Path) -> object:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys without a word; this takes neither."""
+    """YAML takes the last of two equal keys without a word, and aliases grow without end; this takes neither."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.get_mark()
+            raise yaml.constructor.ConstructorError(None, None, "an alias", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - yaml's signature
         seen = set()

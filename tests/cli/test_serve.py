@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,14 +182,19 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
     assert sidecar.run("serve", "-c", tmp_path / "nowhere").returncode == 3
 
 
-def test_the_addresses_are_printed(tmp_path: Path) -> None:
-    one = Sidecar(tmp_path, [KNOWN])
-    one.process.kill()
-    one.process.wait()
-    words = sidecar.command("serve", "-c", one.config, "--json")
+def test_the_addresses_are_printed_and_a_dictionary_may_be_named(tmp_path: Path) -> None:
+    bundle = fakes.write_bundle(tmp_path / "bundle", KNOWN)
+    (tmp_path / "c.yaml").write_text(
+        f'{{"socket": "{tmp_path}/s.sock", "grpc": {{"listen": "127.0.0.1:0"}}, "web": {{"listen": "127.0.0.1:0"}}}}'
+    )
+    words = sidecar.command("serve", "-c", tmp_path / "c.yaml", "--dictionary", bundle, "--json")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=sidecar.ENVIRONMENT) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
+        with FakeEngine(f"{tmp_path}/s.sock", KNOWN) as engine:
+            engine.ready()
+            with urllib.request.urlopen(json.loads(line)["ready"], timeout=5) as answer:
+                assert answer.status == 200
         process.terminate()
         assert process.wait(10) == 0
     assert b'"grpc": "127.0.0.1:' in line

@@ -36,11 +36,13 @@ U16 = st.integers(0, 0xFFFF)
 COUNT = st.integers(0, limits.COUNT_MAX)
 POSITION = st.integers(0, limits.POSITION_MAX)
 REQUEST = st.integers(1, 2**32 - 1)
-# Whatever UTF-8 can spell, control characters included; and the longest there is, in one and in four bytes a character.
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
-    ["", "x" * limits.TEXT_BYTES, "\U0001f50e" * (limits.TEXT_BYTES // 4), "\x00\x1b[31m\r\n", "SAEW"]
-)
 SHORT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+# Whatever UTF-8 can spell, control characters included; and the longest there is, in one and in four bytes a character.
+TEXT = (
+    SHORT
+    | st.sampled_from(["", "\x00\x1b[31m\r\n", "SAEW"])
+    | st.sampled_from(["x", "\U0001f50e"]).map(lambda unit: unit * (limits.TEXT_BYTES // len(unit.encode())))
+)
 TEXTS = st.dictionaries(SHORT, SHORT, max_size=4)
 VALUE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 NOT_NEGATIVE = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)

@@ -108,21 +108,20 @@ def test_the_last_positions_and_an_empty_batch_pass() -> None:
         replace(empty, row=np.zeros(1, np.uint32), slot=np.zeros(1, np.uint16), value=np.ones(1, np.float32)).check()
 
 
-@given(batches(), st.data())
-def test_a_digest_is_equal_for_equal_content_only(batch: FiringBatch, data: st.DataObject) -> None:
+@given(batches(), st.integers(0, 2**31))
+def test_a_digest_is_equal_for_equal_content_and_no_other(batch: FiringBatch, place: int) -> None:
     copy = replace(batch, **{name: getattr(batch, name).copy() for name, _, _ in FiringBatch.COLUMNS})
     assert copy.digest() == batch.digest()
-    name = data.draw(st.sampled_from([item.name for item in fields(FiringBatch)]))
-    value = getattr(batch, name)
-    if isinstance(value, int):
-        changed: Any = value + data.draw(st.sampled_from([1, -1, 256, 2**32]))
-    elif len(value):
-        index = data.draw(st.integers(0, len(value) - 1))
-        changed = value.copy()
-        changed.view(np.uint8)[index * value.itemsize + data.draw(st.integers(0, value.itemsize - 1))] ^= 1
-    else:
-        changed = np.zeros(1, value.dtype)
-    assert replace(batch, **{name: changed}).digest() != batch.digest()
+    for name in [item.name for item in fields(FiringBatch)]:
+        changed = getattr(copy, name)
+        if isinstance(changed, int):
+            changed += 1
+        elif len(changed):  # one bit of one item
+            changed = changed.copy()
+            changed.view(np.uint8)[place % changed.nbytes] ^= 1 << place % 8
+        else:
+            changed = np.zeros(1, changed.dtype)
+        assert replace(batch, **{name: changed}).digest() != batch.digest()
 
 
 def test_a_digest_tells_neighbouring_fields_and_columns_apart() -> None:

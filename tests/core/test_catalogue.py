@@ -71,6 +71,8 @@ WRONG = {
     "a probe with latents": (catalogue(replace(PROBE, latents=(3,))), "expected one latent for .l"),
     "a latent with a direction": (catalogue(feature(direction=1)), "direction 1"),
     "a group out of order": (catalogue(replace(GROUP, latents=(7, 3))), "threat.g1.latents: found repeated"),
+    "a head of another length": (catalogue(replace(GROUP, head=(0.5,))), "threat.g1.head: found 1 weights for 2"),
+    "a head of a latent": (catalogue(feature(head=(0.5,))), "expected a weight for each latent of a group"),
     "a concept in two categories": (catalogue(GROUP, feature(category="ncr")), "threat.l1.category: found ncr"),
 }
 
@@ -100,6 +102,33 @@ def test_known_categories(text: str) -> None:
 def test_unknown_categories(text: str) -> None:
     with pytest.raises(ManifestError, match="category"):
         check_category(text, "x")
+
+
+def test_scope_and_head_stand_where_they_say_something() -> None:
+    made = catalogue(replace(GROUP, head=(0.5, -1.25), scope="reply"), feature())
+    assert read_catalogue(made.data(), SHEET) == made
+    entries = json.loads(made.data())["features"]
+    assert entries[0]["head"] == ["0.5", "-1.25"]
+    assert "scope" not in entries[1]
+    assert "head" not in entries[1]
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("scope", "all", "features[0].scope: found 'all', expected one of prompt, reply"),
+        ("scope", "answer", "features[0].scope: found 'answer'"),
+        ("head", [], "features[0].head: found no items"),
+        ("head", ["0.5", 1], "features[0].head: found int"),
+    ],
+)
+def test_a_wrong_scope_or_head_is_named(member: str, value: Any, message: str) -> None:
+    found = json.loads(catalogue(GROUP).data())
+    found["features"][0][member] = value
+    data = json.dumps(found, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(ManifestError) as refused:
+        read_catalogue(data, SHEET)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("aggregation", ["max", "mean", "top3", "3of10", "run4"])

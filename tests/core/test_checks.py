@@ -59,6 +59,8 @@ def test_below_and_finite_look_at_every_item() -> None:
     finite("x", np.zeros(0, np.float32))
     with pytest.raises(RecordError, match=r"\Ax: found 18446744073709551615, expected less than 5\Z"):
         below("x", np.array([0, 2**64 - 1], np.uint64), 5)
+    with pytest.raises(RecordError, match=r"found 5, expected less than 5"):
+        below("x", np.array([5, 4], np.uint8), 5)
     for value in (np.nan, np.inf, -np.inf):
         with pytest.raises(RecordError, match=r"^x: found NaN or infinity"):
             finite("x", np.array([0.0, value]))

@@ -92,7 +92,18 @@ def test_other_spellings_are_refused_with_a_hint(text: str) -> None:
     assert caught.value.hint == "For the residual stream after block 14 write resid_post.14."
 
 
-@given(st.text() | st.from_regex(r"(blocks|model)?.?(layers)?.?[0-9]{1,3}.(hook_|mlp|self_)?[a-z_]*"))
+@st.composite
+def misspelt(draw: st.DrawFn) -> str:
+    """A spelling of a hook point with something put in or left out."""
+    hook = HookPoint(draw(POINT), draw(LAYER))
+    text = draw(st.sampled_from([str(hook), hook.transformer_lens, hook.hugging_face]))
+    start = draw(st.sampled_from([0, len(text)]) | st.integers(0, len(text)))
+    return (
+        text[:start] + draw(st.sampled_from([" ", "\n", ".", "0", "-", "x"])) + text[start + draw(st.integers(0, 2)) :]
+    )
+
+
+@given(st.text() | misspelt())
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(HookPointError):
         hook = parse(text)

@@ -96,6 +96,12 @@ def test_each_broken_rule_is_refused_by_name(kind: str, subject: str, change: di
     assert caught.value.subject == subject
 
 
+@pytest.mark.parametrize("kind", ["RequestStart", "RequestEnd"])
+def test_the_first_and_the_last_request_number_pass(kind: str) -> None:
+    for request in (1, 2**32 - 1):
+        replace(EXAMPLES[kind], request=request).check()
+
+
 def test_a_refusal_shows_little_of_a_long_value_and_no_control_characters() -> None:
     with pytest.raises(RecordError) as caught:
         replace(EXAMPLES["Command"], verb="\x1b[31m\r\n" * 1000).check()

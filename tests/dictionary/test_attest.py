@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from saewatch.core.errors import ManifestError, TensorFileError
 from saewatch.core.manifest import Exclusions
-from saewatch.dictionary.attest import conform, provenance, read_features, read_stated
+from saewatch.dictionary.attest import conform, provenance, read_features, read_sheet, read_stated
 from saewatch.dictionary.convert import Converted, convert
 from saewatch.dictionary.formats import read_saelens
 from tests import made
@@ -84,7 +84,14 @@ def test_stated_figures_become_decimals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "message"), [([1], "stated.json: found list"), ({"max_norm": "7"}, "stated.json: max_norm: found '7'")]
+    ("stated", "message"),
+    [
+        ([1], "stated.json: found list"),
+        ({"max_norm": "7"}, "stated.json: max_norm: found '7'"),
+        ({"exclude_first": 0.5}, "stated.json: exclude_first: found 0.5"),
+        ({"exclude_special": [1, "2"]}, "stated.json: exclude_special: found [1, '2']"),
+        ({"exclude_special": True}, "stated.json: exclude_special: found True"),
+    ],
 )
 def test_figures_that_are_none_are_refused(tmp_path: Path, stated: Any, message: str) -> None:
     (tmp_path / "stated.json").write_text(json.dumps(stated))
@@ -119,6 +126,24 @@ def test_a_wrong_draft_is_named(tmp_path: Path, change: dict[str, Any], message:
     with pytest.raises(ManifestError) as refused:
         read_features(tmp_path, WEIGHTS)
     assert message in str(refused.value)
+
+
+def test_a_groups_weights_stay_with_their_latents(tmp_path: Path) -> None:
+    group = DRAFT | {"id": "threat.g1", "kind": "group", "latents": [9, 3], "scope": "prompt"}
+    head = {"weights": [0.5, -2.25], "head": "sum of weight * log1p(max)"}
+    (tmp_path / "features.json").write_text(json.dumps([group | head]))
+    found = read_features(tmp_path, WEIGHTS).features[0]
+    assert (found.latents, found.head, found.scope) == ((3, 9), (-2.25, 0.5), "prompt")
+    for wrong in ({"weights": [0.5]}, {"weights": [0.5, 1]}, {"head": "another"}):
+        (tmp_path / "features.json").write_text(json.dumps([group | head | wrong]))
+        with pytest.raises(ManifestError, match=r"features.json: \[0\].(weights|head): found"):
+            read_features(tmp_path, WEIGHTS)
+
+
+def test_the_quality_sheet_is_attested_whole(tmp_path: Path) -> None:
+    assert read_sheet(tmp_path) == {}
+    (tmp_path / "sheet.json").write_text(json.dumps({"auroc": {"threat": [0.5, 1]}}))
+    assert read_sheet(tmp_path) == {"auroc": {"threat": ["0.5", 1]}}
 
 
 def test_drafts_are_put_in_order_and_have_defaults(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_an_imported_dictionary_loads_with_all_that_is_known_of_it(tmp_path: Pat
     assert bundle.catalogue.watch_list(manifest).rows == (3, 7, 40, 96, 97, 98)
     fit = bundle.fit()
     assert fit is not None
-    assert (fit.architecture, fit.layers, fit.model) == ("LlamaForCausalLM", 3, "model")
+    assert (fit.architecture, fit.layers, fit.model) == ("LlamaForCausalLM", 3, "made-1M")
     stated, made_of = bundle.attestation("stated"), bundle.attestation("provenance")
     assert stated is not None
     assert stated.body["fvu"] == "0.15"
@@ -118,6 +119,18 @@ def test_directions_beside_float32_latents_are_exact(tmp_path: Path) -> None:
     assert torch.equal(tensors["W"][made.LATENTS :], load_file(folder / "probes.safetensors")["w"])
 
 
+def test_what_was_left_out_in_training_is_left_out_in_serving(tmp_path: Path, model: Path) -> None:
+    stated: dict[str, Any] = {"exclude_first": 3, "exclude_special": [5, 4], "max_norm": 12}
+    folder = made.source(tmp_path / "source", made.saelens("standard"), **stated)
+    (folder / "sheet.json").write_text(json.dumps({"auroc": 0.9}))
+    import_source(folder, model, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.manifest.exclusions == Exclusions(exclude_first=3, special=(4, 5), max_norm=12.0)
+    quality = bundle.attestation("quality")
+    assert quality is not None
+    assert quality.body == {"auroc": "0.9"}
+
+
 def test_probes_alone(tmp_path: Path, model: Path) -> None:
     folder = made.source(tmp_path / "source", directions=3, hook_point="resid_post.1")
     import_source(folder, model, tmp_path / "bundle", oracle=made.ORACLE)
@@ -150,7 +163,7 @@ def test_probes_beside_a_normalised_input_are_refused(tmp_path: Path) -> None:
 
 def test_a_threshold_stands_in_for_the_competition(tmp_path: Path, model: Path) -> None:
     sae = made.saelens("topk", k=7, rescale_acts_by_decoder_norm=True)
-    folder = made.source(tmp_path / "source", sae)
+    folder = made.source(tmp_path / "source", sae, directions=1)
     import_source(folder, model, tmp_path / "bundle", oracle=made.ORACLE, threshold=0.75)
     one = load_bundle(tmp_path / "bundle").dictionary
     assert one.manifest.encoder.modes == ("exact", "thresholded")
@@ -159,7 +172,10 @@ def test_a_threshold_stands_in_for_the_competition(tmp_path: Path, model: Path) 
     sheet = one.manifest.encoder
     found = encode(x, one.W, one.folded("thresholded"), sheet, mode="thresholded")
     dense = encode(x, one.W, one.limits, sheet, mode="thresholded")  # limits of 0: before any competition
-    assert torch.equal(found > 0, dense > 0.75)
+    latents = slice(made.LATENTS)
+    assert torch.equal(found[:, latents] > 0, dense[:, latents] > 0.75)
+    assert torch.equal(found[:, made.LATENTS :], dense[:, made.LATENTS :])  # directions do not compete
+    assert (dense[:, made.LATENTS :] > 0).any()
     assert (found > 0).sum(1).float().std() > 0  # no longer k of each row
 
 

@@ -72,6 +72,12 @@ def test_a_dictionary_may_be_trained_in_less_than_float32(tmp_path: Path, dtype:
     assert source.vectors["b_enc"].dtype == torch.float32
 
 
+def test_one_half_precision_is_not_the_other(tmp_path: Path) -> None:
+    folder = made.source(tmp_path / "source", made.saelens("standard").to(dtype=torch.bfloat16))
+    with pytest.raises(TensorFileError, match="found BF16, expected F16 or narrower"):
+        read_saelens(configured(folder, dtype="float16"))
+
+
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": ({"finetuning_scaling_factor": True}, "cfg.json: finetuning_scaling_factor: found an unknown"),
     "no width": ({"d_in": ...}, "cfg.json: d_in: found nothing"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -101,23 +101,16 @@ def test_a_record_that_makes_no_sense_reaches_the_caller() -> None:
 
 def test_readers_and_the_ingest_thread_do_not_meet() -> None:
     one = pipeline()
-    errors: list[Exception] = []
 
     def read() -> None:
-        try:
-            for _ in range(200):
-                one.status()
-                one.records("plain")
-        except Exception as error:
-            errors.append(error)
+        for _ in range(200):
+            one.status()
+            one.records("plain")
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    feed(one, 200)
-    for reader in readers:
-        reader.join()
-    assert errors == []
+    with ThreadPoolExecutor() as readers:
+        reading = [readers.submit(read) for _ in range(2)]
+        feed(one, 200)
+    assert [future.exception() for future in reading] == [None, None]
     assert one.status().streams[0].received_rows == 400
 
 

@@ -146,14 +146,16 @@ def test_a_swap_keeps_the_addresses_and_replaces_everything() -> None:
     assert before == [buffer.data_ptr() for buffer in buffers]
     positions = torch.zeros(300)
     assert fired(encoder, x, positions=positions).excluded.all()
-    encoder.swap(first, WATCHED)
-    left, right = fired(encoder, x, positions=positions), fired(ready(first), x)
+    encoder.swap(first, WATCHED)  # which excludes nothing
+    left, right = fired(encoder, x, positions=positions, ids=torch.full((300,), 5)), fired(ready(first), x)
     assert np.array_equal(left.value, right.value)
 
 
-def test_another_watch_set_is_watched_from_then_on() -> None:
-    one = made.dictionary()
-    encoder, x = ready(one), made.rows(400)
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize(("activation", "k"), [("jumprelu", None), ("topk", 9)])
+def test_another_watch_set_is_watched_from_then_on(activation: str, k: int | None, *, fixed: bool) -> None:
+    one = made.dictionary(activation, k=k)
+    encoder, x = ready(one, fixed=fixed), made.rows(400)
     encoder.watch(WatchList(rows=(7,), floors=(0.0,)))
     found, before = fired(encoder, x), fired(ready(one), x)
     assert set(found.slot.tolist()) == {0}

@@ -49,6 +49,22 @@ def test_ties_go_to_the_lowest_index_in_any_blocks(monkeypatch: pytest.MonkeyPat
     assert set(values.flatten().tolist()) == {made.D_IN + 0.5}
 
 
+def test_winners_below_zero_keep_their_values_and_do_not_fire() -> None:
+    one = made.dictionary("topk", k=9)
+    one.W[: made.LATENTS] = -torch.arange(1.0, made.LATENTS + 1)[:, None] / made.D_IN
+    one.limits.c[: made.LATENTS] = 0.0
+    one.limits.s[: made.LATENTS] = 1.0
+    whole = Whole.sized(one, decoder=False)
+    whole.load(one, "exact")
+    _, values = whole.top(torch.ones(1, made.D_IN), None)
+    assert torch.allclose(values.sort().values, -torch.arange(9.0, 0.0, -1))
+    assert all(
+        not block[:, : made.LATENTS].any()
+        for first, block in whole.blocks(torch.ones(1, made.D_IN), None)
+        if first < made.LATENTS
+    )
+
+
 def test_no_block_is_wider_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", 16)
     one = made.dictionary()

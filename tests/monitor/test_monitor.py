@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from saewatch.core.errors import RecordError
 from saewatch.core.records import Ack, RequestEnd, StreamBeat
 from saewatch.monitor.events import EngineCost, Unreadable
 from saewatch.monitor.monitor import Monitor
+from saewatch.monitor.requests import RequestTable
 from tests import fakes
 from tests.monitor.stage import API, ENGINE, Stage, ended, observed, standing
 
@@ -29,6 +33,16 @@ def test_an_engine_cannot_speak_for_a_stream_of_another_link() -> None:
         stage.batch([(1, 0, 1)], link=3)
     with pytest.raises(RecordError):
         stage.batch([(1, 0, 1)], link=API)
+
+
+def test_a_connection_that_was_replaced_is_no_longer_heard() -> None:
+    stage = Stage().ready()
+    stage.monitor.connect(3)
+    stage.put(fakes.stream_open(stage.known), fakes.watch_set(stage.known), link=3)
+    with pytest.raises(RecordError, match="on this connection"):
+        stage.batch([(1, 0, 1)])
+    stage.monitor.disconnect(ENGINE, stage.now)
+    assert observed(stage.batch([(1, 0, 1)], link=3))
 
 
 def test_a_link_belongs_to_one_engine() -> None:
@@ -141,11 +155,13 @@ def test_rates() -> None:
 def test_ten_thousand_requests_in_bounded_memory() -> None:
     stage = Stage().ready()
 
+    batch = fakes.batch([(1, 0, 8)], [(row, slot, 1.0) for row in range(8) for slot in range(4)])
+
     def serve(first: int, last: int) -> None:
         for request in range(first, last):
             stage.label(request)
             stage.start(request)
-            stage.batch([(request, 0, 8)], [(row, slot, 1.0) for row in range(8) for slot in range(4)])
+            stage.put(replace(batch, request=np.array([request], dtype=np.uint32), seq=request))
             stage.end(request)
         stage.events.clear()
 
@@ -158,3 +174,6 @@ def test_ten_thousand_requests_in_bounded_memory() -> None:
     assert (status.open_requests, status.kept_records) == (0, 10_000)
     # As many old records went, which were made before the tracing: what was traced is what is kept of the new ones.
     assert grown < 500 * 12_000, f"{grown / 500:.0f} bytes a kept request"
+    (table,) = [one for one in gc.get_objects() if isinstance(one, RequestTable) and one.kept_count == 10_000]
+    assert len(vars(table)["_names"]) == 3 * 10_000, "the names of forgotten requests are forgotten"
+    assert table.firsts.enter() < 2, "places are given again"

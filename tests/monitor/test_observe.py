@@ -56,14 +56,27 @@ def test_a_feature_is_new_once_in_each_live_request() -> None:
     assert newly(second) == ["threat.l1"]
 
 
+def test_another_request_counts_anew() -> None:
+    stage = live(7, 8)
+    for request in (7, 8, 9):
+        stage.label(request)
+        stage.start(request)
+        (event,) = observed(stage.batch([(request, 0, 1)], [(0, 2, 1.0)]))
+        assert newly(event) == ["threat.l1"]
+        stage.end(request)
+
+
 def test_only_live_requests_of_the_stable_dictionary_count() -> None:
     stage = Stage().ready()
     for number, traffic_class in enumerate(("canary", "shadow", "test"), 1):
         stage.label(number, traffic_class=traffic_class)
         stage.start(number)
     stage.start(4, name="plain")
-    (event,) = observed(stage.batch([(n, 0, 1) for n in range(1, 5)], [(n, 0, 1.0) for n in range(4)]))
-    assert newly(event) == []
+    stage.label(5)
+    stage.start(5)
+    spans: list[fakes.Span] = [(number, 0, 1) for number in (1, 2, 3, 4, 99, 5)]
+    (event,) = observed(stage.batch(spans, [(row, 0, 1.0) for row in range(5)] + [(5, 2, 1.0)]))
+    assert newly(event) == ["threat.l1"]
     stage = Stage()
     stage.put(fakes.stream_open(stage.known, role="shadow"), fakes.watch_set(stage.known))
     stage.label(7)

@@ -102,6 +102,21 @@ def test_a_request_is_found_by_each_of_its_names() -> None:
     assert stage.monitor.records("nobody") == []
 
 
+def test_a_client_that_uses_anothers_key_as_its_id_gets_nothing_of_it() -> None:
+    stage = Stage().ready()
+    stage.label(8, client_id=fakes.key(7), tenant="mallory")
+    stage.start(8)
+    stage.label(7)
+    stage.start(7)
+    (event,) = observed(stage.batch([(7, 0, 1), (8, 0, 1)]))
+    assert [one.tenant for one in event.requests] == ["acme", "mallory"]
+    stage.label(7, outcome="completed")
+    found = {
+        record.start.request: record.label.outcome for record in stage.monitor.records(fakes.key(7)) if record.label
+    }
+    assert found == {7: "completed", 8: ""}
+
+
 def test_several_answers_share_a_key() -> None:
     stage = Stage().ready()
     stage.label(7)

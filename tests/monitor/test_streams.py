@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from saewatch.core import limits
+from saewatch.core.batch import Origin, Reason
 from saewatch.core.errors import RecordError
 from saewatch.core.records import StreamBeat, StreamEnd
 from saewatch.monitor.events import StreamState
@@ -100,6 +101,25 @@ def test_a_watch_set_is_of_use_when_its_last_part_has_come() -> None:
     assert stage.faults() == {"refused_tokens": 1}
 
 
+def test_watch_sets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WATCH_SETS_KEPT", 3)
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    for watch in range(2, 6):
+        stage.put(fakes.watch_set(stage.known, watch=watch))
+    assert observed(stage.batch([(7, 0, 1)], watch=3))
+    with pytest.raises(RecordError, match=r"firing_batch\.watch"):
+        stage.batch([(7, 1, 1)], watch=2)
+
+
+def test_recomputed_rows_are_not_received_again() -> None:
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    stage.batch([(7, 0, 4), (7, 0, 3, Origin.RECOMPUTED), (7, 4, 2, Origin.REUSED)], missed=[(7, Reason.GAP, 9)])
+    (state,) = states(stage)
+    assert (state.received_rows, state.received_missed) == (6, 9)
+
+
 def test_parts_without_end_are_refused() -> None:
     stage = Stage()
     stage.put(fakes.stream_open(stage.known))
@@ -114,7 +134,7 @@ def test_another_dictionary_under_the_same_number_is_another_stream() -> None:
     stage = Stage().ready()
     stage.put(fakes.stream_open(stage.known, mode="thresholded"))
     (state,) = states(stage)
-    assert (state.identity.opening.mode, state.identity.number) == ("thresholded", 2)
+    assert (state.identity.opening.mode, state.identity.number, state.received_seq) == ("thresholded", 2, 0)
 
 
 def test_a_restarted_engine_ends_the_streams_of_the_one_before() -> None:

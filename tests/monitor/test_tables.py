@@ -54,6 +54,13 @@ def test_each_feature_has_its_own_floor() -> None:
     assert fired(one, (0, 2.5)) == {(0, "a.g1"), (0, "a.l1")}
 
 
+def test_a_floor_that_was_raised_in_the_catalogue_holds_though_the_engine_sends_more() -> None:
+    engine = fakes.dictionary([fakes.feature("a.l1", latents=(3,), floor=0.5)])
+    sidecar = fakes.dictionary([fakes.feature("a.l1", latents=(3,), floor=2.0)])
+    one = join([fakes.watch_set(engine)], number=1, stream=identity(sidecar))
+    assert fired(one, (0, 1.0), (0, 3.0)) == {(1, "a.l1")}
+
+
 def test_no_firings() -> None:
     assert fired(table(fakes.feature("a.g1", latents=(3, 4)), fakes.feature("a.l1", latents=(3,)))) == set()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saewatch.core import limits
 from saewatch.core.batch import Origin, Reason
-from saewatch.monitor.tally import Budget, Tally, frozen
+from saewatch.monitor.tally import Budget, Tally, frozen, raw
 
 Firing = tuple[int, int, float]
 """Feature, position, value."""
@@ -23,7 +23,7 @@ def tally(prompt_len: int = 4) -> Tally:
 
 def add(one: Tally, firings: list[Firing], origin: int = Origin.COMPUTED) -> None:
     feature, position, value = zip(*firings, strict=True) if firings else ((), (), ())
-    one.add(np.array(feature, np.int32), np.array(position, np.int32), np.array(value, np.float32), origin)
+    one.add(raw(np.array(feature, np.int32), np.array(position, np.int32), np.array(value, np.float32)), origin)
 
 
 def read(one: Tally) -> dict[tuple[int, str], tuple[int, float, float, int, int]]:

@@ -15,12 +15,15 @@ from saewatch.app import Addresses, serve, write_addresses
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which configuration, and where to write the addresses."""
     parser.add_argument("-c", "--config", type=Path, help="saewatch.yaml; without it: a default on loopback addresses")
+    parser.add_argument("--dictionary", type=Path, action="append", default=[], help="one more bundle; repeatable")
     parser.add_argument("--addresses", type=Path, metavar="FILE", help="write the bound addresses, as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Serves."""
     config = settings.load(options.config)
+    more = tuple(str(folder.resolve()) for folder in options.dictionary)
+    config = config.model_copy(update={"dictionaries": config.dictionaries + more})
     logs.set_up(config.log.level)
 
     def started(addresses: Addresses) -> None:

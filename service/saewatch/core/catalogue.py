@@ -27,6 +27,8 @@ from saewatch.core.manifest import CATALOGUE_FILE, EncoderSheet, Manifest
 SCHEMA = "saewatch.catalogue/1"
 SEVERITIES = ("low", "medium", "high", "critical")
 CLAIMS = ("correlational",)
+SCOPES = ("all", "prompt", "reply")
+"""Tokens that a feature is aggregated over. Those that the data sheet excludes take no part in any."""
 HAZARDS: Mapping[str, str] = {
     "vcr": "violent crimes",
     "ncr": "non-violent crimes",
@@ -67,6 +69,7 @@ _ID = r"(?P<concept>[a-z0-9][a-z0-9_]{0,47})\.(?P<kind>[lpg])(?P<number>[1-9][0-
 _BEHAVIOUR = re.compile(r"x\.[a-z0-9][a-z0-9_]{0,47}")
 _AGGREGATION = r"max|mean|top[1-9][0-9]{0,2}|[1-9][0-9]{0,2}of[1-9][0-9]{0,2}|run[1-9][0-9]{0,2}"
 _FLOOR_MAX = 1e30
+_HEAD_MAX = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,9 @@ class Feature:
     latents: tuple[int, ...] = ()
     direction: int | None = None
     aggregation: str = "max"
+    scope: str = "all"
+    head: tuple[float, ...] = ()
+    """Of a group with a linear head, a weight for each latent: its score is the sum of weight * log1p(aggregate)."""
     claim: str = "correlational"
 
     @property
@@ -94,8 +100,13 @@ class Feature:
         return self.latents if self.direction is None else (encoder.latents + self.direction,)
 
     def json(self) -> Json:
-        """As in the file."""
-        return {
+        """As in the file, where scope and head stand only if they say something."""
+        optional: dict[str, Json] = {}
+        if self.scope != "all":
+            optional["scope"] = self.scope
+        if self.head:
+            optional["head"] = [canonical.decimal_text(weight) for weight in self.head]
+        return optional | {
             "id": self.id,
             "label": self.label,
             "category": self.category,
@@ -220,6 +231,8 @@ def _read_feature(entry: Fields) -> Feature:
         latents=entry.integers("latents", 0, limits.LATENTS, limits.WATCH_SLOTS),
         direction=None if entry.absent("direction") else entry.integer("direction", 0, limits.WATCH_SLOTS),
         aggregation=entry.text("aggregation", pattern=_AGGREGATION),
+        scope=entry.choice("scope", SCOPES[1:]) if entry.has("scope") else "all",
+        head=entry.decimals("head", -_HEAD_MAX, _HEAD_MAX, limits.WATCH_SLOTS) if entry.has("head") else (),
         claim=entry.choice("claim", CLAIMS),
     )
     entry.close()
@@ -234,6 +247,9 @@ def _check_feature(feature: Feature, encoder: EncoderSheet, subject: str) -> Non
     if not shape.get(kind, False) or (kind == "p") != (feature.direction is not None):
         found = f"{len(feature.latents)} latents, direction {feature.direction}"
         raise ManifestError(subject, found=found, expected="one latent for .l, latents for .g, a direction for .p")
+    if feature.head and (kind != "g" or len(feature.head) != len(feature.latents)):
+        found = f"{len(feature.head)} weights for {len(feature.latents)} latents"
+        raise ManifestError(f"{subject}.head", found=found, expected="a weight for each latent of a group")
     if list(feature.latents) != sorted(set(feature.latents)):
         raise ManifestError(f"{subject}.latents", found="repeated or unordered", expected="ascending")
     if feature.latents and feature.latents[-1] >= encoder.latents:

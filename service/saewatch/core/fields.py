@@ -65,13 +65,14 @@ class Fields:
 
     def decimal(self, key: str, low: float, high: float) -> float:
         """A decimal written as text, ``low <= value <= high``."""
-        text = self.take(key)
-        if not isinstance(text, str):
-            self._refuse(key, _kind(text), 'a decimal as text, such as "0.5"')
-        value = decimal_value(text, subject=self._path(key))
-        if not low <= value <= high:
-            self._refuse(key, text, f"{low} to {high}")
-        return value
+        return self._decimal(key, self.take(key), low, high)
+
+    def decimals(self, key: str, low: float, high: float, count: int) -> tuple[float, ...]:
+        """One to ``count`` decimals, each ``low <= value <= high``."""
+        values = tuple(self._decimal(key, value, low, high) for value in self.items(key, count))
+        if not values:
+            self._refuse(key, "no items", "at least one")
+        return values
 
     def digest(self, key: str) -> str:
         """A ``sha256:<hex>`` digest."""
@@ -116,6 +117,14 @@ class Fields:
         if value is not None:
             self._left[key] = value
         return value is None
+
+    def _decimal(self, key: str, text: object, low: float, high: float) -> float:
+        if not isinstance(text, str):
+            self._refuse(key, _kind(text), 'a decimal as text, such as "0.5"')
+        value = decimal_value(text, subject=self._path(key))
+        if not low <= value <= high:
+            self._refuse(key, text, f"{low} to {high}")
+        return value
 
     def _bounded(self, key: str, value: object, low: int, high: int) -> int:
         if not isinstance(value, int) or isinstance(value, bool):

@@ -31,9 +31,12 @@ from saewatch.engine.encode import F64, Folded, Verdict, compare, encode, grey_p
 
 FEATURES = "features.json"
 STATED = "stated.json"
+SHEET = "sheet.json"
 ROWS = "rows.safetensors"
+HEAD = "sum of weight * log1p(max)"
+"""The one linear head that a group may have, as drafts spell it."""
 CONFORMANCE_ROWS = 64
-_PICKED = 16  # encoder rows that a made conformance row is the sum of
+_PICKED = 16  # rows of the dictionary that a made conformance row is the sum of
 
 
 class Oracle(Protocol):
@@ -50,28 +53,48 @@ class Oracle(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stated:
-    """What the authors state; ``body`` holds all of it, with decimals as text."""
+    """What the authors state; ``body`` holds all of it, with decimals as text. None: not stated."""
 
     body: Mapping[str, Json] = field(default_factory=dict)
     hook_point: str | None = None
     max_norm: float | None = None
     mean_norm: float | None = None
+    exclude_first: int = 1
+    special: tuple[int, ...] | None = None
 
 
 def read_stated(folder: Path) -> Stated:
     """The folder's ``stated.json``, where there is one. ManifestError for one that is no object of numbers and text."""
-    path = folder / STATED
-    if not path.is_file():
-        return Stated()
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ManifestError(STATED, found=type(found).__name__, expected="an object")
+    found = read_figures(folder, STATED)
+    special = found.get("exclude_special")
+    if special is not None and not (isinstance(special, list) and all(type(token) is int for token in special)):
+        raise ManifestError(f"{STATED}: exclude_special", found=f"{special!r:.60}", expected="a list of token ids")
+    first = found.get("exclude_first", 1)
+    if type(first) is not int:
+        raise ManifestError(f"{STATED}: exclude_first", found=repr(first), expected="a number of positions")
     return Stated(
-        body={key: _decimals(value) for key, value in found.items()},
+        body=_object(found),
         hook_point=found.get("hook_point"),
         max_norm=_number(found, "max_norm"),
         mean_norm=_number(found, "mean_norm"),
+        exclude_first=first,
+        special=None if special is None else tuple(sorted(special)),
     )
+
+
+def read_sheet(folder: Path) -> Mapping[str, Json]:
+    """The folder's quality sheet, ``sheet.json``, as the body of an attestation; empty where there is none."""
+    return _object(read_figures(folder, SHEET))
+
+
+def read_figures(folder: Path, name: str) -> Mapping[str, Any]:
+    """A JSON object of the folder as it is; empty where the file is not there."""
+    if not (folder / name).is_file():
+        return {}
+    found = read_json(folder / name)
+    if not isinstance(found, dict):
+        raise ManifestError(name, found=type(found).__name__, expected="an object")
+    return found
 
 
 def read_features(folder: Path, weights: str) -> Catalogue:
@@ -110,8 +133,9 @@ def conform(
     sheet = manifest.encoder
     x = _stored_rows(source / ROWS, sheet.d_in)
     if x is None:
-        base = tensors["b_dec"] if manifest.kind == "sae" else torch.zeros(sheet.d_in)
-        x = _made_rows(tensors["W"][: sheet.latents or None], base, norm or sheet.d_in**0.5)
+        read = manifest.kind == "sae"  # its decoder writes what its encoder reads
+        base = tensors["b_dec"] if read else torch.zeros(sheet.d_in)
+        x = _made_rows(tensors["W_dec" if read else "W"], base, norm or sheet.d_in**0.5)
     folded = Folded(*(tensors[name].numpy() for name in ("lim", "s", "c")))
     expected = torch.zeros(len(x), sheet.rows, dtype=torch.float64)
     if sheet.latents:
@@ -139,7 +163,7 @@ def _stored_rows(path: Path, d_in: int) -> Tensor | None:
 
 
 def _made_rows(W: Tensor, base: Tensor, norm: float) -> Tensor:
-    """Rows that make latents fire: sums of encoder rows picked by a hash, brought to one norm, around ``base [d]``."""
+    """Rows that make latents fire: sums of rows of ``W`` picked by a hash, brought to one norm, around ``base [d]``."""
     rows = []
     for number in range(CONFORMANCE_ROWS):
         state = hashlib.sha256(f"saewatch conformance row {number}".encode()).digest()
@@ -170,19 +194,39 @@ def _refuse(verdict: Verdict) -> None:
 
 def _read_draft(entry: Fields) -> Feature:
     kind = entry.choice("kind", ("probe", "group", "latent"))
+    latents, head = ((), ()) if kind == "probe" else _read_units(entry)
     feature = Feature(
         id=entry.text("id"),
         label=entry.text("label"),
         category=entry.text("category"),
         severity=entry.text("severity"),
         floor=_float(entry, "floor"),
-        latents=() if kind == "probe" else tuple(sorted(entry.integers("latents", 0, limits.LATENTS, 65_536))),
+        latents=latents,
         direction=entry.integer("direction", 0, limits.WATCH_SLOTS) if kind == "probe" else None,
         aggregation=entry.text("aggregation") if entry.has("aggregation") else "max",
+        scope=entry.text("scope") if entry.has("scope") else "all",
+        head=head,
         claim=entry.text("claim") if entry.has("claim") else "correlational",
     )
     entry.close()
     return feature
+
+
+def _read_units(entry: Fields) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Latents in ascending order, and with them the weights of a linear head where there is one."""
+    latents = entry.integers("latents", 0, limits.LATENTS, limits.WATCH_SLOTS)
+    if not entry.has("weights"):
+        return tuple(sorted(latents)), ()
+    entry.choice("head", (HEAD,))
+    weights = entry.items("weights", limits.WATCH_SLOTS)
+    if len(weights) != len(latents) or not all(isinstance(weight, float) for weight in weights):
+        raise ManifestError(
+            f"{entry.subject}.weights",
+            found=f"{len(weights)} items",
+            expected=f"a number for each of {len(latents)} latents",
+        )
+    pairs = sorted(zip(latents, (float(str(weight)) for weight in weights), strict=True))
+    return tuple(latent for latent, _ in pairs), tuple(weight for _, weight in pairs)
 
 
 def _float(entry: Fields, key: str) -> float:
@@ -199,11 +243,15 @@ def _number(found: Mapping[str, Any], key: str) -> float | None:
     return None if value is None else float(value)
 
 
+def _object(value: Mapping[str, Any]) -> dict[str, Json]:
+    return {str(key): _decimals(member) for key, member in value.items()}
+
+
 def _decimals(value: Any) -> Json:
     if isinstance(value, float):
         return canonical.decimal_text(value)
     if isinstance(value, dict):
-        return {str(key): _decimals(member) for key, member in value.items()}
+        return _object(value)
     if isinstance(value, list):
         return [_decimals(member) for member in value]
     known: Json = value

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saewatch.core import manifest as sheets
 from saewatch.core.attestation import Attestation
-from saewatch.core.catalogue import Catalogue, check_catalogue
+from saewatch.core.catalogue import Catalogue
 from saewatch.core.errors import ConfigError
 from saewatch.core.manifest import BundleSheet, Manifest, attestation_path
 from saewatch.engine.dictionary_file import load_bundle
@@ -52,7 +52,6 @@ def write_bundle(parts: Parts, out: Path, *, replace: bool = False) -> BundleShe
         ConfigError: ``out`` is there and holds something else.
         ManifestError, TensorFileError: the contents contradict each other.
     """
-    check_catalogue(parts.catalogue, parts.manifest)
     sheet = parts.sheet()
     if out.exists() and not replace:
         _refuse_other(out, sheet)

@@ -1,7 +1,8 @@
 """From a folder of trained weights to a bundle: read, fold, check against the oracle, state, write.
 
 A source folder holds what `saewatch.dictionary.formats` reads (a SAELens dictionary, probes, or both), the draft of its
-features (``features.json``) and what its authors state (``stated.json``). Latents come first, then directions. In a
+features (``features.json``), what its authors state (``stated.json``: among it which tokens were left out) and their
+quality sheet (``sheet.json``). Latents come first, then directions. In a
 bundle of both, directions are rounded to the latents' type: each row is brought to a magnitude near 1 by a power of
 two first, which float16 needs for small weights, and its limit and scale take the factor back exactly.
 
@@ -23,7 +24,7 @@ from saewatch.core.attestation import Attestation, Fit
 from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.manifest import BundleSheet, EncoderSheet, Exclusions, Folding, Manifest, check_encoder
-from saewatch.dictionary.attest import Oracle, conform, provenance, read_features, read_stated
+from saewatch.dictionary.attest import Oracle, conform, provenance, read_features, read_sheet, read_stated
 from saewatch.dictionary.bundle import Parts, write_bundle
 from saewatch.dictionary.formats import CONVERTERS, Source, read_json
 from saewatch.engine.dictionary_file import sheet_of
@@ -46,7 +47,6 @@ def import_source(
     *,
     name: str = "",
     oracle: Oracle | None = None,
-    exclude_first: int = 1,
     threshold: float | None = None,
     replace_bundle: bool = False,
 ) -> BundleSheet:
@@ -58,7 +58,6 @@ def import_source(
         out: the bundle's folder.
         name: what the dictionary is called; else as the source folder.
         oracle: the library to check the fold against; without one the bundle has no conformance rows.
-        exclude_first: positions of a request that the dictionary was not trained on.
         threshold: for TopK, a value that stands in for the competition in the mode ``thresholded``.
         replace_bundle: put it in the place of another one.
 
@@ -69,26 +68,32 @@ def import_source(
     latents, probes = read_sources(source)
     stated = read_stated(source)
     facts, special = read_model(model)
-    rules = Exclusions(exclude_first=exclude_first, special=special, max_norm=stated.max_norm)
+    rules = Exclusions(
+        exclude_first=stated.exclude_first,
+        special=special if stated.special is None else stated.special,
+        max_norm=stated.max_norm,
+    )
     converted = convert(latents, probes, exclusions=rules, hook_point=stated.hook_point, threshold=threshold)
-    manifest, fit = converted.manifest, _fit(model.name, facts)
+    manifest, fit = converted.manifest, _fit(latents.model if latents else "", facts)
     verify_fit(manifest, fit, facts)
-    files = [name for part in (latents, probes) if part is not None for name in part.files]
-    attestations = [
-        Attestation(kind="fit", weights=manifest.digest, body=fit.body()),
-        Attestation(
-            kind="provenance", weights=manifest.digest, body=provenance(source, files, name=name or source.name)
-        ),
-    ]
-    if stated.body:
-        attestations.append(Attestation(kind="stated", weights=manifest.digest, body=stated.body))
+    files = [file for part in (latents, probes) if part is not None for file in part.files]
+    bodies = {
+        "fit": fit.body(),
+        "provenance": provenance(source, files, name=name or source.name),
+        "stated": stated.body,
+        "quality": read_sheet(source),
+    }
+    attestations = [Attestation(kind=kind, weights=manifest.digest, body=body) for kind, body in bodies.items() if body]
     rows: Mapping[str, Tensor] = {}
     if oracle is not None:
         attested, rows = conform(manifest, converted.tensors, source, oracle, norm=stated.mean_norm)
         attestations.append(attested)
-    catalogue = read_features(source, manifest.digest)
     parts = Parts(
-        manifest=manifest, tensors=converted.tensors, catalogue=catalogue, attestations=attestations, rows=rows
+        manifest=manifest,
+        tensors=converted.tensors,
+        catalogue=read_features(source, manifest.digest),
+        attestations=attestations,
+        rows=rows,
     )
     return write_bundle(parts, out, replace=replace_bundle)
 

@@ -44,6 +44,8 @@ class Source:
     kind: str = "sae"
     hook_point: str = ""
     hook_out: str | None = None
+    model: str = ""
+    """What the trainer calls the model."""
     pre_bias: bool = False
     k: int | None = None
     rescaled: bool = False
@@ -107,7 +109,8 @@ def read_saelens(folder: Path) -> Source:
         and cfg.has("rescale_acts_by_decoder_norm")
         and _flag(cfg, "rescale_acts_by_decoder_norm")
     )
-    point, out = _read_hook(cfg.section("metadata"), row)
+    metadata = cfg.section("metadata")
+    point, out = _read_hook(metadata, row)
     source = Source(
         activation=row.activation,
         kind=row.kind,
@@ -116,6 +119,7 @@ def read_saelens(folder: Path) -> Source:
         files=(SAELENS_CONFIG, SAELENS_WEIGHTS),
         hook_point=point,
         hook_out=out,
+        model=metadata.text("model_name") if metadata.has("model_name") else "",
         pre_bias=pre_bias,
         k=cfg.integer("k", 1, rows) if row.activation == "topk" else None,
         rescaled=rescaled,

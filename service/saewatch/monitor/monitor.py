@@ -272,7 +272,8 @@ class Monitor:
         events: list[Event] = []
         for request in requests:
             for batch, table in self._requests.release(request):
-                events.append(observe.identified(batch, table, {request.start.request: request}, self._requests.firsts))
+                owners = observe.of_one(batch, request)
+                events.append(observe.identified(batch, table, owners, self._requests.firsts))
             if not request.open:
                 events.append(self._ended(request))
         return events
@@ -311,9 +312,9 @@ class Monitor:
             self._counters["unreadable_tokens"] += _tokens(batch)
             return [Unreadable(stream=stream.identity, tokens=_tokens(batch))]
         self._window.add(now_ns, tokens=batch.rows, firings=batch.firings, lag_ns=now_ns - batch.time_ns)
-        engine = self._engine(link)
-        observe.book(batch, table, engine, self._requests)
-        observed, given_up = observe.observe(batch, table, engine, self._requests)
+        owners = observe.attribute(batch, self._engine(link), self._requests)
+        observe.book(batch, table, owners, self._requests)
+        observed, given_up = observe.observe(batch, table, owners, self._requests)
         return [*self._released(given_up), *([observed] if observed else [])]
 
     def _table(self, stream: StreamRecord, batch: FiringBatch) -> WatchTable | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,91 +14,111 @@ from saewatch.monitor.events import UNKNOWN, Identity, Observed
 from saewatch.monitor.firsts import Firsts
 from saewatch.monitor.requests import EngineKey, Request, RequestTable
 from saewatch.monitor.tables import WatchTable
+from saewatch.monitor.tally import Tally, raw
 
 _NONE = np.zeros(0, np.int32)
 
 
-def book(batch: FiringBatch, table: WatchTable, engine: EngineKey, requests: RequestTable) -> None:
+@dataclass(frozen=True, slots=True)
+class Attributed:
+    """The requests of a batch by ascending number, and which one each span and missed entry belongs to."""
+
+    number: U32  # [D]
+    requests: list[Request | None]  # [D] None: not known
+    span: I32  # [R] index into them
+    missed: I32  # [M] the same
+
+
+def attribute(batch: FiringBatch, engine: EngineKey, requests: RequestTable) -> Attributed:
+    """Looks the requests of ``batch`` up, each once."""
+    both = np.concatenate([batch.request, batch.missed_request])
+    number, inverse = np.unique(both, return_inverse=True)
+    index: I32 = inverse.astype(np.int32)
+    found = [requests.find(engine, one) for one in number.tolist()]
+    return Attributed(number, found, index[: len(batch.request)], index[len(batch.request) :])
+
+
+def book(batch: FiringBatch, table: WatchTable, owners: Attributed, table_of: RequestTable) -> None:
     """Adds a batch to its requests' tallies. A loop over spans and missed entries, none over rows or firings."""
+    tallies = [one.tally(table, table_of.budget) if one else None for one in owners.requests]
     span = spans.span_of_firings(batch)
-    position = batch.position[span] + (batch.row.astype(np.int32) - batch.span_start[span])
     firing, feature = table.fired(batch.slot, batch.value)
-    bounds = np.searchsorted(span[firing], np.arange(len(batch.request) + 1)).tolist()
-    position, value = position[firing], batch.value[firing]
-    columns = zip(
-        batch.request.tolist(),
-        batch.position.tolist(),
-        np.diff(batch.span_start).tolist(),
-        batch.origin.tolist(),
-        strict=True,
-    )
-    for index, (number, first, tokens, origin) in enumerate(columns):
-        request = requests.find(engine, number)
-        if request is None:
-            requests.counters["unattributed_tokens"] += tokens if origin != Origin.RECOMPUTED else 0
+    span_fired = span[firing]
+    row = batch.row[firing].astype(np.int32)
+    position = batch.position[span_fired] + (row - batch.span_start[span_fired])
+    firings = raw(feature, position, batch.value[firing])
+    bounds = np.searchsorted(span_fired, np.arange(len(batch.request) + 1)).tolist()
+    tokens_of, origins = np.diff(batch.span_start).tolist(), batch.origin.tolist()
+    for index, (owner, first) in enumerate(zip(owners.span.tolist(), batch.position.tolist(), strict=True)):
+        tally = tallies[owner]
+        if tally is None:
+            recomputed = origins[index] == Origin.RECOMPUTED
+            table_of.counters["unattributed_tokens"] += 0 if recomputed else tokens_of[index]
             continue
-        tally = request.tally(table, requests.budget)
-        tally.span(first, tokens, origin)
-        here = slice(bounds[index], bounds[index + 1])
-        if here.stop > here.start:
-            tally.add(feature[here], position[here], value[here], origin)
-    _book_missed(batch, table, engine, requests)
+        tally.span(first, tokens_of[index], origins[index])
+        start, stop = bounds[index], bounds[index + 1]
+        if stop > start:
+            tally.add(firings[start:stop], origins[index])
+    _book_missed(batch, owners, tallies, table_of)
 
 
-def _book_missed(batch: FiringBatch, table: WatchTable, engine: EngineKey, requests: RequestTable) -> None:
-    columns = (batch.missed_request.tolist(), batch.missed_reason.tolist(), batch.missed_tokens.tolist())
-    for number, reason, tokens in zip(*columns, strict=True):
-        request = requests.find(engine, number)
-        if request is None:
-            requests.counters["unattributed_tokens"] += tokens
+def _book_missed(
+    batch: FiringBatch, owners: Attributed, tallies: Sequence[Tally | None], table_of: RequestTable
+) -> None:
+    columns = (owners.missed.tolist(), batch.missed_reason.tolist(), batch.missed_tokens.tolist())
+    for owner, reason, tokens in zip(*columns, strict=True):
+        tally = tallies[owner]
+        if tally is None:
+            table_of.counters["unattributed_tokens"] += tokens
         else:
-            request.tally(table, requests.budget).miss(Reason(reason), tokens)
+            tally.miss(Reason(reason), tokens)
 
 
 def observe(
-    batch: FiringBatch, table: WatchTable, engine: EngineKey, requests: RequestTable
+    batch: FiringBatch, table: WatchTable, owners: Attributed, table_of: RequestTable
 ) -> tuple[Observed | None, list[Request]]:
     """The part of ``batch`` whose requests have an identity, and the requests that must go out early for want of room.
 
     The parts of requests that wait for their label are held.
     """
-    numbers = np.unique(np.concatenate([batch.request, batch.missed_request]))
-    found = [requests.find(engine, number) for number in numbers.tolist()]
-    waiting = [(number, one) for number, one in zip(numbers.tolist(), found, strict=True) if one and not one.identity]
+    waiting = [index for index, one in enumerate(owners.requests) if one is not None and one.identity is None]
+    if not waiting:
+        return identified(batch, table, owners, table_of.firsts), []
     given_up: list[Request] = []
-    for number, request in waiting:
-        part = spans.take(batch, batch.request == number, batch.missed_request == number)
-        given_up += requests.hold(request, part, table, spans.nbytes(part))
-    if waiting:
-        out = np.array([number for number, _ in waiting], dtype=np.uint32)
-        batch = spans.take(batch, ~np.isin(batch.request, out), ~np.isin(batch.missed_request, out))
-        if not len(batch.request) and not len(batch.missed_request):
-            return None, given_up
-    by_number = {number: one for number, one in zip(numbers.tolist(), found, strict=True) if one and one.identity}
-    return identified(batch, table, by_number, requests.firsts), given_up
+    for index in waiting:
+        request = owners.requests[index]
+        assert request is not None, "only known requests wait"
+        part = spans.take(batch, owners.span == index, owners.missed == index)
+        given_up += table_of.hold(request, part, table, spans.nbytes(part))
+    span_left, missed_left = ~np.isin(owners.span, waiting), ~np.isin(owners.missed, waiting)
+    if not span_left.any() and not missed_left.any():
+        return None, given_up
+    rest = spans.take(batch, span_left, missed_left)
+    left = Attributed(owners.number, owners.requests, owners.span[span_left], owners.missed[missed_left])
+    return identified(rest, table, left, table_of.firsts), given_up
 
 
-def identified(batch: FiringBatch, table: WatchTable, requests: dict[int, Request], firsts: Firsts) -> Observed:
-    """``batch`` with its requests' identities."""
-    number = np.array(sorted(requests), dtype=np.uint32)
-    ordered = [requests[one] for one in number.tolist()]
-    identities = tuple(request.identity for request in ordered if request.identity)
-    span_request = _index(batch.request, number)
+def of_one(batch: FiringBatch, request: Request) -> Attributed:
+    """All of ``batch`` belongs to ``request``."""
+    nothing_but = np.array([request.start.request], dtype=np.uint32)
+    zeros = np.zeros(len(batch.request) + len(batch.missed_request), dtype=np.int32)
+    return Attributed(nothing_but, [request], zeros[: len(batch.request)], zeros[len(batch.request) :])
+
+
+def identified(batch: FiringBatch, table: WatchTable, owners: Attributed, firsts: Firsts) -> Observed:
+    """``batch`` with its requests' identities; those that are not known, or have none, are `UNKNOWN`."""
+    known = [one is not None and one.identity is not None for one in owners.requests]
+    number = np.where(known, np.cumsum(known) - 1, UNKNOWN).astype(np.int32)
+    requests = [one for one in owners.requests if one is not None and one.identity is not None]
+    span_request = number[owners.span]
     return Observed(
         batch=batch,
         table=table,
-        requests=identities,
+        requests=tuple(one.identity for one in requests if one.identity is not None),
         span_request=span_request,
-        missed_request=_index(batch.missed_request, number),
-        newly_fired=_newly_fired(batch, table, ordered, span_request, firsts),
+        missed_request=number[owners.missed],
+        newly_fired=_newly_fired(batch, table, requests, span_request, firsts),
     )
-
-
-def _index(column: U32, number: U32) -> I32:
-    if not len(number):
-        return np.full(len(column), UNKNOWN, dtype=np.int32)
-    place = np.minimum(np.searchsorted(number, column), len(number) - 1)
-    return np.where(number[place] == column, place, UNKNOWN).astype(np.int32)
 
 
 def live(identity: Identity | None) -> bool:

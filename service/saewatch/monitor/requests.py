@@ -151,7 +151,9 @@ class RequestTable:
         while len(self._labels) > limits.LABELS_KEPT:
             self._labels.popitem(last=False)
         resolved = []
-        for request in self._names.get(record.key, {}):
+        for request in list(self._names.get(record.key, {})):
+            if request.key != record.key:
+                continue  # a client may call its request by any name, also by another one's key
             late = request.label is None and request.identity is not None
             self.counters["labels_late"] += late
             request.label = record

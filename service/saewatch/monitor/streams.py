@@ -115,9 +115,7 @@ class StreamTable:
             self._numbers += 1
             dictionary = self._dictionaries.get(record.weights_digest)
             identity = StreamIdentity(number=self._numbers, opening=record, dictionary=dictionary)
-            known = stream
             stream = StreamRecord(identity, now_ns, link)
-            stream.seq = known.seq if known else 0
             self._streams.pop((engine, record.stream), None)
             self._streams[engine, record.stream] = stream
             self._forget_one()

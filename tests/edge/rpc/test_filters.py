@@ -75,6 +75,14 @@ def test_what_is_left(name: str) -> None:
     assert what_is_left(**fields) == expected
 
 
+def test_no_name_matches_no_request() -> None:
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    events = observed(stage.batch([(7, 0, 1)]))
+    assert Filter(request_ids=frozenset({""})).apply(gathered(events[0].table, events)) is None
+    assert Filter(request_ids=frozenset({"plain"})).apply(gathered(events[0].table, events)) is not None
+
+
 def test_rows_and_requests_are_numbered_anew() -> None:
     left = Filter(tenants=frozenset({"other"})).apply(one())
     assert left is not None

@@ -215,6 +215,39 @@ async def test_a_reader_that_stops_gets_a_gap_of_exact_size_and_memory_stays() -
         assert gaps > 0
 
 
+async def test_a_reader_may_be_overtaken_again_while_it_is_told_of_a_gap() -> None:
+    async with serving(ring_bytes=2000) as served:
+        events = served.firing.watch(firing_pb2.WatchFiringsRequest(), Principal(name="p"))
+        request(served, 7)
+
+        async def batches(count: int) -> Response:
+            for _ in range(count):
+                served.batch([(7, 0, 1)])
+                served.pump()
+            return Response.FromString(await anext(events))
+
+        assert (await batches(0)).WhichOneof("event") == "heartbeat"
+        gaps = [(await batches(50)).gap, (await batches(50)).gap]
+        assert (gaps[0].first_event, gaps[1].last_event) == (1, served.feed.ring.tail.event - 1)
+        assert gaps[1].first_event == gaps[0].last_event + 1
+        await events.aclose()
+
+
+async def test_a_principal_of_some_tenants_watches_theirs() -> None:
+    async with serving() as served:
+        events = served.firing.watch(firing_pb2.WatchFiringsRequest(), Principal(name="p", tenants=frozenset({"acme"})))
+        await anext(events)
+        request(served, 7, tenant="other")
+        request(served, 8)
+        served.batch([(7, 0, 1), (8, 0, 2), (99, 0, 4)], [(0, 0, 1.0), (1, 1, 1.0)])
+        served.pump()
+        found = [Response.FromString(await anext(events)) for _ in range(2)]
+        batch = found[1].batch
+        assert [one.tenant for one in batch.requests] == ["acme"]
+        assert (list(batch.span_tokens), list(batch.slot)) == ([2], [1])
+        await events.aclose()
+
+
 async def test_what_the_sidecars_own_queue_dropped_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as served:
         watch = await served.watch()

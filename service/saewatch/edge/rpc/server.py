@@ -60,6 +60,8 @@ class RpcServer:
 
     async def start(self, host: str, port: int) -> int:
         """Binds, serves and says SERVING; the port that was bound. Raises `ConfigError` when it cannot be."""
+        # One user more than there is: its shutdown, when the last one goes, waits for calls that nobody ends any more.
+        grpc.aio.init_grpc_aio()
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound = self._server.add_insecure_port(address)
