@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from saewatch.core.fit import ModelFacts
 from saewatch.engine import modelfacts
 from saewatch.engine.modelfacts import model_facts
 from tests.engine.standin import MODEL
 
 
-def facts(folder: Path) -> modelfacts.ModelFacts:
+def facts(folder: Path) -> ModelFacts:
     return model_facts(folder, architecture="LlamaForCausalLM", d_model=128, layers=4)
 
 
