@@ -123,7 +123,10 @@ def test_greedy_output_is_the_same_without_the_tap(pair: Pair) -> None:
 def test_metrics_say_what_was_seen(pair: Pair, collector: Collector) -> None:
     send(pair.watched.port, load(pair, "metrics", 4), at_once=4)
     collector.settled()
-    with urllib.request.urlopen(pair.watched.addresses["metrics"]) as page:
+    asked = urllib.request.Request(
+        pair.watched.addresses["metrics"], headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
+    with urllib.request.urlopen(asked) as page:
         families = {family.name: family for family in text_string_to_metric_families(page.read().decode())}
     outcomes = {sample.labels["outcome"] for sample in families["saewatch_tokens"].samples}
     assert {"encoded", "missed"} <= outcomes

@@ -64,7 +64,7 @@ def a_config(folder: Path, **changes: Any) -> TapConfig:
 
 def hidden(rows: int, seed: int = 0) -> torch.Tensor:
     """A third of what the hook point will hold."""
-    return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)) * 4.0
+    return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)) * 0.5
 
 
 def rows_of(**requests: tuple[int, int]) -> Rows:

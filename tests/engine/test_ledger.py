@@ -104,7 +104,7 @@ def captured(number: int, name: str, first: int, rows: int, **facts: object) -> 
 
 
 def new(name: str, prompt_len: int, computed: int = 0, **facts: object) -> NewRequest:
-    return NewRequest(engine_id=name, prompt_len=prompt_len, computed=computed, **facts)  # type: ignore[arg-type]
+    return NewRequest(engine_id=name, prompt_len=prompt_len, computed=computed, **facts)  # type: ignore[arg-type]  # its own fields
 
 
 def positions(settled: Settled) -> list[int]:

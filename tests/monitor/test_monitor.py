@@ -174,6 +174,6 @@ def test_ten_thousand_requests_in_bounded_memory() -> None:
     assert (status.open_requests, status.kept_records) == (0, 10_000)
     # As many old records went, which were made before the tracing: what was traced is what is kept of the new ones.
     assert grown < 500 * 12_000, f"{grown / 500:.0f} bytes a kept request"
-    (table,) = [one for one in gc.get_objects() if isinstance(one, RequestTable) and one.kept_count == 10_000]
+    (table,) = [one for one in gc.get_objects() if type(one) is RequestTable and one.kept_count == 10_000]
     assert len(vars(table)["_names"]) == 3 * 10_000, "the names of forgotten requests are forgotten"
     assert table.firsts.enter() < 2, "places are given again"

@@ -204,7 +204,7 @@ class Shipper:
         logger.info("saewatch: connected to the sidecar")
         try:
             self._introduce()
-        except Exception:
+        except Exception:  # whatever it was, half an introduction must not stay; the caller counts it
             self._disconnect("it could not be told what there is")
             raise
 

@@ -60,6 +60,11 @@ BEAT = StreamBeat(
 
 def records() -> list[Record]:
     """One record of each kind, every field away from its default, in the order of a connection."""
+    return [*watched(), *told()]
+
+
+def watched() -> list[Record]:
+    """What a stream says of itself and of its tokens."""
     return [
         StreamOpen(
             stream=3,
@@ -118,6 +123,12 @@ def records() -> list[Record]:
             slot=np.array([1, 3, 1, 65_535], dtype=np.uint16),
             value=np.array([1.5, -0.25, 3.4028234663852886e38, 1.401298464324817e-45], dtype=np.float32),
         ),
+    ]
+
+
+def told() -> list[Record]:
+    """Counters, labels, ends, and the answers of both sides."""
+    return [
         Census(
             stream=3,
             time_ns=TIME_NS,

@@ -1,0 +1,264 @@
+"""What the shipper does with too much, too long, too late: cuts, floods, its end, and notes that nobody takes."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from saewatch.core import limits
+from saewatch.core.batch import Census, FiringBatch
+from saewatch.core.records import (
+    Beat,
+    Command,
+    Result,
+    StreamEnd,
+)
+from saewatch.core.wire import encode
+from saewatch.engine import books as books_module
+from saewatch.engine.batching import Encoded
+from saewatch.engine.ledger import Step
+from saewatch.engine.shipper import INBOX_NOTES, Note
+from tests.engine.shipping import (
+    BUSY,
+    Bench,
+    at_rest,
+    check_connections,
+    long_step,
+    opening,
+    seen_rows,
+)
+from tests.simulate.sidecar import FakeSidecar, told, wait_until
+
+
+# --- cuts, floods and overflows ---------------------------------------------------------------------------------------
+def test_a_batch_that_fits_no_frame_arrives_in_pieces(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        for number in (1, 2):
+            step, encoded = long_step(3000, 20, number)
+            run.shipper.put(Note(step=step, read=functools.partial(list, [encoded])))
+        wait_until(lambda: run.books.encoded == 6000)
+        batches = sidecar.of(FiringBatch)
+        assert [batch.seq for batch in batches] == list(range(1, len(batches) + 1))
+        assert len(batches) > 4
+        assert sum(batch.firings for batch in batches) == run.books.firings == 120_000
+        assert told(sidecar.records, 0) == run.books.fed == 6000
+        assert run.books.imbalance == 0
+
+
+def test_pieces_of_a_batch_are_lost_one_by_one_when_the_sidecar_dies_between_them(bench: Bench) -> None:
+    run = bench.open()
+    step, encoded = long_step(3000, 20)
+    with FakeSidecar(bench.path, acks=False) as first:
+        wait_until(lambda: first.of(Beat))
+        run.shipper.put(Note(step=step, read=lambda: [encoded]))
+        wait_until(lambda: len(first.of(FiringBatch)) > 4)
+    rows = sum(batch.rows for batch in first.of(FiringBatch)[:2])
+    with FakeSidecar(bench.path, last={0: 2}) as second:
+        wait_until(lambda: run.books.in_flight == 0)
+        assert run.books.encoded == rows
+        wait_until(lambda: told(second.records, 0) == 3000 - rows)
+        assert run.books.missed == {"gap": 3000 - rows}
+
+
+def test_a_row_that_no_frame_takes_is_an_overflow(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        step, encoded = long_step(1, 14_000)
+        run.shipper.put(Note(step=step, read=lambda: [encoded]))
+        wait_until(lambda: told(sidecar.records, 0) == 1)
+        assert (run.books.missed, run.books.imbalance) == ({"overflow": 1}, 0)
+        assert run.shipper.faults == 0
+
+
+def test_a_connection_that_is_given_up_in_the_middle_of_a_step_keeps_the_equality(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONTROL_BYTES", 2 * 1024)
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open(bound=48 * 1024, traffic=replace(BUSY, requests=80), beat_s=0.002)
+        wait_until(lambda: sidecar.of(Beat))
+        sidecar.reading.clear()
+        for _ in range(20):
+            run.put(len(run.steps) // 20)
+            wait_until(lambda: run.released == run.captured)
+            assert run.books.imbalance == 0
+        wait_until(lambda: run.shipper._outbox.connection > 2)  # noqa: SLF001 - nobody else sees it
+        run.put()
+        sidecar.reading.set()
+        books = at_rest(run, sidecar)
+        assert len(sidecar.connections) > 1
+        assert told(sidecar.records, 0) == books.fed
+        assert max(check_connections(run, sidecar).values()) == 1
+
+
+def test_a_sidecar_that_reads_and_never_acknowledges_is_sent_no_more_after_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books_module, "UNACKNOWLEDGED", 10)
+    with FakeSidecar(bench.path, acks=False) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        run.put()
+        wait_until(lambda: run.books.fed == run.fed)
+        assert run.streams[0].books.unacknowledged <= 10
+        assert run.books.missed["queue_full"] > 0
+        assert run.books.imbalance == 0
+
+
+def test_nonsense_from_the_sidecar_is_counted_and_a_command_is_answered(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        for data in (b"nonsense", b"SAEW" + bytes(100), bytes(100_000), encode(opening(0))[:-1]):
+            sidecar.say(data)
+        sidecar.say(encode(Command(command=3, verb="off")))
+        wait_until(lambda: sidecar.of(Result))
+        assert (sidecar.of(Result)[0].command, sidecar.of(Result)[0].good) == (3, False)
+        assert run.shipper._outbox.bad_frames == 4  # noqa: SLF001 - no record carries it yet
+        run.put()
+        assert told(sidecar.records, 0) <= at_rest(run, sidecar).fed
+        assert run.shipper.faults == 0
+        assert len(sidecar.connections) == 1
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+def test_stop_sends_the_final_books(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open(streams=2)
+        wait_until(lambda: sidecar.of(Beat))
+        run.put()
+        wait_until(lambda: run.released == run.captured)
+        run.shipper.stop()
+        wait_until(lambda: len(sidecar.of(StreamEnd)) == 2)
+        for end in sidecar.of(StreamEnd):
+            assert (end.reason, end.final.in_flight, end.final.fed, end.final.imbalance) == ("shutdown", 0, run.fed, 0)
+            assert told(sidecar.records, end.stream) == run.fed
+        assert isinstance(sidecar.records[-1], StreamEnd)
+        assert run.released == run.captured
+
+
+def test_stop_books_what_was_never_acknowledged_as_shutdown(bench: Bench) -> None:
+    with FakeSidecar(bench.path, acks=False) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        run.put()
+        wait_until(lambda: run.released == run.captured)
+        started = time.monotonic()
+        run.shipper.stop()
+        assert time.monotonic() - started < 2.5
+        wait_until(lambda: sidecar.of(StreamEnd))
+        (end,) = sidecar.of(StreamEnd)
+        assert end.final.missed["shutdown"] == len(seen_rows(run))
+        assert (end.final.imbalance, end.final.in_flight, end.final.encoded) == (0, 0, 0)
+
+
+def test_stop_does_not_wait_for_a_sidecar_that_does_not_read(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open(traffic=BUSY, bound=64 * 1024)
+        wait_until(lambda: sidecar.of(Beat))
+        sidecar.reading.clear()
+        run.put()
+        started = time.monotonic()
+        run.shipper.stop()
+        assert time.monotonic() - started < 2.5
+        assert run.books.imbalance == 0
+
+
+def test_stop_does_not_wait_for_a_device_that_hangs(bench: Bench) -> None:
+    run, answer = bench.open(), threading.Event()
+
+    def hangs() -> Sequence[Encoded]:
+        answer.wait()
+        raise TimeoutError
+
+    run.shipper.put(Note(step=Step(number=1, time_ns=1), read=hangs))
+    started = time.monotonic()
+    run.shipper.stop(0.5)
+    assert time.monotonic() - started < 1
+    answer.set()
+
+
+def test_steps_for_which_there_is_no_time_at_the_end_are_counted(bench: Bench) -> None:
+    run = bench.open(beat_s=60)
+
+    def slow() -> Sequence[Encoded]:
+        time.sleep(0.3)
+        raise TimeoutError
+
+    for number in range(8):
+        step, _ = long_step(10, 1, number)
+        run.shipper.put(Note(step=step, read=slow))
+    run.shipper.stop()
+    wait_until(lambda: run.books.fed == 80)
+    assert run.books.missed["shutdown"] > 0
+    assert run.books.imbalance == 0
+
+
+def test_after_the_end_notes_are_dropped_and_their_slots_given_back(bench: Bench) -> None:
+    run = bench.open()
+    run.shipper.stop()
+    run.put()
+    assert run.released == run.captured > 0
+    assert run.shipper.dropped >= run.captured
+
+
+# --- the worker's thread ----------------------------------------------------------------------------------------------
+def test_put_costs_little_and_never_waits_for_a_sidecar_that_does_not_read(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open(bound=64 * 1024)
+        wait_until(lambda: sidecar.of(Beat))
+        sidecar.reading.clear()
+        slowest = []
+        for number in range(2000):
+            note = Note(step=Step(number=number, time_ns=1))
+            started = time.perf_counter()
+            run.shipper.put(note)
+            slowest.append(time.perf_counter() - started)
+        assert sorted(slowest)[1000] < 100e-6
+
+
+def test_notes_that_nobody_takes_are_bounded_and_dropped_with_their_slots(bench: Bench) -> None:
+    run, answer, released = bench.open(), threading.Event(), []
+
+    def hangs() -> Sequence[Encoded]:
+        answer.wait()
+        raise TimeoutError
+
+    run.shipper.put(Note(step=Step(number=0, time_ns=1), read=hangs))
+    for number in range(2 * INBOX_NOTES + 100):
+        run.shipper.put(Note(step=Step(number=number, time_ns=1), release=lambda: released.append(1)))
+    assert run.shipper.behind
+    assert run.shipper.dropped >= 99
+    assert len(released) == run.shipper.dropped
+    assert run.books.blind == "shipper_behind"
+    answer.set()
+    wait_until(lambda: len(released) == 2 * INBOX_NOTES + 100)
+
+
+def test_a_census_is_passed_on(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        census = Census(
+            stream=0,
+            time_ns=1,
+            tokens=4,
+            latents=2,
+            first=0,
+            l0_mean=1.0,
+            squared_error=0.0,
+            squared_total=1.0,
+            total=np.ones(2),
+            count=np.ones(2, np.uint64),
+        )
+        run.shipper.put(Note(step=Step(number=1, time_ns=1), census=[census]))
+        wait_until(lambda: sidecar.of(Census))
