@@ -46,6 +46,7 @@ from deploy.demo.servers import (
     wait_healthy,
 )
 from saewatch.core.batch import Reason
+from saewatch.edge.pb.saewatch.v1 import common_pb2
 
 ROOT = form.ROOT
 WORK = ROOT / ".demo"
@@ -54,6 +55,7 @@ BUNDLE = ROOT / "dictionaries/smollm2-135m-it.resid_post.14"
 FIXTURE = ROOT / "tests/fixture"
 ENGINE_S = 900.0
 ONCE_AT_A_TIME = 4
+TURN = "<|im_start|>"
 SETTLE_S = 3.0
 """How long a token's firings are waited for before it is shown unmarked."""
 
@@ -252,17 +254,17 @@ class Shows:
 
     def marks(self, seen: Seen) -> dict[int, list[Mark]]:
         """What fired where. A feature of several latents is marked once a token, with its strongest."""
-        features = {slot: feature for _, slot, feature in self.collector.features_of()}
+        features: dict[int, list[common_pb2.Feature]] = {}
+        for _, slot, feature in self.collector.features_of():
+            features.setdefault(slot, []).append(feature)
         found: dict[int, dict[str, Mark]] = {}
         _, positions, slots, values = seen.columns()
         for position, slot, value in zip(positions.tolist(), slots.tolist(), values.tolist(), strict=True):
-            feature = features.get(slot)
-            if feature is None or value <= feature.floor:
-                continue
-            here = found.setdefault(position, {})
-            if feature.id not in here or here[feature.id].value < value:
-                probe = feature.HasField("direction")
-                here[feature.id] = Mark(feature.id, feature.label, feature.category, value, probe)
+            for feature in features.get(slot, ()):
+                here = found.setdefault(position, {})
+                if value > feature.floor and (feature.id not in here or here[feature.id].value < value):
+                    probe = feature.HasField("direction")
+                    here[feature.id] = Mark(feature.id, feature.label, feature.category, value, probe)
         return {position: list(marks.values()) for position, marks in found.items()}
 
     def coverage(self, seen: Seen | None, answer: Answer, took: float) -> str:
@@ -283,8 +285,8 @@ class Shows:
             self.screen.line()
             who = seen.request.client_id or seen.request.engine_id
             self.screen.line(f"── a request of yours: {who}, {seen.fed} tokens fed (only its client knows its text)")
-            fired = sorted({mark.feature for marks in self.marks(seen).values() for mark in marks})
-            self.screen.line(f"   fired: {', '.join(fired) or 'nothing watched'}")
+            fired = sorted({mark.label for marks in self.marks(seen).values() for mark in marks if mark.probe})
+            self.screen.line(f"   probes fired: {', '.join(fired) or 'none'}")
 
 
 def once(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -> int:
@@ -348,11 +350,20 @@ def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
     """The text that each token adds; characters of several tokens appear with their last one."""
     found, before = [], ""
     for end in range(1, len(tokens) + 1):
-        text = tokenizer.decode(list(tokens[:end]), skip_special_tokens=False)
-        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        whole = tokenizer.decode(list(tokens[:end]), skip_special_tokens=True).rstrip("\N{REPLACEMENT CHARACTER}")
         found.append(whole[len(before) :])
         before = whole
-    return found
+    return without_roles(found, [tokenizer.id_to_token(token) == TURN for token in tokens])
+
+
+def without_roles(found: Sequence[str], turns: Sequence[bool]) -> list[str]:
+    """Without what the chat template adds: after each start of a turn the role's name up to the end of its line."""
+    shown, role = [], False
+    for text, turn in zip(found, turns, strict=True):
+        role = role or turn
+        shown.append("" if role else text)
+        role = role and "\n" not in text
+    return shown
 
 
 def _stop(_signal: int, _frame: object) -> None:

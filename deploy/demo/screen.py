@@ -33,6 +33,11 @@ class Mark:
     value: float
     probe: bool  # a direction: what alerts would be made from; else a latent, which explains
 
+    @property
+    def concept(self) -> str:
+        """What probe and latents of one concept have in common: the feature's id without its last part."""
+        return self.feature.rpartition(".")[0]
+
 
 @dataclass(slots=True)
 class View:
@@ -44,6 +49,16 @@ class View:
     prompt_len: int = 0
     marks: dict[int, list[Mark]] = field(default_factory=dict)  # by position
     coverage: str = ""
+
+    def concepts(self) -> set[str]:
+        """Concepts whose probe fired."""
+        return {mark.concept for marks in self.marks.values() for mark in marks if mark.probe}
+
+    def marked(self, position: int) -> Mark | None:
+        """What a token is marked with: the strongest probe, else a latent of a concept whose probe fired elsewhere."""
+        concepts = self.concepts()
+        marks = [mark for mark in self.marks.get(position, ()) if mark.probe or mark.concept in concepts]
+        return max(marks, key=lambda mark: (mark.probe, mark.value), default=None)
 
 
 class Screen:
@@ -78,9 +93,11 @@ class Screen:
         if self._colour:
             marked = "  ".join(self.style(f" {name} ", code) for name, code in COLOURS.items())
             underlined = self.style("underlined", UNDERLINE)
-            self.line(f"marks: {marked}  a probe direction fired;  {underlined}  only latents did")
+            self.line(f"marks: {marked}  a probe direction fired;  {underlined}  only its latents did")
         else:
-            self.line("marks: [token|feature] a probe direction fired; [token|~feature] only latents did")
+            self.line(
+                "marks: [token|feature] a probe direction fired; [token|~feature] only latents of its concept did"
+            )
         self.line("A mark is correlational evidence from the model's activations, not a verdict on the text.")
 
     def begin(self, view: View) -> None:
@@ -108,10 +125,9 @@ class Screen:
     def token(self, view: View, position: int) -> str:
         """One token's text with its marks."""
         text = _CONTROL.sub("·", view.pieces[position])
-        marks = view.marks.get(position, [])
-        if not marks or not text.strip():
+        strongest = view.marked(position)
+        if strongest is None or not text.strip():
             return self.style(text, DIM) if position < view.prompt_len else text
-        strongest = max(marks, key=lambda mark: (mark.probe, mark.value))
         lead = text[: len(text) - len(text.lstrip())]
         word = text[len(lead) :]
         if not self._colour:
@@ -120,13 +136,23 @@ class Screen:
 
 
 def summary(view: View) -> list[str]:
-    """One line for each feature that fired, probes first."""
+    """One line for each probe that fired, its concept's latents below it; the other latents are only counted."""
     found: dict[str, list[tuple[int, Mark]]] = {}
     for position, marks in view.marks.items():
         for mark in marks:
             found.setdefault(mark.feature, []).append((position, mark))
-    order = sorted(found.items(), key=lambda item: (not item[1][0][1].probe, -max(mark.value for _, mark in item[1])))
-    return [_feature_line(view, name, fired) for name, fired in order] or ["nothing watched fired"]
+    concepts = view.concepts()
+    shown = {name: fired for name, fired in found.items() if fired[0][1].concept in concepts}
+    peaks = {name: max(mark.value for _, mark in fired) for name, fired in found.items()}
+    leads = {fired[0][1].concept: peaks[name] for name, fired in shown.items() if fired[0][1].probe}
+
+    def order(name: str) -> tuple[float, str, bool, float]:
+        mark = shown[name][0][1]
+        return -leads[mark.concept], mark.concept, not mark.probe, -peaks[name]
+
+    lines = [_feature_line(view, name, shown[name]) for name in sorted(shown, key=order)] or ["no probe fired"]
+    others = len(found) - len(shown)
+    return lines + ([f"latents of {others} further features fired; none of their probes did"] if others else [])
 
 
 def _feature_line(view: View, name: str, fired: Sequence[tuple[int, Mark]]) -> str:

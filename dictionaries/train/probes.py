@@ -17,8 +17,17 @@ def fit(x: Tensor, labels: Tensor, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     mean, std = x.mean(0), x.std(0) + 1e-6
     weight = logistic.balanced(labels == POSITIVE, labels == NEGATIVE)
     w, b = logistic.fit((x - mean) / std, (labels == POSITIVE).float(), weight, l2=L2)
-    w64 = w.double() / std.double()
-    return w64.float(), (b.double() - w64 @ mean.double()).float()
+    w = halved((w.double() / std.double()).float())
+    return w, (b.double() - w.double() @ mean.double()).float()
+
+
+def halved(w: Tensor) -> Tensor:
+    """Rounded as a bundle with fp16 latents stores it, so that nothing is rounded at import.
+
+    Each row is brought by a power of two to where its largest weight lies in [1/2, 1), rounded to fp16, and back.
+    """
+    _, exponent = torch.frexp(w.abs().amax(1, keepdim=True))
+    return torch.ldexp(torch.ldexp(w, -exponent).half().float(), exponent)
 
 
 def _rows(labels: Tensor, seed: int) -> Tensor:

@@ -33,3 +33,9 @@ def test_the_fixture_is_made_again_byte_for_byte(tmp_path: Path) -> None:
     shipped = SHIPPED["fixture"]
     make(shipped, tmp_path / "bundle")
     assert digests(tmp_path / "bundle") == digests(shipped.bundle), REMADE
+
+
+@pytest.mark.parametrize("what", SHIPPED)
+def test_nothing_was_rounded_at_import(what: str) -> None:
+    sheet = json.loads((SHIPPED[what].bundle / "dictionary.json").read_text())
+    assert sheet["folded"] == [], "what SAELens and a notebook compute from the source is what the engine computes"

@@ -11,10 +11,11 @@ from saewatch.core.catalogue import WatchList
 from saewatch.core.errors import ConfigError, ManifestError, MisfitError
 from saewatch.core.manifest import Exclusions, InputNorm
 from saewatch.engine import encoder as module
+from saewatch.engine.batching import Encoded
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import compare, encode, grey_pairs
 from saewatch.engine.encoder import Encoder, check_budget, footprint
-from saewatch.engine.slab import Firings, Slab
+from saewatch.engine.slab import Slab
 from saewatch.engine.whole import Whole
 from tests import made
 
@@ -31,14 +32,14 @@ def ready(one: Dictionary, watch: WatchList = WATCHED, *, fixed: bool = False, s
 
 def fired(
     encoder: Encoder, x: Tensor, *, positions: Tensor | None = None, ids: Tensor | None = None, capacity: int = 100_000
-) -> Firings:
+) -> Encoded:
     slab = Slab(rows_max=encoder.rows_max, firings_max=capacity)
     positions = torch.arange(100, 100 + len(x)) if positions is None else positions
     ids = torch.full((len(x),), 77) if ids is None else ids
-    return encoder.encode(x, positions=positions, token_ids=ids, slab=slab).firings()
+    return encoder.encode(x, positions=positions, token_ids=ids, slab=slab).encoded()
 
 
-def dense(firings: Firings, rows: int, slots: int) -> Tensor:
+def dense(firings: Encoded, rows: int, slots: int) -> Tensor:
     found = torch.zeros(rows, slots)
     found[torch.from_numpy(firings.row).long(), torch.from_numpy(firings.slot).long()] = torch.from_numpy(firings.value)
     return found
@@ -67,9 +68,9 @@ def test_the_fixed_way_gives_the_bytes_of_the_quick_one(activation: str, k: int 
     one, x = made.dictionary(activation, k=k), made.rows(2100)
     left = fired(ready(one, slots=len(WATCHED.rows)), x, capacity=capacity)
     right = fired(ready(one, fixed=True, slots=len(WATCHED.rows)), x, capacity=capacity)
-    for name in ("row", "slot", "value", "excluded", "overflow"):
+    for name in ("row", "slot", "value", "excluded", "overflowed"):
         assert np.array_equal(getattr(left, name), getattr(right, name)), name
-    assert left.overflow.any() == (capacity < 100_000)
+    assert left.overflowed.any() == (capacity < 100_000)
 
 
 def test_firings_are_sorted_by_row_and_slot() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from saewatch.engine.slab import Firings, Scored, Slab, pack_fixed, pack_quick
+from saewatch.engine.batching import Encoded
+from saewatch.engine.slab import Scored, Slab, pack_fixed, pack_quick
 
 Way = Callable[[Slab, Scored, int], None]
 WAYS: list[Way] = [pack_fixed, pack_quick]
@@ -23,7 +24,7 @@ def scored(fires: Tensor, u: Tensor | None = None) -> Scored:
     return Scored(fires, u, torch.ones(fires.shape[1]), torch.ones(fires.shape[1]))
 
 
-def packed(way: Way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[Firings, Slab]:
+def packed(way: Way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[Encoded, Slab]:
     slab = Slab(rows_max=max(1, len(fires)), firings_max=capacity)
     slab.start(len(fires))
     u = torch.arange(fires.numel(), dtype=torch.float32).reshape(fires.shape)
@@ -31,7 +32,7 @@ def packed(way: Way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[F
     for first in range(0, len(fires), size):
         way(slab, scored(fires[first : first + size], u[first : first + size]), first)
     slab.to_host()
-    return slab.firings(), slab
+    return slab.encoded(), slab
 
 
 def expected(fires: Tensor, capacity: int) -> tuple[list[tuple[int, int]], list[bool]]:
@@ -59,7 +60,7 @@ def test_both_ways_give_what_a_loop_over_rows_gives(fires: list[list[bool]], cap
     for way in WAYS:
         found, slab = packed(way, asked, capacity, parts=parts)
         assert list(zip(found.row.tolist(), found.slot.tolist(), strict=True)) == pairs
-        assert found.overflow.tolist() == lost
+        assert found.overflowed.tolist() == lost
         assert found.value.tolist() == [row * 5 + slot + 1 for row, slot in pairs]
         assert int(slab.count) == len(pairs)
         assert int(slab.wanted) == int(asked.sum())
@@ -70,14 +71,14 @@ def test_a_row_that_does_not_fit_is_left_out_whole(way: Way) -> None:
     fires = torch.tensor([[True, False, False], [True, True, True], [False, False, False], [True, False, False]])
     found, _ = packed(way, fires, 3)
     assert found.row.tolist() == [0]
-    assert found.overflow.tolist() == [False, True, False, True]  # a row that fires nothing has lost nothing
+    assert found.overflowed.tolist() == [False, True, False, True]  # a row that fires nothing has lost nothing
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_slab_may_be_filled_to_its_last_entry(way: Way) -> None:
     found, _ = packed(way, torch.ones(4, 3, dtype=torch.bool), 12)
     assert len(found.row) == 12
-    assert not found.overflow.any()
+    assert not found.overflowed.any()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -86,11 +87,11 @@ def test_a_step_starts_from_an_empty_slab(way: Way) -> None:
     _, slab = packed(way, fires, 7)
     slab.start(1)
     way(slab, scored(fires[:1]), 0)
-    found = slab.firings()
+    found = slab.encoded()
     assert found.row.tolist() == [0, 0, 0]
     slab.start(4)
     way(slab, scored(torch.zeros(4, 3, dtype=torch.bool)), 0)
-    assert not slab.firings().overflow.any()
+    assert not slab.encoded().overflowed.any()
 
 
 def test_the_buffers_keep_their_addresses() -> None:
@@ -107,5 +108,5 @@ def test_what_was_read_stays_when_the_slab_is_filled_again() -> None:
     slab.value.fill_(-1.0)
     slab.overflow.logical_not_()
     assert found.value.tolist() == [1.0, 2.0, 3.0, 4.0]
-    assert not found.overflow.any()
+    assert not found.overflowed.any()
     assert found.slot.dtype == np.uint16  # as on the wire

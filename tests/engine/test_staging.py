@@ -41,7 +41,7 @@ def test_a_slot_gives_what_the_encoder_gives(tmp_path: Path) -> None:
     slot.encode()
     x = 3.0 * hidden(40, seed=1)
     watched.encoder.encode(x, positions=rows.positions, token_ids=rows.tokens, slab=slab)
-    (found,), expected = slot.read(), slab.firings()
+    (found,), expected = slot.read(), slab.encoded()
     assert found.row.tolist() == expected.row.tolist()
     assert found.slot.tolist() == expected.slot.tolist()
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)

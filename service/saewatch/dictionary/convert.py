@@ -28,7 +28,7 @@ from saewatch.dictionary.attest import Oracle, conform, provenance, read_feature
 from saewatch.dictionary.bundle import Parts, write_bundle
 from saewatch.dictionary.formats import CONVERTERS, Source, read_json
 from saewatch.engine.dictionary_file import sheet_of
-from saewatch.engine.encode import F64, Folded, activation_of, fold, ordered_norm, raise_limits
+from saewatch.engine.encode import F32, F64, Folded, activation_of, fold, ordered_norm, raise_limits
 from saewatch.engine.modelfacts import model_facts
 
 
@@ -220,10 +220,15 @@ def _fold_directions(source: Source, dtype: torch.dtype) -> tuple[Tensor, Folded
     folded = fold("linear", {"b_enc": _f64(source.vectors["b_enc"])})
     if dtype == torch.float32:
         return source.W, folded
-    _, exponent = np.frexp(source.W.abs().amax(dim=1).numpy())
-    factor = np.ldexp(np.float32(1.0), -exponent)  # the row's largest weight comes to lie in [1/2, 1)
-    rows = (source.W * torch.from_numpy(factor)[:, None]).to(dtype)
-    return rows, replace(folded, lim=folded.lim * factor, s=folded.s / factor)
+    rows, factor = _near_one(source.W)
+    return rows.to(dtype), replace(folded, lim=folded.lim * factor, s=folded.s / factor)
+
+
+def _near_one(W: Tensor) -> tuple[Tensor, F32]:
+    """Each row by a power of two, so that its largest weight comes to lie in [1/2, 1); and the factors."""
+    _, exponent = np.frexp(W.abs().amax(dim=1).numpy())
+    factor = np.ldexp(np.float32(1.0), -exponent)
+    return W * torch.from_numpy(factor)[:, None], factor
 
 
 def _decoder(latents: Source | None) -> dict[str, Tensor]:
@@ -245,7 +250,9 @@ def _foldings(latents: Source | None, probes: Source | None, threshold: float | 
     if threshold is not None:
         found.append(Folding(what="threshold", constant=threshold))
     if latents and probes and latents.W.dtype != torch.float32:
-        found.append(Folding(what="rounding"))
+        rows, _ = _near_one(probes.W)
+        if not torch.equal(rows.to(latents.W.dtype).float(), rows):
+            found.append(Folding(what="rounding"))
     return found
 
 

@@ -80,7 +80,7 @@ def _fired(encoder: Encoder, x: Tensor) -> Tensor:
     slab.to_host()
     if encoder.device.type != "cpu":
         torch.cuda.synchronize(encoder.device)
-    firings = slab.firings()
+    firings = slab.encoded()
     dense = torch.zeros(len(x), encoder.slots)
     dense[torch.from_numpy(firings.row).long(), torch.from_numpy(firings.slot).long()] = torch.from_numpy(firings.value)
     return dense

@@ -14,20 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Firings:
-    """One step's firings on the host, sorted by (row, slot)."""
-
-    row: npt.NDArray[np.int32]  # [N]
-    slot: npt.NDArray[np.uint16]  # [N]
-    value: npt.NDArray[np.float32]  # [N]
-    excluded: npt.NDArray[np.bool_]  # [T] the data sheet leaves this row out
-    overflow: npt.NDArray[np.bool_]  # [T] this row fired and did not fit
+from saewatch.engine.batching import Encoded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,16 +60,16 @@ class Slab:
             if here is not there:
                 there.copy_(here, non_blocking=True)
 
-    def firings(self) -> Firings:
+    def encoded(self) -> Encoded:
         """The host's copy, as arrays of its own; to be called after the event that follows `to_host`."""
         row, slot, value, count, excluded, overflow = self._host
         kept = int(count)
-        return Firings(
+        return Encoded(
             row=row[:kept].numpy().copy(),
             slot=slot[:kept].numpy().astype(np.uint16),
             value=value[:kept].numpy().copy(),
             excluded=excluded[: self.rows].numpy().copy(),
-            overflow=overflow[: self.rows].numpy().copy(),
+            overflowed=overflow[: self.rows].numpy().copy(),
         )
 
     def _buffers(self) -> tuple[Tensor, ...]:

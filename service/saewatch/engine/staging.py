@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,10 +72,7 @@ class Slot:
 
     def read(self) -> list[Encoded]:
         """Each stream's firings, as arrays of their own; waits for the device."""
-        found = [slab.firings() for slab in self._slabs]
-        return [
-            Encoded(item.row, item.slot.astype(np.uint16), item.value, item.excluded, item.overflow) for item in found
-        ]
+        return [slab.encoded() for slab in self._slabs]
 
     def _encode(self) -> None:
         positions, tokens = self._index[:, : self._count]

@@ -202,25 +202,24 @@ def _encoder(
 ) -> Encoder:
     sheet, dictionary = bundle.manifest.encoder, bundle.dictionary
     whole = use.census > 0 or (sheet.k is not None and use.mode == "exact")
-    d_out = dictionary.W_dec.shape[1] if dictionary.W_dec is not None else 0
+    everything = Whole.sized(dictionary, decoder=use.census > 0, device="meta") if whole else None
     needed = footprint(
         rows_max=rows,
         d_in=sheet.d_in,
         slots_max=slots,
         firings_max=firings_max,
         slabs=config.slots,
-        whole_rows=sheet.rows if whole else 0,
-        whole_element_bytes=dictionary.W.element_size(),
-        d_out=d_out,
+        whole_rows=sheet.rows if everything else 0,
+        whole_element_bytes=everything.W.element_size() if everything else 0,
+        d_out=len(everything.b_dec) if everything else 0,
     )
     check_budget(needed, config.device_budget_mib * limits.MIB, rows_max=rows, slots_max=slots)
-    everything = Whole(rows=sheet.rows, d_in=sheet.d_in, dtype=dictionary.W.dtype, d_out=d_out, device=device)
     return Encoder(
         rows_max=rows,
         d_in=sheet.d_in,
         slots_max=slots,
         mode=use.mode,
-        whole=everything if whole else None,
+        whole=Whole.sized(dictionary, decoder=use.census > 0, device=device) if whole else None,
         device=device,
     )
 
