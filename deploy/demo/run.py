@@ -209,7 +209,7 @@ class Shows:
     foreign: set[tuple[str, int]] = field(default_factory=set)
 
     def ask(self, prompt: Mapping[str, Any], *, max_tokens: int, live: bool) -> View:
-        """One prompt; shown as it grows where ``live``, else only returned."""
+        """One prompt; shown as it grows where ``live``, else `show` it when it is there."""
         answer = Answer(f"demo-{os.getpid()}-{next(self.numbers)}")
         self.mine.add(answer.request_id)
         view = View(title=answer.request_id, kind=prompt.get("kind", ""))
@@ -231,6 +231,11 @@ class Shows:
         if live:
             self.screen.end(view, view.coverage)
         return view
+
+    def show(self, view: View) -> None:
+        """A whole request."""
+        self.screen.begin(view)
+        self.screen.end(view, view.coverage)
 
     def wait(self, answer: Answer) -> Seen | None:
         """Until everything that was fed has been told, or too long."""
@@ -302,8 +307,7 @@ def once(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -
                 failed += 1
                 shows.screen.line(f"a request failed: {error}")
                 continue
-            shows.screen.begin(view)
-            shows.screen.end(view, view.coverage)
+            shows.show(view)
     for server in servers:
         server.check()
     return 2 if failed else 0
@@ -316,7 +320,9 @@ def endless(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]
             for server in servers:
                 server.check()
             with contextlib.suppress(ChatError):
-                shows.ask(prompt, max_tokens=options.max_tokens, live=shows.screen.live)
+                view = shows.ask(prompt, max_tokens=options.max_tokens, live=shows.screen.live)
+                if not shows.screen.live:
+                    shows.show(view)
             shows.show_foreign()
             time.sleep(1.0)
 

@@ -61,6 +61,10 @@ def test_an_error_survives_the_way_between_processes(cls: type[SaewatchError]) -
         assert str(again) == str(error)
 
 
+def test_a_class_is_a_word_for_labels() -> None:
+    assert errors.TensorFileError("x", found=1, expected=2).code == "tensor_file_error"
+
+
 def test_what_was_examined_is_never_left_out() -> None:
     incomplete: list[dict[str, Any]] = [{}, {"found": 1}, {"expected": 2}]
     for given in incomplete:

@@ -55,7 +55,7 @@ def test_told_to_serve_it_serves_blind_and_says_so(tmp_path: Path) -> None:
         collector.close()
         fed = 2 + len(answers["asked"].tokens)
         (stream,) = state.streams
-        assert (stream.books.blind, stream.books.fed, stream.books.encoded) == ("TensorFileError", fed, 0)
+        assert (stream.books.blind, stream.books.fed, stream.books.encoded) == ("tensor_file_error", fed, 0)
         assert {item.reason: item.tokens for item in stream.books.missed} == {common_pb2.MISSED_REASON_BLIND: fed}
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(rig.addresses["ready"])

@@ -85,14 +85,14 @@ def test_a_disabled_tap_counts_on(tap: Tap, blocks: Blocks) -> None:
 
 def test_a_blind_tap_counts_and_says_so(tmp_path: Path) -> None:
     with FakeSidecar(tmp_path / "s") as sidecar:
-        tap = Tap.blind(a_config(tmp_path), an_engine(), "MisfitError")
+        tap = Tap.blind(a_config(tmp_path), an_engine(), "misfit_error")
         tap.start()
         until(lambda: bool(sidecar.of(Beat)))
         rows = rows_of(a=(0, 10))
         tap.snapshot(lambda: rows)
         tap.step(**a_step(rows))
         tap.close()
-    assert sidecar.of(StreamOpen)[0].blind == "MisfitError"
-    assert sidecar.of(Beat)[0].streams[0].blind == "MisfitError"
+    assert sidecar.of(StreamOpen)[0].blind == "misfit_error"
+    assert sidecar.of(Beat)[0].streams[0].blind == "misfit_error"
     (books,) = tap.books
     assert books.missed == {"blind": 10}

@@ -203,7 +203,7 @@ def test_serve_on_failure_serves_blind(tmp_path: Path) -> None:
     watch.after_sampling(SimpleNamespace(sampled_token_ids=[[7]], req_id_to_index={"a": 0}))
     watch.tap.close()
     (books,) = watch.tap.books
-    assert books.blind == "MisfitError"
+    assert books.blind == "misfit_error"
     assert books.missed == {"blind": 3}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from saewatch.core.records import StreamBeat, StreamEnd
 from saewatch.monitor.monitor import Monitor
 from tests import fakes
@@ -61,6 +63,16 @@ def test_an_unknown_dictionary() -> None:
     assert stage.known.weights_digest[:19] in state.subject
     assert "dictionaries" in state.hint
     assert stage.faults() == {"unknown_dictionaries": 1}
+
+
+def test_an_engine_without_a_dictionary_says_itself_why() -> None:
+    stage = Stage()
+    stage.monitor = Monitor(dictionaries={})
+    stage.monitor.connect(ENGINE)
+    stage.put(replace(fakes.stream_open(stage.known), weights_digest="", blind="tensor_file_error"))
+    (state,) = stage.monitor.status(stage.now).blind
+    assert (state.reason, "log" in state.hint) == ("tensor_file_error", True)
+    assert stage.faults() == {}
 
 
 def test_what_the_engine_says_of_itself() -> None:

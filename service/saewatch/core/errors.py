@@ -24,6 +24,7 @@ Each carries what was examined, what was found, what was expected and a hint tha
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,11 @@ class SaewatchError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with `args` by position, which fails on the other side of a process pool.
         return partial(type(self), found=self.found, expected=self.expected, hint=self.hint), (self.subject,)
+
+    @property
+    def code(self) -> str:
+        """The class as a word for labels: ``tensor_file_error``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     def __str__(self) -> str:
         text = f"{self.subject}: found {self.found}, expected {self.expected}"

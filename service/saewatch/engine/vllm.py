@@ -178,7 +178,7 @@ def open_watch(worker: Any) -> Watch | None:
         if config.on_failure != "serve":
             raise
         logger.critical("saewatch: BLIND, this engine serves unwatched: %s", error)
-        return Watch(worker, Tap.blind(config, engine, type(error).__name__), None)
+        return Watch(worker, Tap.blind(config, engine, error.code), None)
 
 
 class Watch:
@@ -201,7 +201,7 @@ class Watch:
             if self.tap.config.on_failure != "serve":
                 raise
             logger.critical("saewatch: BLIND, this engine serves unwatched: %s", error)
-            self.tap.disable(type(error).__name__)
+            self.tap.disable(error.code)
         self.tap.start()
         self._serving = True
 

@@ -193,7 +193,7 @@ class Monitor:
     def _open(self, number: int, link: Link, record: StreamOpen, now_ns: int) -> list[Event]:
         events = self._identify(number, link, (record.engine, record.epoch), now_ns)
         stream = self._streams.open(number, record, now_ns)
-        self._counters["unknown_dictionaries"] += stream.identity.dictionary is None
+        self._counters["unknown_dictionaries"] += bool(record.weights_digest) and stream.identity.dictionary is None
         return [*events, *self._look(now_ns)]
 
     def _watch(self, _: int, link: Link, record: WatchSet, __: int) -> list[Event]:

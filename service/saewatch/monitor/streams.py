@@ -47,12 +47,11 @@ class StreamRecord:
         """Why it sees nothing, one word; empty: it sees."""
         if self.ended:
             return ""
-        if self.identity.dictionary is None:
-            return UNKNOWN_DICTIONARY
         if now_ns - self.alive_ns > limits.BLIND_AFTER_NS:
             return NO_BEAT
-        told = self.books.blind if self.books else self.opening.blind
-        return code_of(told) if told else ""
+        if told := self.books.blind if self.books else self.opening.blind:
+            return code_of(told)
+        return UNKNOWN_DICTIONARY if self.identity.dictionary is None else ""
 
     def accept(self, batch: FiringBatch) -> bool:
         """Books a batch by its number; False for one that came before."""
