@@ -148,9 +148,10 @@ class Collector:
         key = (request.client_id or request.engine_id, request.child)
         return self.seen.setdefault(key, Seen(request))
 
-    def features_of(self) -> Iterator[tuple[int, int, common_pb2.Feature]]:
-        """Table, slot and feature of everything that is watched."""
+    def features_of(self) -> Iterator[tuple[int, int, common_pb2.Feature, float]]:
+        """Table, slot, feature, and the slot's weight in a group's head (0 without one) of all that is watched."""
         for number, table in self.tables.items():
             for watched in table.features:
+                weights = dict(zip(watched.feature.latents, watched.feature.head, strict=False))
                 for slot in watched.slots:
-                    yield number, slot, watched.feature
+                    yield number, slot, watched.feature, weights.get(table.slot_unit[slot], 0.0)

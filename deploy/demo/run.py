@@ -15,6 +15,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from benchmarks import form
 from deploy.demo import model as demo_model
 from deploy.demo.chat import Answer, ChatError, chat
 from deploy.demo.collect import Collector, Seen
+from deploy.demo.pieces import Pieces
 from deploy.demo.screen import Mark, Screen, View, coverage_line
 from deploy.demo.servers import (
     Server,
@@ -55,7 +57,6 @@ BUNDLE = ROOT / "dictionaries/smollm2-135m-it.resid_post.14"
 FIXTURE = ROOT / "tests/fixture"
 ENGINE_S = 900.0
 ONCE_AT_A_TIME = 4
-TURN = "<|im_start|>"
 SETTLE_S = 3.0
 """How long a token's firings are waited for before it is shown unmarked."""
 
@@ -213,20 +214,21 @@ class Shows:
         answer = Answer(f"demo-{os.getpid()}-{next(self.numbers)}")
         self.mine.add(answer.request_id)
         view = View(title=answer.request_id, kind=prompt.get("kind", ""))
+        text = Pieces(self.tokenizer)
         began = time.monotonic()
         if live:
             self.screen.begin(view)
 
         def grown() -> None:
-            self.update(view, answer)
             if live:
+                self.update(view, answer, text)
                 seen = self.collector.seen.get((answer.request_id, 0))
                 self.screen.grow(view, seen.upto if seen else -1)
 
         chat(self.port, self.model, prompt["text"], answer, max_tokens=max_tokens, on=grown)
         took = time.monotonic() - began
         seen = self.wait(answer)
-        self.update(view, answer)
+        self.update(view, answer, text)
         view.coverage = self.coverage(seen, answer, took)
         if live:
             self.screen.end(view, view.coverage)
@@ -249,28 +251,30 @@ class Shows:
             time.sleep(0.02)
         return self.collector.seen.get((answer.request_id, 0))
 
-    def update(self, view: View, answer: Answer) -> None:
+    def update(self, view: View, answer: Answer, text: Pieces) -> None:
         """Brings a view up to what is known now."""
         view.prompt_len = len(answer.prompt)
-        view.pieces = pieces(self.tokenizer, [*answer.prompt, *answer.tokens])
+        view.pieces = text.upto([*answer.prompt, *answer.tokens])
         seen = self.collector.seen.get((answer.request_id, 0))
         if seen is not None:
             view.marks = self.marks(seen)
 
     def marks(self, seen: Seen) -> dict[int, list[Mark]]:
-        """What fired where. A feature of several latents is marked once a token, with its strongest."""
-        features: dict[int, list[common_pb2.Feature]] = {}
-        for _, slot, feature in self.collector.features_of():
-            features.setdefault(slot, []).append(feature)
+        """What fired where, on the tokens that a feature was made for: probes, and groups of latents by their head."""
+        features: dict[int, list[tuple[common_pb2.Feature, float]]] = {}
+        for _, slot, feature, weight in self.collector.features_of():
+            features.setdefault(slot, []).append((feature, weight))
         found: dict[int, dict[str, Mark]] = {}
         _, positions, slots, values = seen.columns()
         for position, slot, value in zip(positions.tolist(), slots.tolist(), values.tolist(), strict=True):
-            for feature in features.get(slot, ()):
-                here = found.setdefault(position, {})
-                if value > feature.floor and (feature.id not in here or here[feature.id].value < value):
-                    probe = feature.HasField("direction")
-                    here[feature.id] = Mark(feature.id, feature.label, feature.category, value, probe)
-        return {position: list(marks.values()) for position, marks in found.items()}
+            side = "prompt" if position < seen.request.prompt_len else "reply"
+            for feature, weight in features.get(slot, ()):
+                probe = feature.HasField("direction")
+                if feature.scope in (side, "all") and value > feature.floor and (probe or weight):
+                    here = found.setdefault(position, {})
+                    more = value if probe else weight * math.log1p(value) + _value(here, feature.id)
+                    here[feature.id] = Mark(feature.id, feature.label, feature.category, more, probe)
+        return {position: [m for m in marks.values() if m.value > 0] for position, marks in found.items()}
 
     def coverage(self, seen: Seen | None, answer: Answer, took: float) -> str:
         """The line of coverage."""
@@ -352,24 +356,8 @@ def fill(facts: Facts, collector: Collector) -> None:
     }
 
 
-def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
-    """The text that each token adds; characters of several tokens appear with their last one."""
-    found, before = [], ""
-    for end in range(1, len(tokens) + 1):
-        whole = tokenizer.decode(list(tokens[:end]), skip_special_tokens=True).rstrip("\N{REPLACEMENT CHARACTER}")
-        found.append(whole[len(before) :])
-        before = whole
-    return without_roles(found, [tokenizer.id_to_token(token) == TURN for token in tokens])
-
-
-def without_roles(found: Sequence[str], turns: Sequence[bool]) -> list[str]:
-    """Without what the chat template adds: after each start of a turn the role's name up to the end of its line."""
-    shown, role = [], False
-    for text, turn in zip(found, turns, strict=True):
-        role = role or turn
-        shown.append("" if role else text)
-        role = role and "\n" not in text
-    return shown
+def _value(marks: Mapping[str, Mark], feature: str) -> float:
+    return marks[feature].value if feature in marks else 0.0
 
 
 def _stop(_signal: int, _frame: object) -> None:

@@ -2,6 +2,9 @@
 
 On a terminal tokens appear as they are known, coloured by category; elsewhere a request is some plain lines once it is
 complete. A mark is a correlation between activations and a label, and nothing more; the legend says so.
+
+Probes lead: their tokens are marked. Where a concept's probe fired, its group of latents explains: the tokens on which
+the group's linear head finds most are marked too.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -23,6 +26,10 @@ def kind_of(category: str) -> str:
     return "bias" if category.startswith("bias.") else "behaviour" if category.startswith("x.") else "safety"
 
 
+EXPLAINED = 3
+"""Tokens of a group that are marked: those that speak most for the concept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """One feature on one token."""
@@ -30,8 +37,8 @@ class Mark:
     feature: str
     label: str
     category: str
-    value: float
-    probe: bool  # a direction: what alerts would be made from; else a latent, which explains
+    value: float  # a probe's score; of a group, what its linear head makes of this token
+    probe: bool  # a direction: what alerts would be made from; else a group of latents, which explains
 
     @property
     def concept(self) -> str:
@@ -50,15 +57,37 @@ class View:
     marks: dict[int, list[Mark]] = field(default_factory=dict)  # by position
     coverage: str = ""
 
-    def concepts(self) -> set[str]:
-        """Concepts whose probe fired."""
-        return {mark.concept for marks in self.marks.values() for mark in marks if mark.probe}
+    def marked(self) -> dict[int, Mark]:
+        """What each token is marked with: a probe that fired, else a group among the first of its concept."""
+        found: dict[int, Mark] = {}
+        for group in self.groups().values():
+            for position, mark in group:
+                if position not in found or found[position].value < mark.value:
+                    found[position] = mark
+        return found | {
+            position: max(probes, key=lambda mark: mark.value)
+            for position, marks in self.marks.items()
+            if (probes := [mark for mark in marks if mark.probe])
+        }
 
-    def marked(self, position: int) -> Mark | None:
-        """What a token is marked with: the strongest probe, else a latent of a concept whose probe fired elsewhere."""
-        concepts = self.concepts()
-        marks = [mark for mark in self.marks.get(position, ()) if mark.probe or mark.concept in concepts]
-        return max(marks, key=lambda mark: (mark.probe, mark.value), default=None)
+    def probes(self) -> dict[str, list[tuple[int, Mark]]]:
+        """By concept the tokens on which its probe fired, the greatest value first; concepts by that value."""
+        return self._ordered(lambda mark: mark.probe)
+
+    def groups(self) -> dict[str, list[tuple[int, Mark]]]:
+        """By concept whose probe fired, the tokens that speak most for it by its latents."""
+        probes = self.probes()
+        found = self._ordered(lambda mark: not mark.probe and mark.concept in probes)
+        return {concept: tokens[:EXPLAINED] for concept, tokens in found.items()}
+
+    def _ordered(self, wanted: Callable[[Mark], bool]) -> dict[str, list[tuple[int, Mark]]]:
+        found: dict[str, list[tuple[int, Mark]]] = {}
+        for position, marks in self.marks.items():
+            for mark in filter(wanted, marks):
+                found.setdefault(mark.concept, []).append((position, mark))
+        for tokens in found.values():
+            tokens.sort(key=lambda item: -item[1].value)
+        return dict(sorted(found.items(), key=lambda item: -item[1][0][1].value))
 
 
 class Screen:
@@ -93,7 +122,7 @@ class Screen:
         if self._colour:
             marked = "  ".join(self.style(f" {name} ", code) for name, code in COLOURS.items())
             underlined = self.style("underlined", UNDERLINE)
-            self.line(f"marks: {marked}  a probe direction fired;  {underlined}  only its latents did")
+            self.line(f"marks: {marked}  a probe direction fired;  {underlined}  its latents say most here")
         else:
             self.line(
                 "marks: [token|feature] a probe direction fired; [token|~feature] only latents of its concept did"
@@ -108,10 +137,11 @@ class Screen:
 
     def grow(self, view: View, upto: int) -> None:
         """Shows tokens up to position ``upto``."""
+        marked = view.marked()
         for position in range(self._shown, min(upto + 1, len(view.pieces))):
             if position == view.prompt_len:
                 print(self.style("\n» ", BOLD), end="", file=self._out)
-            print(self.token(view, position), end="", file=self._out, flush=True)
+            print(self.token(view, position, marked.get(position)), end="", file=self._out, flush=True)
             self._shown = position + 1
 
     def end(self, view: View, coverage: str) -> None:
@@ -122,46 +152,35 @@ class Screen:
             self.line(f"   {text}")
         self.line(self.style(f"   {coverage}", DIM))
 
-    def token(self, view: View, position: int) -> str:
-        """One token's text with its marks."""
+    def token(self, view: View, position: int, mark: Mark | None) -> str:
+        """One token's text with its mark."""
         text = _CONTROL.sub("·", view.pieces[position])
-        strongest = view.marked(position)
-        if strongest is None or not text.strip():
+        if mark is None or not text.strip():
             return self.style(text, DIM) if position < view.prompt_len else text
         lead = text[: len(text) - len(text.lstrip())]
         word = text[len(lead) :]
         if not self._colour:
-            return f"{lead}[{word}|{'' if strongest.probe else '~'}{strongest.feature}]"
-        return lead + self.style(word, COLOURS[kind_of(strongest.category)] if strongest.probe else UNDERLINE)
+            return f"{lead}[{word}|{mark.feature if mark.probe else f'~{mark.concept}'}]"
+        return lead + self.style(word, COLOURS[kind_of(mark.category)] if mark.probe else UNDERLINE)
 
 
 def summary(view: View) -> list[str]:
-    """One line for each probe that fired, its concept's latents below it; the other latents are only counted."""
-    found: dict[str, list[tuple[int, Mark]]] = {}
-    for position, marks in view.marks.items():
-        for mark in marks:
-            found.setdefault(mark.feature, []).append((position, mark))
-    concepts = view.concepts()
-    shown = {name: fired for name, fired in found.items() if fired[0][1].concept in concepts}
-    peaks = {name: max(mark.value for _, mark in fired) for name, fired in found.items()}
-    leads = {fired[0][1].concept: peaks[name] for name, fired in shown.items() if fired[0][1].probe}
-
-    def order(name: str) -> tuple[float, str, bool, float]:
-        mark = shown[name][0][1]
-        return -leads[mark.concept], mark.concept, not mark.probe, -peaks[name]
-
-    lines = [_feature_line(view, name, shown[name]) for name in sorted(shown, key=order)] or ["no probe fired"]
-    others = len(found) - len(shown)
-    return lines + ([f"latents of {others} further features fired; none of their probes did"] if others else [])
+    """For each concept whose probe fired: where, how strongly, and on which tokens its latents say most."""
+    groups, lines = view.groups(), []
+    for concept, fired in view.probes().items():
+        peak, mark = fired[0]
+        prompt = sum(position < view.prompt_len for position, _ in fired)
+        lines.append(
+            f"{mark.feature:<26} {mark.category:<18} {prompt} prompt, {len(fired) - prompt} answer tokens   "
+            f"peak {mark.value:.2f} at {_quoted(view, peak)}   {mark.label}"
+        )
+        said = ", ".join(f"{_quoted(view, position)} {one.value:.1f}" for position, one in groups.get(concept, ()))
+        lines += [f"{'':<26} its latents say most on {said}"] if said else []
+    return lines or ["no probe fired"]
 
 
-def _feature_line(view: View, name: str, fired: Sequence[tuple[int, Mark]]) -> str:
-    peak, mark = max(fired, key=lambda item: item[1].value)
-    tokens = {position for position, _ in fired}
-    prompt = sum(position < view.prompt_len for position in tokens)
-    where = f"{prompt} prompt, {len(tokens) - prompt} answer tokens"
-    piece = _CONTROL.sub("·", view.pieces[peak]).strip() if peak < len(view.pieces) else "?"
-    return f"{name:<26} {mark.category:<18} {where:<32} peak {mark.value:6.2f} at “{piece}”  {mark.label}"
+def _quoted(view: View, position: int) -> str:
+    return f"“{_CONTROL.sub('·', view.pieces[position]).strip()}”" if position < len(view.pieces) else "“?”"
 
 
 def coverage_line(*, fed: int, encoded: int, missed: Mapping[str, int], tokens_per_s: float, lag_ms: float) -> str:

@@ -27,7 +27,7 @@ from dictionaries.train.corpus import Generator, Request, families
 from dictionaries.train.dataset import Labelled
 from dictionaries.train.scores import maxima
 
-FLOOR_QUANTILE = 0.995
+FLOOR_QUANTILE = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _below(found: Labelled, limit: float) -> Labelled:
 
 
 def probe_floors(calm: Labelled, directions: tuple[Tensor, Tensor]) -> list[float]:
-    """Per probe, the value that one innocent token in 200 of its scope exceeds; three digits, at least 0."""
+    """Per probe, the value that one innocent token in 1,000 of its scope exceeds; three digits, at least 0."""
     w, b = directions
     values = calm.capture.x @ w.T + b
     out = []

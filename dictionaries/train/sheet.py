@@ -102,8 +102,8 @@ def _selection(figures: Mapping[str, Any]) -> str:
 
 def _floors(figures: Mapping[str, Any]) -> str:
     text = (
-        "A probe emits a firing above its floor: the value that 1 in 200 tokens of innocent generated text exceeds. The"
-        " third column is the share of tokens above it in the innocent requests written by hand. A floor thins the"
+        "A probe emits a firing above its floor: the value that 1 in 1,000 tokens of innocent generated text exceeds."
+        " The third column is the share of tokens above it in the innocent requests written by hand. A floor thins the"
         " stream; it is no limit for an alert. Twins are pairs that should score alike, with another group"
         " (counterfactual) or another wording (paraphrase): the mean difference in standard deviations of innocent"
         " requests' scores. Latents have floor 0."

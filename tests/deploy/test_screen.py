@@ -7,26 +7,27 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from deploy.demo.run import pieces
+from deploy.demo.pieces import Pieces
 from deploy.demo.screen import Mark, Screen, View, coverage_line, summary
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "fixture/model/tokenizer.json"
 
 
-def mark(feature: str, value: float, category: str = "safety.vcr") -> Mark:
+def mark(feature: str, value: float, category: str = "vcr") -> Mark:
     return Mark(feature, f"label of {feature}", category, value, feature.endswith(".p1"))
 
 
 def a_view() -> View:
-    """The probe of threat fires on one token, its latents on two, and latents of fraud on all."""
+    """The probe of threat fires on one token; its latents speak on four, those of fraud on all."""
     return View(
         title="r",
-        pieces=["I", " will", " hurt", " you", " now"],
+        pieces=["I", " will", " hurt", " you", " now", " then"],
         prompt_len=3,
         marks={
-            **{position: [mark("fraud.l1", 9.0)] for position in range(5)},
-            2: [mark("threat.g1", 8.0), mark("threat.p1", 4.0), mark("fraud.l1", 9.0)],
-            3: [mark("threat.g1", 2.0), mark("fraud.l1", 9.0)],
+            0: [mark("threat.g1", 0.5), mark("fraud.g1", 9.0)],
+            1: [mark("threat.g1", 1.0), mark("fraud.g1", 9.0)],
+            2: [mark("threat.g1", 8.0), mark("threat.p1", 4.0), mark("fraud.g1", 9.0)],
+            3: [mark("threat.g1", 2.0), mark("fraud.g1", 9.0)],
         },
     )
 
@@ -39,17 +40,18 @@ def shown(view: View) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_a_probe_marks_its_token_and_its_latents_mark_theirs() -> None:
+def test_a_probe_marks_its_token_and_its_latents_their_three() -> None:
     lines = shown(a_view())
-    assert lines[2:4] == ["I will [hurt|threat.p1]", "»  [you|~threat.g1] now"]
+    assert lines[2:4] == ["I [will|~threat] [hurt|threat.p1]", "»  [you|~threat] now then"]
 
 
-def test_latents_whose_probe_is_silent_are_only_counted() -> None:
+def test_latents_explain_only_a_concept_whose_probe_fired() -> None:
     lines = summary(a_view())
-    assert [line.split()[0] for line in lines[:2]] == ["threat.p1", "threat.g1"]
+    assert len(lines) == 2
+    assert lines[0].startswith("threat.p1 ")
     assert "1 prompt, 0 answer tokens" in lines[0]
-    assert "“hurt”" in lines[0]
-    assert lines[2:] == ["latents of 1 further features fired; none of their probes did"]
+    assert "peak 4.00 at “hurt”" in lines[0]
+    assert lines[1].strip() == "its latents say most on “hurt” 8.0, “you” 2.0, “will” 1.0"
 
 
 def test_nothing_fired() -> None:
@@ -64,8 +66,18 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 def test_the_chat_templates_own_words_are_not_shown() -> None:
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
     text = "<|im_start|>user\nwill you hurt him?<|im_end|>\n<|im_start|>assistant\nNo."
-    found = pieces(tokenizer, tokenizer.encode(text, add_special_tokens=False).ids)
+    found = Pieces(tokenizer).upto(tokenizer.encode(text, add_special_tokens=False).ids)
     assert "".join(found) == "will you hurt him?\nNo."
+
+
+def test_tokens_that_come_one_by_one_give_the_same_pieces() -> None:
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    ids = tokenizer.encode("naïve “quotes” 日本語 and plenty of plain words", add_special_tokens=False).ids
+    growing = Pieces(tokenizer)
+    for end in range(1, len(ids) + 1):
+        found = growing.upto(ids[:end])
+    assert "".join(found) == tokenizer.decode(ids)
+    assert found == Pieces(tokenizer).upto(ids)
 
 
 def test_coverage_names_what_was_missed() -> None:

@@ -114,6 +114,8 @@ def feature(one: Feature) -> common_pb2.Feature:
         latents=one.latents,
         direction=one.direction,
         claim=one.claim,
+        scope=one.scope,
+        head=one.head,
     )
 
 

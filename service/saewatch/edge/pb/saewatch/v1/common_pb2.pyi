@@ -487,6 +487,8 @@ class Feature(google.protobuf.message.Message):
     LATENTS_FIELD_NUMBER: builtins.int
     DIRECTION_FIELD_NUMBER: builtins.int
     CLAIM_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Such as threat.p1; chosen once and never reused."""
     label: builtins.str
@@ -503,9 +505,15 @@ class Feature(google.protobuf.message.Message):
     """Direction that it reads instead."""
     claim: builtins.str
     """What a firing of it claims: correlational."""
+    scope: builtins.str
+    """Which tokens it was made for, and is aggregated over: prompt, reply or all."""
     @property
     def latents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Latents that it reads."""
+
+    @property
+    def head(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Of a group with a linear head, a weight for each of `latents`: its score is the sum of weight * log1p(aggregate)."""
 
     def __init__(
         self,
@@ -519,9 +527,11 @@ class Feature(google.protobuf.message.Message):
         latents: collections.abc.Iterable[builtins.int] | None = ...,
         direction: builtins.int | None = ...,
         claim: builtins.str = ...,
+        scope: builtins.str = ...,
+        head: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_direction", b"_direction", "direction", b"direction"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_direction", b"_direction", "aggregation", b"aggregation", "category", b"category", "claim", b"claim", "direction", b"direction", "floor", b"floor", "id", b"id", "label", b"label", "latents", b"latents", "severity", b"severity"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_direction", b"_direction", "aggregation", b"aggregation", "category", b"category", "claim", b"claim", "direction", b"direction", "floor", b"floor", "head", b"head", "id", b"id", "label", b"label", "latents", b"latents", "scope", b"scope", "severity", b"severity"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_direction", b"_direction"]) -> typing.Literal["direction"] | None: ...
 
 Global___Feature: typing_extensions.TypeAlias = Feature
