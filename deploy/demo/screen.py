@@ -78,7 +78,16 @@ class View:
         """By concept whose probe fired, the tokens that speak most for it by its latents."""
         probes = self.probes()
         found = self._ordered(lambda mark: not mark.probe and mark.concept in probes)
-        return {concept: tokens[:EXPLAINED] for concept, tokens in found.items()}
+        shown = {concept: [item for item in tokens if self._text(item[0])] for concept, tokens in found.items()}
+        return {concept: tokens[:EXPLAINED] for concept, tokens in shown.items()}
+
+    def quoted(self, position: int) -> str:
+        """A token's text in quotes."""
+        text = self._text(position)
+        return f"“{text}”" if text else "the chat template"
+
+    def _text(self, position: int) -> str:
+        return _CONTROL.sub("·", self.pieces[position]).strip() if position < len(self.pieces) else ""
 
     def _ordered(self, wanted: Callable[[Mark], bool]) -> dict[str, list[tuple[int, Mark]]]:
         found: dict[str, list[tuple[int, Mark]]] = {}
@@ -172,15 +181,11 @@ def summary(view: View) -> list[str]:
         prompt = sum(position < view.prompt_len for position, _ in fired)
         lines.append(
             f"{mark.feature:<26} {mark.category:<18} {prompt} prompt, {len(fired) - prompt} answer tokens   "
-            f"peak {mark.value:.2f} at {_quoted(view, peak)}   {mark.label}"
+            f"peak {mark.value:.2f} at {view.quoted(peak)}   {mark.label}"
         )
-        said = ", ".join(f"{_quoted(view, position)} {one.value:.1f}" for position, one in groups.get(concept, ()))
+        said = ", ".join(f"{view.quoted(position)} {one.value:.1f}" for position, one in groups.get(concept, ()))
         lines += [f"{'':<26} its latents say most on {said}"] if said else []
     return lines or ["no probe fired"]
-
-
-def _quoted(view: View, position: int) -> str:
-    return f"“{_CONTROL.sub('·', view.pieces[position]).strip()}”" if position < len(view.pieces) else "“?”"
 
 
 def coverage_line(*, fed: int, encoded: int, missed: Mapping[str, int], tokens_per_s: float, lag_ms: float) -> str:

@@ -54,6 +54,14 @@ def test_latents_explain_only_a_concept_whose_probe_fired() -> None:
     assert lines[1].strip() == "its latents say most on “hurt” 8.0, “you” 2.0, “will” 1.0"
 
 
+def test_what_the_chat_template_adds_explains_nothing() -> None:
+    view = View(title="r", pieces=["", " a"], prompt_len=2)
+    view.marks = {0: [mark("threat.p1", 4.0), mark("threat.g1", 9.0)], 1: [mark("threat.g1", 1.0)]}
+    lines = summary(view)
+    assert "peak 4.00 at the chat template" in lines[0]
+    assert lines[1].strip() == "its latents say most on “a” 1.0"
+
+
 def test_nothing_fired() -> None:
     assert summary(View(title="r", pieces=["a"], prompt_len=1)) == ["no probe fired"]
 
