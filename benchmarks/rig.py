@@ -29,6 +29,7 @@ from deploy.demo.servers import (
 )
 from saewatch.dictionary.convert import import_source
 
+F32 = npt.NDArray[np.float32]
 MODEL_NAME = "watched"
 HEALTHY_S = 600.0
 EXCLUDED = 8  # common_pb2.MISSED_REASON_EXCLUDED
@@ -153,21 +154,21 @@ class Outcome:
     missing: int = 0
     excluded_wrong: int = 0
     unknown: int = 0  # requests that were answered and never seen
-    found: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    expected: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    errors: list[npt.NDArray[np.float32]] = field(default_factory=list)  # relative, of values that fire in both
-
-    @property
-    def jaccard(self) -> float:
-        """Of the firings of both, over everything compared."""
-        return jaccard(self.found, self.expected)
+    found: list[F32] = field(default_factory=list)  # values of one request, [rows, units]; 0: does not fire
+    expected: list[F32] = field(default_factory=list)
 
 
-def jaccard(left: Sequence[npt.NDArray[np.bool_]], right: Sequence[npt.NDArray[np.bool_]]) -> float:
+def jaccard(left: Sequence[F32], right: Sequence[F32]) -> float:
     """Firings in both over firings in either."""
-    both = sum(int((a & b).sum()) for a, b in zip(left, right, strict=True))
-    either = sum(int((a | b).sum()) for a, b in zip(left, right, strict=True))
+    both = sum(int(((a > 0) & (b > 0)).sum()) for a, b in zip(left, right, strict=True))
+    either = sum(int(((a > 0) | (b > 0)).sum()) for a, b in zip(left, right, strict=True))
     return both / either if either else 1.0
+
+
+def median_error(found: Sequence[F32], expected: Sequence[F32]) -> float:
+    """Median relative error of the values that fire in both."""
+    pairs = [(a[(a > 0) & (b > 0)], b[(a > 0) & (b > 0)]) for a, b in zip(found, expected, strict=True)]
+    return float(np.median(np.concatenate([np.abs(a - b) / b for a, b in pairs])))
 
 
 class Comparison:
@@ -210,11 +211,8 @@ class Comparison:
         rows = _rows_of(expected, received)
         outcome.tally.add(dense[received], rows, self._floor, self._units)
         wanted = rows.value[:, self._units]
-        got, fires = dense[received] > 0, wanted > self._floor
-        outcome.found.append(got)
-        outcome.expected.append(fires)
-        both = got & fires
-        outcome.errors.append(np.abs(dense[received][both] - wanted[both]) / wanted[both])
+        outcome.found.append(dense[received])
+        outcome.expected.append(np.where(wanted > self._floor, wanted, 0))
 
 
 def _rows_of(expected: Any, rows: npt.NDArray[np.int64]) -> Any:
