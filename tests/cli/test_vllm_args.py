@@ -43,7 +43,9 @@ def test_the_tap_reads_what_is_printed(bundle: str, capsys: pytest.CaptureFixtur
 
 def test_a_shell_reads_what_is_printed(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["vllm-args", "--dictionary", bundle, "--socket", "/run/s.sock"]) == cli.GOOD
-    export, command = capsys.readouterr().out.splitlines()
+    memory, export, command = capsys.readouterr().out.splitlines()
+    assert memory.startswith("# device memory at 8192 rows a step, it's a bundle: ")
+    assert "MiB (staging " in memory
     assert export == "export SAEWATCH_SOCKET=/run/s.sock"
     words = shlex.split(command)
     assert words[:3] == ["vllm", "serve", "MODEL"]
@@ -62,6 +64,8 @@ def test_without_the_middleware(bundle: str, capsys: pytest.CaptureFixture[str])
     [
         (["--watch", "thread.p1"], "thread.p1"),
         (["--census", "2"], "census"),
+        (["--rows", "0"], "rows"),
+        (["--rows", "100000000"], "device_budget_mib"),
         (["--socket", "/" + "x" * 200], "socket"),
         (["--dictionary", "/nowhere"], "bundle.json"),
     ],

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from saewatch.core.catalogue import WatchList
-from saewatch.core.errors import ConfigError, ManifestError, MisfitError
+from saewatch.core.errors import ManifestError, MisfitError
 from saewatch.core.manifest import Exclusions, InputNorm
 from saewatch.engine import encoder as module
 from saewatch.engine.batching import Encoded
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import compare, encode, grey_pairs
-from saewatch.engine.encoder import Encoder, check_budget, footprint
+from saewatch.engine.encoder import Encoder
 from saewatch.engine.slab import Slab
 from saewatch.engine.whole import Whole
 from tests import made
@@ -209,23 +209,3 @@ def test_rows_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = fired(ready(one), x)
     assert np.array_equal(whole.row, parts.row)
     assert np.allclose(whole.value, parts.value, atol=1e-6)
-
-
-def test_the_footprint_is_what_the_buffers_take() -> None:
-    size = {"rows_max": 4096, "d_in": made.D_IN, "slots_max": 9, "firings_max": 500}
-    needed = footprint(**size, slabs=1)
-    encoder, slab = ready(made.dictionary()), Slab(rows_max=4096, firings_max=500)
-    taken = sum(b.nbytes for b in vars(encoder).values() if isinstance(b, Tensor))
-    held = sum(b.nbytes for b in vars(slab).values() if isinstance(b, Tensor))
-    assert 0.95 * taken <= needed.watched <= 1.1 * taken
-    assert held <= needed.slabs <= held + 64
-    assert footprint(**size, whole_rows=98, d_out=24).total > needed.total
-
-
-def test_a_budget_that_is_too_small_says_what_would_fit() -> None:
-    needed = footprint(rows_max=8192, d_in=4096, slots_max=2048, firings_max=500_000, slabs=3)
-    check_budget(needed, needed.total, rows_max=8192, slots_max=2048)
-    with pytest.raises(ConfigError, match=r"device_budget_mib: found 64.0 MiB, expected .*watched .*About \d+ slots"):
-        check_budget(needed, 64 * 2**20, rows_max=8192, slots_max=2048)
-    with pytest.raises(ConfigError, match="Raise it to"):
-        check_budget(needed, 2**20, rows_max=8192, slots_max=2048)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from saewatch.core.errors import ConfigError, MisfitError, SelfTestFailed
+from saewatch.core.footprint import footprint
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import watched as module
 from saewatch.engine.watched import blind_stream, open_watched
@@ -36,6 +37,24 @@ def test_watch_sets_cover_every_slot_once(tmp_path: Path, monkeypatch: pytest.Mo
     latents = one.bundle.manifest.encoder.latents
     rows = np.concatenate([part.row + latents * part.kind.astype(np.uint32) for part in parts])
     assert rows.tolist() == list(one.encoder.watch_list.rows)
+
+
+def test_the_footprint_is_what_the_buffers_take(tmp_path: Path) -> None:
+    config = a_config(tmp_path, dictionaries=(DictionaryUse(path=str(BUNDLE), census=0.1),))
+    (one,) = open_watched(config, an_engine(rows=2048), Blocks())
+    slots = len(one.encoder.watch_list.rows)
+    told = footprint(
+        one.bundle.manifest, config.dictionaries[0], config, rows=2048, slots=slots, element_bytes=4, staged=False
+    )
+    assert one.encoder.whole is not None
+    taken = nbytes(one.encoder) + nbytes(one.encoder.whole)
+    assert taken == pytest.approx(told.watched + told.whole + told.decoder, rel=0.02)
+    assert config.slots * nbytes(one.new_slab()) == pytest.approx(told.slabs, rel=0.01)
+    assert one.sink.buffer.nbytes < told.staging < 1.5 * one.sink.buffer.nbytes
+
+
+def nbytes(of: object) -> int:
+    return sum(value.nbytes for value in vars(of).values() if isinstance(value, torch.Tensor))
 
 
 def test_two_dictionaries_have_two_streams_and_two_sinks(tmp_path: Path) -> None:

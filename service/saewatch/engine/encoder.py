@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,85 +24,16 @@ from torch import Tensor
 
 from saewatch.core import limits
 from saewatch.core.catalogue import WatchList
-from saewatch.core.errors import ConfigError, MisfitError
+from saewatch.core.errors import MisfitError
+from saewatch.core.footprint import ROWS
 from saewatch.core.manifest import EncoderSheet, InputNorm
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import Folded, normalise, products, raise_limits
 from saewatch.engine.slab import Scored, Slab, pack_fixed, pack_quick
 from saewatch.engine.whole import Whole, check_room
 
-ROWS = 1024
-"""Rows encoded at a time: what lies between the product and the slab stays below ``ROWS x slots`` entries."""
-
 _PAD = torch.iinfo(torch.int64).max  # no token id
 _FINITE = torch.finfo(torch.float32).max
-_TEMPORARY = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4  # bytes per (row, slot): u, value, fires, kept, three i64, row, slot
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
-    """Device bytes of one encoder, by what they are for."""
-
-    watched: int
-    whole: int
-    decoder: int
-    slabs: int
-    temporary: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.watched + self.whole + self.decoder + self.slabs + self.temporary
-
-
-def footprint(
-    *,
-    rows_max: int,
-    d_in: int,
-    slots_max: int,
-    firings_max: int,
-    slabs: int = 1,
-    whole_rows: int = 0,
-    whole_element_bytes: int = 4,
-    d_out: int = 0,
-) -> Footprint:
-    """Device bytes that an encoder will take: known before anything is allocated.
-
-    Args:
-        rows_max: rows of the largest step.
-        d_in: width of the hook point.
-        slots_max: slots of the largest watch set.
-        firings_max: capacity of a slab.
-        slabs: slabs in use at a time.
-        whole_rows: rows of the whole dictionary, where TopK is exact or a census is taken; else 0.
-        whole_element_bytes: bytes of an element of ``W`` as stored.
-        d_out: width of the decoder, where a census is taken; else 0.
-    """
-    rows = min(rows_max, ROWS)
-    block = 4 * min(whole_rows, 8192) * (d_in + d_out + 6 * rows)  # a block upcast, its products, keys and values
-    return Footprint(
-        watched=slots_max * (4 * d_in + 32) + 8 * limits.SPECIAL_TOKENS,
-        whole=whole_rows * (whole_element_bytes * d_in + 20),
-        decoder=whole_rows * whole_element_bytes * d_out + 12 * d_out,
-        slabs=slabs * (12 * (firings_max + 1) + 2 * rows_max + 16),
-        temporary=rows * (4 * d_in + 16) + rows * slots_max * _TEMPORARY + block,
-    )
-
-
-def check_budget(needed: Footprint, budget_bytes: int, *, rows_max: int, slots_max: int) -> None:
-    """ConfigError when the encoder needs more than the budget, saying by what and what would fit."""
-    if needed.total <= budget_bytes:
-        return
-    parts = ", ".join(f"{name} {_mib(getattr(needed, name))}" for name in needed.__dataclass_fields__)
-    fixed = needed.whole + needed.decoder + needed.slabs
-    each = max(1, (needed.watched + needed.temporary) // max(1, slots_max))
-    fits = (budget_bytes - fixed) // each
-    hint = (
-        f"About {fits} slots would fit at {rows_max} rows a step." if fits > 0 else f"Raise it to {_mib(needed.total)}."
-    )
-    raise ConfigError(
-        "device_budget_mib", found=f"{_mib(budget_bytes)}", expected=f"{_mib(needed.total)} ({parts})", hint=hint
-    )
 
 
 class Encoder:
@@ -272,7 +202,3 @@ def _check_rows(rows: Sequence[int], floors: Sequence[float], bound: int) -> Non
 
 def _shape(sheet: EncoderSheet) -> tuple[str, float | None, int | None]:
     return sheet.input_norm.kind, sheet.input_norm.eps, sheet.k
-
-
-def _mib(size: int) -> str:
-    return f"{size / limits.MIB:.1f} MiB"

@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saewatch.core import hookpoint, limits
+from saewatch.core import hookpoint
 from saewatch.core.batch import Census as CensusRecord
 from saewatch.core.batch import SlotKind, WatchSet
 from saewatch.core.errors import SelfTestFailed
 from saewatch.core.fit import ModelFacts, verify_fit
+from saewatch.core.footprint import check_budget, firings_max, footprint, needs_whole
 from saewatch.core.hookpoint import HookPoint
 from saewatch.core.records import StreamOpen
 from saewatch.core.tapconfig import DictionaryUse, TapConfig
 from saewatch.engine.census import Census, sampled
 from saewatch.engine.conformance import self_check
 from saewatch.engine.dictionary_file import Bundle, load_bundle
-from saewatch.engine.encoder import Encoder, check_budget, footprint
+from saewatch.engine.encoder import Encoder
 from saewatch.engine.shipper import Stream
 from saewatch.engine.sink import Sink, attach
 from saewatch.engine.slab import Slab
@@ -168,10 +169,7 @@ def _watched(
     target = block(point)
     like = next(target.parameters())
     watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
-    firings_max = engine.rows * min(config.firings_per_token, max(len(watch.rows), 1))
-    encoder = _encoder(
-        use, bundle, config=config, rows=engine.rows, firings_max=firings_max, slots=len(watch.rows), device=like.device
-    )
+    encoder = _encoder(use, bundle, config=config, rows=engine.rows, slots=len(watch.rows), like=like)
     encoder.load(bundle.dictionary, watch)
     sink = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=like)
     attach(target, sink, f"saewatch_sink_{number}")
@@ -185,42 +183,22 @@ def _watched(
         encoder=encoder,
         sink=sink,
         share=use.census,
-        firings_max=firings_max,
+        firings_max=firings_max(config, rows=engine.rows, slots=len(watch.rows)),
         counting=counting,
     )
 
 
-def _encoder(
-    use: DictionaryUse,
-    bundle: Bundle,
-    *,
-    config: TapConfig,
-    rows: int,
-    firings_max: int,
-    slots: int,
-    device: torch.device,
-) -> Encoder:
-    sheet, dictionary = bundle.manifest.encoder, bundle.dictionary
-    whole = use.census > 0 or (sheet.k is not None and use.mode == "exact")
-    everything = Whole.sized(dictionary, decoder=use.census > 0, device="meta") if whole else None
-    needed = footprint(
-        rows_max=rows,
-        d_in=sheet.d_in,
-        slots_max=slots,
-        firings_max=firings_max,
-        slabs=config.slots,
-        whole_rows=sheet.rows if everything else 0,
-        whole_element_bytes=everything.W.element_size() if everything else 0,
-        d_out=len(everything.b_dec) if everything else 0,
-    )
-    check_budget(needed, config.device_budget_mib * limits.MIB, rows_max=rows, slots_max=slots)
+def _encoder(use: DictionaryUse, bundle: Bundle, *, config: TapConfig, rows: int, slots: int, like: Tensor) -> Encoder:
+    """An encoder within the budget, on the device and for rows of the type of ``like``."""
+    manifest, staged = bundle.manifest, like.device.type != "cpu"
+    size = like.element_size()
+    needed = footprint(manifest, use, config, rows=rows, slots=slots, element_bytes=size, staged=staged)
+    check_budget(needed, config, rows=rows, slots=slots)
+    whole = None
+    if needs_whole(manifest, use):
+        whole = Whole.sized(bundle.dictionary, decoder=use.census > 0, device=like.device)
     return Encoder(
-        rows_max=rows,
-        d_in=sheet.d_in,
-        slots_max=slots,
-        mode=use.mode,
-        whole=Whole.sized(dictionary, decoder=use.census > 0, device=device) if whole else None,
-        device=device,
+        rows_max=rows, d_in=manifest.encoder.d_in, slots_max=slots, mode=use.mode, whole=whole, device=like.device
     )
 
 

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from saewatch.core.errors import MisfitError
+from saewatch.core.footprint import BLOCK
 from saewatch.core.manifest import EncoderSheet
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import products, top_keys
-
-BLOCK = 8192
-"""Latents of one block: 1,024 rows of it are 32 MiB in float32."""
 
 
 class Whole:

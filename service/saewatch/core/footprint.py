@@ -1,0 +1,108 @@
+"""The device memory that watching will cost: known before anything is allocated, and refused over budget.
+
+The same arithmetic for the tap, which refuses, and for ``saewatch vllm-args``, which tells beforehand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saewatch.core import limits
+from saewatch.core.errors import ConfigError
+from saewatch.core.manifest import DTYPES, Manifest
+from saewatch.core.tapconfig import DictionaryUse, TapConfig
+
+ROWS = 1024
+"""Rows encoded at a time: what lies between the product and the slab stays below ``ROWS x slots`` entries."""
+
+BLOCK = 8192
+"""Latents of the whole dictionary at a time: 1,024 rows of them are 32 MiB in float32."""
+
+_TEMPORARY = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4  # bytes per (row, slot): u, value, fires, kept, three i64, row, slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Device bytes of one stream, by what they are for."""
+
+    staging: int
+    watched: int
+    whole: int
+    decoder: int
+    slabs: int
+    temporary: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.staging + self.watched + self.whole + self.decoder + self.slabs + self.temporary
+
+    def __str__(self) -> str:
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return f"{mib(self.total)} ({', '.join(f'{name} {mib(size)}' for name, size in parts.items() if size)})"
+
+
+def footprint(
+    manifest: Manifest,
+    use: DictionaryUse,
+    config: TapConfig,
+    *,
+    rows: int,
+    slots: int,
+    element_bytes: int = 2,
+    staged: bool = True,
+) -> Footprint:
+    """Device bytes of one stream.
+
+    Args:
+        manifest: the dictionary's data sheet.
+        use: how it is used.
+        config: the tap.
+        rows: of the largest step (vLLM's ``max_num_batched_tokens``).
+        slots: watched rows of the dictionary.
+        element_bytes: of the activations.
+        staged: rows are copied into slots, as on a GPU; on the CPU they are encoded in place.
+    """
+    sheet = manifest.encoder
+    firings = firings_max(config, rows=rows, slots=slots)
+    decodes = use.census > 0 and manifest.kind == "sae" and "W_dec" in manifest.tensors
+    whole = needs_whole(manifest, use)
+    stored = max(DTYPES[manifest.tensors[name].dtype] for name in (("W", "W_dec") if decodes else ("W",)))
+    d_out = sheet.d_out if decodes else 0
+    at_once = min(rows, ROWS)
+    block = 4 * min(sheet.rows, BLOCK) * (sheet.d_in + d_out + 6 * at_once) if whole else 0  # upcast, products, keys
+    return Footprint(
+        staging=rows * sheet.d_in * element_bytes * (1 + (config.slots if staged else 0)) + 16 * rows * config.slots,
+        watched=slots * (4 * sheet.d_in + 32) + 8 * limits.SPECIAL_TOKENS,
+        whole=sheet.rows * (stored * sheet.d_in + 20) if whole else 0,
+        decoder=sheet.rows * stored * d_out + 12 * d_out,
+        slabs=config.slots * (12 * (firings + 1) + 2 * rows + 16),
+        temporary=at_once * (4 * sheet.d_in + 16) + at_once * slots * _TEMPORARY + block,
+    )
+
+
+def needs_whole(manifest: Manifest, use: DictionaryUse) -> bool:
+    """Whether the whole dictionary is on the device: for a census, or where latents compete."""
+    return use.census > 0 or (manifest.encoder.k is not None and use.mode == "exact")
+
+
+def firings_max(config: TapConfig, *, rows: int, slots: int) -> int:
+    """Firings of one step that a slab takes."""
+    return rows * min(config.firings_per_token, max(slots, 1))
+
+
+def check_budget(needed: Footprint, config: TapConfig, *, rows: int, slots: int) -> None:
+    """ConfigError when a stream needs more than the budget, saying by what and what would fit."""
+    budget = config.device_budget_mib * limits.MIB
+    if needed.total <= budget:
+        return
+    fixed = needed.total - needed.watched - needed.temporary
+    each = max(1, (needed.watched + needed.temporary) // max(1, slots))
+    fits = (budget - fixed) // each
+    hint = f"About {fits} slots would fit at {rows} rows a step." if fits > 0 else f"Raise it to {mib(needed.total)}."
+    raise ConfigError("device_budget_mib", found=mib(budget), expected=str(needed), hint=hint)
+
+
+def mib(size: int) -> str:
+    """In mebibytes."""
+    return f"{size / limits.MIB:.1f} MiB"

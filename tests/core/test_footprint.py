@@ -1,0 +1,53 @@
+"""The device memory that is told beforehand, and the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from saewatch.core.errors import ConfigError
+from saewatch.core.footprint import Footprint, check_budget, footprint
+from saewatch.core.manifest import Manifest, read_manifest
+from saewatch.core.tapconfig import DictionaryUse, TapConfig
+
+SHEET = Path(__file__).parents[1] / "fixture/bundle/dictionary.json"
+USE = DictionaryUse(path="bundle")
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    """128 wide, 1,024 latents and 16 directions in float16."""
+    return read_manifest(SHEET.read_bytes(), subject="dictionary.json")
+
+
+def config(**changes: int) -> TapConfig:
+    return TapConfig(socket="/run/s.sock", dictionaries=(USE,), **changes)  # type: ignore[arg-type]  # numbers only
+
+
+def needed(manifest: Manifest, use: DictionaryUse = USE, *, staged: bool = True) -> Footprint:
+    return footprint(manifest, use, config(), rows=8192, slots=100, staged=staged)
+
+
+def test_staging_is_a_buffer_and_a_copy_for_each_slot(manifest: Manifest) -> None:
+    rows = 8192 * 128 * 2
+    assert needed(manifest).staging == 4 * rows + 3 * 16 * 8192
+    assert needed(manifest, staged=False).staging == rows + 3 * 16 * 8192
+
+
+def test_the_whole_dictionary_counts_only_where_it_is_used(manifest: Manifest) -> None:
+    alone, counted = needed(manifest), needed(manifest, dataclasses.replace(USE, census=0.1))
+    assert (alone.whole, alone.decoder) == (0, 0)
+    assert (counted.whole, counted.decoder) == (1040 * (2 * 128 + 20), 1040 * 2 * 128 + 12 * 128)
+    assert counted.total == sum(getattr(counted, name) for name in Footprint.__dataclass_fields__)
+
+
+def test_a_budget_that_is_too_small_says_by_what_and_what_would_fit(manifest: Manifest) -> None:
+    asked = needed(manifest)
+    check_budget(asked, config(), rows=8192, slots=100)
+    little = config(device_budget_mib=asked.total // 2**20)
+    with pytest.raises(ConfigError, match=r"device_budget_mib: found .*MiB, expected .*staging .*About \d+ slots"):
+        check_budget(asked, little, rows=8192, slots=100)
+    with pytest.raises(ConfigError, match="Raise it to"):
+        check_budget(asked, config(device_budget_mib=1), rows=8192, slots=100)
