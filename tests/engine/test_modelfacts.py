@@ -35,6 +35,13 @@ def test_one_changed_weight_does(tmp_path: Path) -> None:
     assert facts(tmp_path).weights != facts(MODEL).weights
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '"text"', '{"chat_template": 7}'])
+def test_a_file_that_cannot_be_read_is_not_known(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    assert (facts(tmp_path).chat_template, facts(tmp_path).weights) == ("", "")
+
+
 def test_the_template_counts_wherever_it_stands(tmp_path: Path) -> None:
     template = (MODEL / "chat_template.jinja").read_text()
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))

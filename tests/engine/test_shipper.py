@@ -21,9 +21,10 @@ from saewatch.core.records import (
     StreamOpen,
 )
 from saewatch.engine.batching import Encoded
+from saewatch.engine.books import Stream
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.outbox import Outbox
-from saewatch.engine.shipper import Note, Shipper, Stream
+from saewatch.engine.shipper import Note, Shipper
 from tests.engine.shipping import (
     BUSY,
     TRAFFIC,

@@ -8,13 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from saewatch.core.records import (
-    Beat,
-    StreamEnd,
-    StreamOpen,
-)
+from saewatch.core.batch import FiringBatch
+from saewatch.core.records import Beat, RequestStart, StreamEnd, StreamOpen
+from saewatch.engine import shipper
 from saewatch.engine.batching import Encoded
-from saewatch.engine.ledger import Step
+from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.shipper import Note
 from tests.engine.shipping import (
     Bench,
@@ -100,3 +98,35 @@ def test_blind_is_told_with_the_next_beat(bench: Bench) -> None:
         run.shipper.blind("self_test")
         run.shipper.blind("later")
         wait_until(lambda: sidecar.of(Beat)[-1].streams[0].blind == "self_test")
+
+
+def test_a_request_that_no_record_can_hold_keeps_the_others_from_nothing(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        tame = NewRequest(engine_id="b", prompt_len=4, computed=0)
+        wild = replace(tame, engine_id="a", child=2**70)
+        run.shipper.put(Note(step=Step(number=1, time_ns=1, new=[wild, tame], computed={"a": 4, "b": 4})))
+        wait_until(lambda: [start.engine_id for start in sidecar.of(RequestStart)] == ["b"])
+        wait_until(lambda: run.books.fed == 8)
+        assert (run.books.imbalance, run.books.blind) == (0, "shipper_fault")
+        sidecar.hang_up()
+        wait_until(lambda: len(sidecar.of(RequestStart)) == 2)
+
+
+def test_losses_that_a_failed_batch_would_have_told_are_told_by_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> FiringBatch:
+        raise RuntimeError("no batch")
+
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+        with monkeypatch.context() as broken:
+            broken.setattr(shipper, "build", fails)
+            new = NewRequest(engine_id="a", prompt_len=4, computed=0)
+            run.shipper.put(Note(step=Step(number=1, time_ns=1, new=[new], computed={"a": 4})))
+            wait_until(lambda: run.shipper.faults > 0)
+            assert told(sidecar.records, 0) == 0
+        wait_until(lambda: told(sidecar.records, 0) == 4)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from saewatch.core.batch import FiringBatch
+from saewatch.core.errors import RecordError
 from saewatch.core.records import Beat, StreamEnd, StreamOpen
 from saewatch.engine.tap import Tap
 from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
@@ -41,6 +42,11 @@ def one_step(tap: Tap, blocks: Blocks, name: str, count: int = 10) -> None:
     blocks.run(hidden(count))
     tap.snapshot(lambda: rows)
     tap.step(**a_step(rows))
+
+
+def test_what_could_never_be_told_is_refused_at_start(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="engine"):
+        Tap.open(a_config(tmp_path), an_engine(instance="x" * 5000), Blocks())
 
 
 def test_firings_arrive_and_the_books_agree(tap: Tap, blocks: Blocks, tmp_path: Path) -> None:

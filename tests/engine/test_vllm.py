@@ -26,6 +26,7 @@ from saewatch.core.errors import (
 )
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
+from saewatch.engine.tap import Tap
 from saewatch.engine.vllm import RunnerView, V1View, Watch, facts_of, new_request, open_watch
 from tests.engine.standin import BUNDLE, MODEL, WIDTH, Block
 
@@ -207,6 +208,18 @@ def test_serve_on_failure_serves_blind(tmp_path: Path) -> None:
     assert books.missed == {"blind": 3}
 
 
+def test_serve_on_failure_serves_blind_whatever_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> Tap:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Tap, "open", out_of_memory)
+    watch = open_watch(a_worker(tmp_path, section(tmp_path, on_failure="serve")))
+    assert watch is not None
+    assert [books.blind for books in watch.tap.books] == ["start_fault"]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        open_watch(a_worker(tmp_path, section(tmp_path)))
+
+
 def test_serve_on_failure_serves_even_with_a_broken_section(tmp_path: Path) -> None:
     assert open_watch(a_worker(tmp_path, {"on_failure": "serve", "nonsense": 1})) is None
 
@@ -235,6 +248,11 @@ def a_step(new: Any = (), cached: dict[str, int] | None = None, finished: Any = 
         total_num_scheduled_tokens=sum(scheduled.values()),
         finished_req_ids=set(finished),
     )
+
+
+@pytest.mark.parametrize(("name", "child"), [("3_cmpl-1", 3), ("cmpl-1", 0), ("9" * 20 + "_0", 0), ("9" * 5000, 0)])
+def test_which_answer_of_several_a_name_says(name: str, child: int) -> None:
+    assert new_request(a_request(name, 4), 0).child == child
 
 
 def test_a_step_in_the_ledgers_words() -> None:

@@ -57,6 +57,12 @@ def nbytes(of: object) -> int:
     return sum(value.nbytes for value in vars(of).values() if isinstance(value, torch.Tensor))
 
 
+def test_a_census_that_would_take_the_queue_is_refused(tmp_path: Path) -> None:
+    config = a_config(tmp_path, census=0.1, queue_bytes=2 * 16 * 1040 - 1)
+    with pytest.raises(ConfigError, match="queue_bytes: found 33279, expected at least 33280 for a census"):
+        open_watched(config, an_engine(), Blocks())
+
+
 def test_two_dictionaries_have_two_streams_and_two_sinks(tmp_path: Path) -> None:
     use, blocks = DictionaryUse(path=str(BUNDLE)), Blocks()
     first, second = open_watched(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)

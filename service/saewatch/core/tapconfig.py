@@ -73,6 +73,7 @@ def read(section: Any) -> TapConfig:
         ("graph_version", GRAPH_VERSION, GRAPH_VERSION),
     ):
         _in_range(f"{SECTION}.{name}", getattr(config, name), low, high)
+    _in_range(f"{SECTION}.instance (bytes)", len(config.instance.encode()), 0, limits.LABEL_BYTES)
     size = len(os.fsencode(_path(f"{SECTION}.socket", config.socket)))
     if size > 107:  # sun_path holds 108 bytes with its end
         raise ConfigError(f"{SECTION}.socket", found=f"{size} bytes", expected="a path of at most 107")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.core.batch import F32, I32, U8, U16, FiringBatch, Origin, Reason
-from saewatch.engine.ledger import Missed, Settled
+from saewatch.engine.ledger import Missed, Settled, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,16 @@ class Encoded:
         """No rows."""
         none = np.zeros(0, dtype=bool)
         return cls(np.zeros(0, np.int32), np.zeros(0, np.uint16), np.zeros(0, np.float32), none, none)
+
+
+def check_captured(step: Step, encoded: Sequence[Encoded], *, streams: int) -> None:
+    """Asserts that a captured step has a position for each row, and flags for each row of each stream."""
+    rows = 0 if step.starts is None else int(step.starts[-1])
+    assert step.positions is not None, "a captured step has positions"
+    assert len(step.positions) >= rows, "a position for each row"
+    flags = [len(column) for item in encoded for column in (item.excluded, item.overflowed)]
+    assert len(flags) == 2 * streams, "one item for each stream"
+    assert min(flags) >= rows, "two flags for each row"
 
 
 def losses(settled: Settled, encoded: Encoded) -> list[Missed]:

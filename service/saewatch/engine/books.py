@@ -10,15 +10,15 @@ batches arrives at the same numbers. Owned by the shipper's thread.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 
 from saewatch.core import limits
-from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason
-from saewatch.core.records import StreamBeat
+from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason, WatchSet
+from saewatch.core.records import StreamBeat, StreamOpen
 from saewatch.engine.ledger import Missed
 
 UNACKNOWLEDGED = 4096
@@ -152,6 +152,11 @@ class Books:
                 del self.untold[request, reason]
         return told
 
+    def untell(self, told: Iterable[Missed]) -> None:
+        """The batch that was to tell these losses did not come about."""
+        for request, reason, tokens in told:
+            self._owe(request, reason, tokens)
+
     def beat(self) -> StreamBeat:
         """The books as they stand."""
         return StreamBeat(
@@ -177,6 +182,19 @@ class Books:
     def _owe(self, request: int, reason: Reason, tokens: int) -> None:
         within = len(self.untold) < UNTOLD or (request, reason) in self.untold
         self.untold[request if within else NO_REQUEST, reason] += tokens
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """One stream as the sidecar is told of it, and its books."""
+
+    opening: StreamOpen
+    watch: Sequence[WatchSet] = ()
+    books: Books = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.books = Books(self.opening.stream)
+        self.books.blind = self.opening.blind
 
 
 def counted(batch: FiringBatch) -> int:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from saewatch.core.errors import SaewatchError
 from saewatch.core.fit import ModelFacts
 from saewatch.core.tensorfile import model_digest
 
@@ -17,17 +19,25 @@ WEIGHT_BYTES = 8 * 2**30
 
 
 def model_facts(folder: Path, *, architecture: str, d_model: int, layers: int) -> ModelFacts:
-    """Facts of the model in ``folder``; what is not there, or too large to hash, is left empty."""
+    """Facts of the model in ``folder``; what is not there, cannot be read, or is too large to hash is left empty."""
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     hashed = 0 < sum(file.stat().st_size for file in weights) <= WEIGHT_BYTES
     return ModelFacts(
         architecture=architecture,
         d_model=d_model,
         layers=layers,
-        weights=model_digest(weights) if hashed else "",
-        tokenizer=_file_digest(folder / "tokenizer.json"),
-        chat_template=_template_digest(folder),
+        weights=_readable(lambda: model_digest(weights)) if hashed else "",
+        tokenizer=_readable(lambda: _file_digest(folder / "tokenizer.json")),
+        chat_template=_readable(lambda: _template_digest(folder)),
     )
+
+
+def _readable(digest: Callable[[], str]) -> str:
+    """The digest, or nothing for a file that cannot be read: the engine has an opinion of its own about such files."""
+    try:
+        return digest()
+    except (OSError, ValueError, SaewatchError):
+        return ""
 
 
 def _file_digest(path: Path) -> str:
@@ -39,5 +49,6 @@ def _template_digest(folder: Path) -> str:
     path, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if path.is_file():
         return _file_digest(path)
-    template = json.loads(config.read_text()).get("chat_template") if config.is_file() else None
+    found = json.loads(config.read_text()) if config.is_file() else None
+    template = found.get("chat_template") if isinstance(found, dict) else None
     return f"sha256:{hashlib.sha256(template.encode()).hexdigest()}" if isinstance(template, str) else ""

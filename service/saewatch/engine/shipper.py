@@ -21,22 +21,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from saewatch.core import limits
-from saewatch.core.batch import I32, Census, FiringBatch, Origin, Reason, WatchSet
+from saewatch.core.batch import I32, Census, FiringBatch, Origin, Reason
 from saewatch.core.errors import RecordError, UnreachableError
-from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, Result, StreamBeat, StreamEnd, StreamOpen
+from saewatch.core.records import (
+    Ack,
+    Beat,
+    Command,
+    Record,
+    RequestEnd,
+    RequestStart,
+    Result,
+    StreamBeat,
+    StreamEnd,
+)
 from saewatch.core.wire import encode, fit
-from saewatch.engine.batching import Encoded, build, losses
-from saewatch.engine.books import Books
+from saewatch.engine.batching import Encoded, build, check_captured, losses
+from saewatch.engine.books import Books, Stream
 from saewatch.engine.ledger import Ledger, Settled, Step
 from saewatch.engine.outbox import Outbox
 
 logger = logging.getLogger("vllm.saewatch")
 
-INBOX_NOTES = 4096
-"""Notes that wait for this thread: seconds of steps. Beyond it steps are merged into one loss."""
+INBOX_NOTES = 8192
+"""Notes that wait for this thread: minutes of steps, so a device that hangs. Beyond it a step is dropped, and the
+streams are blind for good: the ledger lacks it."""
 CONNECT_EVERY_S = 0.5
 MISSED_PER_BATCH = 1024
 TOLD_BYTES = 16 * limits.KIB
@@ -57,19 +68,6 @@ class Note:
     positions: Callable[[], I32] | None = None
     """Waits for the device and gives each row's position, where the step does not hold them yet."""
     census: Sequence[Census] = ()
-
-
-@dataclass(slots=True, kw_only=True)
-class Stream:
-    """One stream as the sidecar is told of it, and its books."""
-
-    opening: StreamOpen
-    watch: Sequence[WatchSet] = ()
-    books: Books = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.books = Books(self.opening.stream)
-        self.books.blind = self.opening.blind
 
 
 class Shipper:
@@ -104,6 +102,7 @@ class Shipper:
         self._stage_seconds: Mapping[str, float] = {}
         self.faults = 0
         self.dropped = 0
+        self.census_dropped = 0
 
     def start(self) -> None:
         """Starts the thread."""
@@ -114,14 +113,9 @@ class Shipper:
         """Each stream's books; exact once the thread has stopped."""
         return tuple(stream.books.beat() for stream in self._streams.values())
 
-    @property
-    def behind(self) -> bool:
-        """Whether the thread is so far behind that a step should not be captured."""
-        return len(self._inbox) >= INBOX_NOTES
-
     def put(self, note: Note) -> None:
         """Called by the worker's thread; never waits. A note that comes too late, or of far too many, is dropped."""
-        if self._stopping.is_set() or len(self._inbox) >= 2 * INBOX_NOTES:
+        if self._stopping.is_set() or len(self._inbox) >= INBOX_NOTES:
             self.dropped += 1
             self.blind("shipper_behind")  # the ledger misses a step: what it says from here on may be wrong
             if note.release:
@@ -219,7 +213,7 @@ class Shipper:
         self._count()
         self._control(self._beat_record())
         for start in starts:
-            self._control(start)
+            self._announce(start)
         for stream in self._streams.values():  # after the requests that the losses name
             self._tell(stream)
 
@@ -235,6 +229,17 @@ class Shipper:
         if self._outbox.connected and not self._outbox.put_control(encode(record)):
             self._disconnect("it has not read for very long")
 
+    def _announce(self, start: RequestStart) -> None:
+        try:
+            self._control(start)
+        except RecordError as error:  # a request that no record can hold must not keep the others from being booked
+            self._fault(error)
+
+    def _pass_on(self, census: Sequence[Census]) -> None:
+        """All frames or none: a census that does not fit is dropped and counted, and the next one comes in seconds."""
+        if self._outbox.connected and not self._outbox.put_batch([encode(part) for part in census]):
+            self.census_dropped += 1
+
     def _receive(self, record: Record) -> None:
         if isinstance(record, Ack):
             stream = self._streams.get(record.stream)
@@ -249,13 +254,12 @@ class Shipper:
             step, encoded = self._read(note)
             settled = self._ledger.settle(step)
             for start in settled.started:
-                self._control(start)
+                self._announce(start)
             for index, stream in enumerate(self._streams.values()):
                 self._book(stream, step, settled, encoded[index] if encoded else None)
             for end in settled.ended:
                 self._ended(replace(end, time_ns=step.time_ns))
-            for census in note.census:
-                self._control(census)
+            self._pass_on(note.census)
         finally:
             if note.release:
                 note.release()
@@ -267,12 +271,7 @@ class Shipper:
         try:
             encoded = note.read()
             step = replace(note.step, positions=note.positions()) if note.positions else note.step
-            rows = 0 if step.starts is None else int(step.starts[-1])
-            assert step.positions is not None, "a captured step has positions"
-            assert len(step.positions) >= rows, "a position for each row"
-            flags = [len(column) for item in encoded for column in (item.excluded, item.overflowed)]
-            assert len(flags) == 2 * len(self._streams), "one item for each stream"
-            assert min(flags) >= rows, "two flags for each row"
+            check_captured(step, encoded, streams=len(self._streams))
         except Exception as error:  # a device fault, or a bug: the books stay right, the step is lost
             self._fault(error)
             return replace(note.step, positions=None, reason=Reason.BLIND), None
@@ -300,16 +299,21 @@ class Shipper:
             self._fault(error)
 
     def _batch(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> FiringBatch:
-        return build(
-            settled,
-            encoded,
-            stream=stream.opening.stream,
-            watch=stream.watch[0].watch if stream.watch else 0,
-            seq=stream.books.seq + 1,
-            step=step.number,
-            time_ns=step.time_ns,
-            missed=stream.books.tell(MISSED_PER_BATCH) if self._sendable(stream.books) else [],
-        )
+        told = stream.books.tell(MISSED_PER_BATCH) if self._sendable(stream.books) else []
+        try:
+            return build(
+                settled,
+                encoded,
+                stream=stream.opening.stream,
+                watch=stream.watch[0].watch if stream.watch else 0,
+                seq=stream.books.seq + 1,
+                step=step.number,
+                time_ns=step.time_ns,
+                missed=told,
+            )
+        except Exception:  # whatever it was, the losses that this batch would have told are told by another
+            stream.books.untell(told)
+            raise
 
     def _sendable(self, books: Books) -> bool:
         return self._outbox.connected and not books.unresolved(self._outbox.connection)

@@ -26,9 +26,11 @@ from saewatch.core.batch import Reason
 from saewatch.core.hookpoint import HookPoint
 from saewatch.core.records import StreamBeat
 from saewatch.core.tapconfig import TapConfig
+from saewatch.core.wire import encode
+from saewatch.engine.books import Stream
 from saewatch.engine.ledger import Step
 from saewatch.engine.outbox import Outbox
-from saewatch.engine.shipper import Note, Shipper, Stream
+from saewatch.engine.shipper import Note, Shipper
 from saewatch.engine.staging import Rows, Slot
 from saewatch.engine.watched import Engine, Watched, blind_stream, open_watched
 
@@ -65,10 +67,16 @@ class Tap:
     def open(cls, config: TapConfig, engine: Engine, block: Callable[[HookPoint], nn.Module]) -> Tap:
         """A tap whose sinks hang on the model's blocks; call it after the weights and before the first forward.
 
-        Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit.
+        Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit, and `RecordError` for what
+        could never be told to a sidecar.
         """
         watched = open_watched(config, engine, block)
-        return cls(config, [Stream(opening=one.opening, watch=one.watch_sets()) for one in watched], watched)
+        streams = [Stream(opening=one.opening, watch=one.watch_sets()) for one in watched]
+        for stream in streams:
+            encode(stream.opening)
+            for part in stream.watch:
+                encode(part)
+        return cls(config, streams, watched)
 
     @classmethod
     def blind(cls, config: TapConfig, engine: Engine, reason: str) -> Tap:

@@ -61,7 +61,8 @@ WORKERS: Mapping[str, str] = {
 BLOCKS: Mapping[str, str] = {"LlamaForCausalLM": "model.layers"}
 """Architectures whose blocks return ``(hidden_states, residual)``, not yet added, and where the blocks are."""
 
-_CHILD = re.compile(r"(\d+)_")
+_CHILD = re.compile(r"(\d{1,9})_")
+"""How vLLM names the answers of a request for several; a client without our middleware may choose such a name too."""
 
 
 class RunnerView:
@@ -103,6 +104,14 @@ class V1View(RunnerView):
 
 VIEWS: Sequence[type[RunnerView]] = (V1View,)
 """One row a runner."""
+
+
+def view_of(runner: Any) -> RunnerView:
+    """The view of a model runner; UnsupportedMode for one that is not known."""
+    for view in VIEWS:
+        if view.fits(runner):
+            return view(runner)
+    raise UnsupportedMode("model runner", found=type(runner).__name__, expected="a known runner")
 
 
 def _platform_worker() -> Any:
@@ -168,17 +177,19 @@ def open_watch(worker: Any) -> Watch | None:
     engine = describe(worker, config)
     try:
         check_supported(worker)
-        view = next((view for view in VIEWS if view.fits(worker.model_runner)), None)
-        if view is None:
-            raise UnsupportedMode("model runner", found=type(worker.model_runner).__name__, expected="a known runner")
-        blocks = Blocks(worker)
-        tap = Tap.open(config, engine, blocks)
-        return Watch(worker, tap, view(worker.model_runner))
-    except SaewatchError as error:
-        if config.on_failure != "serve":
-            raise
-        logger.critical("saewatch: BLIND, this engine serves unwatched: %s", error)
-        return Watch(worker, Tap.blind(config, engine, error.code), None)
+        view = view_of(worker.model_runner)
+        tap = Tap.open(config, engine, Blocks(worker))
+        return Watch(worker, tap, view)
+    except Exception as error:  # on_failure: serve means whatever it was
+        return Watch(worker, Tap.blind(config, engine, _to_serve_blind(config, error)), None)
+
+
+def _to_serve_blind(config: tapconfig.TapConfig, error: Exception) -> str:
+    """Why an engine that was told to serve serves blind, in a word; raises ``error`` in another one."""
+    if config.on_failure != "serve":
+        raise error
+    logger.critical("saewatch: BLIND, this engine serves unwatched: %s", error, exc_info=error)
+    return error.code if isinstance(error, SaewatchError) else "start_fault"
 
 
 class Watch:
@@ -197,11 +208,8 @@ class Watch:
             if not self.tap.fired:  # an eager engine does not warm up
                 self._worker.execute_dummy_batch()
             self.tap.prove()
-        except SaewatchError as error:
-            if self.tap.config.on_failure != "serve":
-                raise
-            logger.critical("saewatch: BLIND, this engine serves unwatched: %s", error)
-            self.tap.disable(error.code)
+        except Exception as error:  # on_failure: serve means whatever it was
+            self.tap.disable(_to_serve_blind(self.tap.config, error))
         self.tap.start()
         self._serving = True
 

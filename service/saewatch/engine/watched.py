@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from saewatch.core import hookpoint
 from saewatch.core.batch import Census as CensusRecord
 from saewatch.core.batch import SlotKind, WatchSet
-from saewatch.core.errors import SelfTestFailed
+from saewatch.core.errors import ConfigError, SelfTestFailed
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.footprint import check_budget, firings_max, footprint, needs_whole
 from saewatch.core.hookpoint import HookPoint
+from saewatch.core.manifest import Exclusions
 from saewatch.core.records import StreamOpen
 from saewatch.core.tapconfig import DictionaryUse, TapConfig
+from saewatch.engine.books import Stream
 from saewatch.engine.census import Census, sampled
 from saewatch.engine.conformance import self_check
 from saewatch.engine.dictionary_file import Bundle, load_bundle
 from saewatch.engine.encoder import Encoder
-from saewatch.engine.shipper import Stream
 from saewatch.engine.sink import Sink, attach
 from saewatch.engine.slab import Slab
 from saewatch.engine.whole import Whole
@@ -31,6 +32,8 @@ from saewatch.engine.whole import Whole
 SLOTS_PER_FRAME = 8192
 """Slots of one WatchSet frame, and latents of one Census frame divided by two: 9 and 16 B each."""
 CENSUS_EVERY_NS = 10_000_000_000
+CENSUS_BYTES = 16
+"""Of one latent in a census: a sum and a count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,7 @@ def _watched(
     block: Callable[[HookPoint], nn.Module],
 ) -> Watched:
     proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
+    _check_census(use, bundle, config)
     point = hookpoint.parse(bundle.manifest.hook_point)
     target = block(point)
     like = next(target.parameters())
@@ -186,6 +190,15 @@ def _watched(
         firings_max=firings_max(config, rows=engine.rows, slots=len(watch.rows)),
         counting=counting,
     )
+
+
+def _check_census(use: DictionaryUse, bundle: Bundle, config: TapConfig) -> None:
+    """ConfigError where a census would take more than half of the queue, and so the place of batches."""
+    needed = 2 * CENSUS_BYTES * bundle.manifest.encoder.rows
+    if use.census > 0 and needed > config.queue_bytes:
+        hint = "Raise it, or set census to 0."
+        expected = f"at least {needed} for a census of {bundle.manifest.encoder.rows} rows"
+        raise ConfigError("saewatch.queue_bytes", found=config.queue_bytes, expected=expected, hint=hint)
 
 
 def _encoder(use: DictionaryUse, bundle: Bundle, *, config: TapConfig, rows: int, slots: int, like: Tensor) -> Encoder:
@@ -226,6 +239,12 @@ def _opening(
         catalogue_digest=bundle.sheet.catalogue if bundle else "",
         mode=mode,
         role=use.role if use else "stable",
-        excluded={key: str(value) for key, value in asdict(bundle.manifest.exclusions).items()} if bundle else {},
+        excluded=_excluded(bundle.manifest.exclusions) if bundle else {},
         blind=blind,
     )
+
+
+def _excluded(rules: Exclusions) -> dict[str, str]:
+    """In words: the special tokens' ids, which may be thousands, stand in the data sheet."""
+    found = {"exclude_first": str(rules.exclude_first), "special": f"{len(rules.special)} token ids"}
+    return found | ({} if rules.max_norm is None else {"max_norm": str(rules.max_norm)})
