@@ -193,3 +193,11 @@ async def test_addresses_are_written_whole(tmp_path: Path) -> None:
 def test_listen_addresses() -> None:
     assert split_listen("web.listen", "[::1]:80") == ("::1", 80)
     assert split_listen("web.listen", "localhost:0") == ("localhost", 0)
+
+
+async def test_faults_of_every_part_are_in_the_metrics_from_the_start(tmp_path: Path) -> None:
+    async with running(tmp_path) as app:
+        assert app.addresses is not None
+        page = await in_thread(lambda: urllib.request.urlopen(f"{app.addresses.web}/metrics").read().decode())
+    for kind in ("CorruptFrame", "consumer_fault", "accept_failed", "internal_error", "seq_gaps"):
+        assert f'saewatch_faults_total{{kind="{kind}"}} 0.0' in page

@@ -70,6 +70,10 @@ REFUSED = {
     "text for a list": ("dictionaries: demo", "dictionaries", "'demo'", "tuple"),
     "a number in a list": ("dictionaries: [demo, 7]", "dictionaries[1]", "7", "string"),
     "nothing for a section": ("grpc:", "grpc", "nothing", "Grpc"),
+    "NUL in the socket": (r'socket: "/tmp/a\0b"', "socket", r"'/tmp/a\x00b'", "without NUL"),
+    "NUL in a bundle's path": (r'dictionaries: [demo, "a\0b"]', "dictionaries[1]", r"'a\x00b'", "without NUL"),
+    "half a letter in a path": (r'dictionaries: ["a\ud800"]', "dictionaries[0]", r"'a\ud800'", "surrogates"),
+    "half a letter in the socket": (r'socket: "/a\udc80"', "socket", r"'/a\udc80'", "surrogates"),
     "a negative user": ("allowed_users: [-1]", "allowed_users[0]", "-1", "0"),
 }
 
@@ -101,6 +105,18 @@ def test_what_is_no_yaml_of_ours(tmp_path: Path, text: str) -> None:
 def test_a_key_given_twice_names_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"line 2: found the key 'socket' twice"):
         load(tmp_path, "socket: /a\nsocket: /b\n")
+
+
+@pytest.mark.parametrize("key", ["? [a]\n: b", "? {a: b}\n: c", "5: b", "on: b"])
+def test_a_key_that_is_no_text_names_its_line(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=r"line 2: found a key that is no text"):
+        load(tmp_path, f"socket: /a\n{key}\n")
+
+
+@pytest.mark.parametrize("value", ['!!int ""', '!!float ""', "!!bool maybe", "!!timestamp never", "2024-99-99"])
+def test_a_value_that_is_not_what_its_tag_says(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"saewatch\.yaml"):
+        load(tmp_path, f"socket: {value}")
 
 
 def test_other_values_are_not_shown(tmp_path: Path) -> None:

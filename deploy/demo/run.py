@@ -17,15 +17,13 @@ import itertools
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tokenizers import Tokenizer
 
@@ -33,6 +31,7 @@ from benchmarks import form
 from deploy.demo import model as demo_model
 from deploy.demo.chat import Answer, ChatError, chat
 from deploy.demo.collect import Collector, Seen
+from deploy.demo.ending import Ending, Stop
 from deploy.demo.pieces import Pieces
 from deploy.demo.screen import Mark, Screen, View, coverage_line
 from deploy.demo.servers import (
@@ -72,31 +71,29 @@ class Facts:
     values: dict[str, float] = field(default_factory=dict)
 
 
-class Stop(Exception):
-    """Ctrl-C, or a signal to end."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo; 0 when it ended as asked, 2 when something did not start or went missing."""
     options = arguments().parse_args(argv)
     began = float(os.environ.get("SAEWATCH_DEMO_BEGAN", time.time()))
     facts, screen = Facts(began=began), Screen(colour=False if options.plain else None)
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
     servers: list[Server] = []
     code = 0
     try:
-        with tempfile.TemporaryDirectory(prefix="saewatch-") as folder:
-            code = run(options, facts, screen, Path(folder), servers)
+        ending = Ending()
+        try:
+            with tempfile.TemporaryDirectory(prefix="saewatch-") as folder:
+                code = run(options, facts, screen, Path(folder), servers, ending=ending)
+        finally:  # inside the other: a signal that comes just before this is caught there, and is the last
+            ending.over()
     except Stop:
         screen.clear()
         screen.line("stopping …")
+        code = 2 if options.once else 0  # the script was not run to its end
     except (ServerError, demo_model.ModelError) as error:
         screen.clear()
         print(f"demo: {error}", file=sys.stderr)
         code = 2
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         orphans = sum(server.stop() for server in reversed(servers))
         orphans += sum(len(session_members(server.process.pid)) for server in servers)
     facts.values["orphans"] = orphans
@@ -117,21 +114,25 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, facts: Facts, screen: Screen, folder: Path, servers: list[Server]) -> int:
+def run(
+    options: argparse.Namespace, facts: Facts, screen: Screen, folder: Path, servers: list[Server], *, ending: Ending
+) -> int:
     """Starts everything, then the script or the endless stream."""
     model, bundle = prepare(options, screen)
     port, socket_path = free_port(), folder / "tap.sock"
     facts.setup_s = time.time() - facts.began
     screen.line("starting the sidecar and vLLM (compilation takes a minute or two on two cores)")
-    servers.append(start_sidecar(socket_path=socket_path, bundles=[bundle], folder=folder))
+    with ending.held():
+        servers.append(start_sidecar(socket_path=socket_path, bundles=[bundle], folder=folder))
     log = WORK / "engine.log"
     extra = ("--dtype", "float32") if options.fixture else ()
     tap = tap_arguments(socket_path=socket_path, bundles=[bundle], census=0.05)
     started = time.time()
     name = model_name(options)
-    servers.append(
-        start_engine(model=model, name=name, port=port, tap=tap, socket_path=socket_path, log=log, extra=extra)
-    )
+    with ending.held():
+        servers.append(
+            start_engine(model=model, name=name, port=port, tap=tap, socket_path=socket_path, log=log, extra=extra)
+        )
     found = addresses(servers[0], folder)
     wait_healthy(port, servers, timeout_s=ENGINE_S, tick=lambda: screen.progress(stage(log, started)))
     facts.healthy_at = time.time()
@@ -142,11 +143,9 @@ def run(options: argparse.Namespace, facts: Facts, screen: Screen, folder: Path,
     collector.ready.wait(30)
     shows = Shows(screen, collector, Tokenizer.from_file(str(model / "tokenizer.json")), port, name)
     try:
-        if options.once:
-            code = once(options, shows, servers)
-        else:
+        if not options.once:
             endless(options, shows, servers)
-            code = 0
+        code = once(options, shows, servers)
         fill(facts, collector)
         return code
     finally:
@@ -300,9 +299,10 @@ class Shows:
 
 def once(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -> int:
     """A bounded script, some requests at a time; each is shown when it is complete."""
-    prompts = list(itertools.islice(script(), options.prompts))
+    prompts = script()[: options.prompts]
     failed = 0
-    with concurrent.futures.ThreadPoolExecutor(ONCE_AT_A_TIME) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(ONCE_AT_A_TIME)
+    try:
         waiting = [pool.submit(shows.ask, prompt, max_tokens=options.max_tokens, live=False) for prompt in prompts]
         for future in concurrent.futures.as_completed(waiting):
             try:
@@ -312,30 +312,31 @@ def once(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -
                 shows.screen.line(f"a request failed: {error}")
                 continue
             shows.show(view)
+    finally:  # those that run end with the engine, and without it
+        pool.shutdown(wait=False, cancel_futures=True)
     for server in servers:
         server.check()
     return 2 if failed else 0
 
 
-def endless(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -> None:
-    """One prompt after the other until Ctrl-C."""
-    with contextlib.suppress(Stop):
-        for prompt in itertools.cycle(script()):
-            for server in servers:
-                server.check()
-            with contextlib.suppress(ChatError):
-                view = shows.ask(prompt, max_tokens=options.max_tokens, live=shows.screen.live)
-                if not shows.screen.live:
-                    shows.show(view)
-            shows.show_foreign()
-            time.sleep(1.0)
+def endless(options: argparse.Namespace, shows: Shows, servers: Sequence[Server]) -> NoReturn:
+    """One prompt after the other; only `Stop` ends it."""
+    prompts = itertools.cycle(script())
+    while True:
+        prompt = next(prompts)
+        for server in servers:
+            server.check()
+        with contextlib.suppress(ChatError):
+            view = shows.ask(prompt, max_tokens=options.max_tokens, live=shows.screen.live)
+            if not shows.screen.live:
+                shows.show(view)
+        shows.show_foreign()
+        time.sleep(1.0)
 
 
-def script() -> Iterator[dict[str, Any]]:
+def script() -> list[dict[str, Any]]:
     """The prompts, one that fires first."""
-    prompts = [json.loads(line) for line in PROMPTS.read_text().splitlines() if line]
-    first = next(index for index, prompt in enumerate(prompts) if prompt["kind"] == "safety")
-    return itertools.chain([prompts[first]], prompts[:first], prompts[first + 1 :])
+    return [json.loads(line) for line in PROMPTS.read_text().splitlines() if line]
 
 
 def fill(facts: Facts, collector: Collector) -> None:
@@ -358,11 +359,6 @@ def fill(facts: Facts, collector: Collector) -> None:
 
 def _value(marks: Mapping[str, Mark], feature: str) -> float:
     return marks[feature].value if feature in marks else 0.0
-
-
-def _stop(_signal: int, _frame: object) -> None:
-    if threading.current_thread() is threading.main_thread():
-        raise Stop
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class App:
             subscribers=config.grpc.subscribers,
         )
         status = StatusService(
-            pipeline=self._pipeline, counters=self._source_counters, subscribers=lambda: self._firing.subscribers
+            pipeline=self._pipeline, counters=self._edge_faults, subscribers=lambda: self._firing.subscribers
         )
         sinks: list[Sink] = [self._metrics, feed, StateLog()]
         self._sinks = list(zip(sinks, queues, strict=True))
@@ -173,11 +173,11 @@ class App:
 
         return wake
 
-    def _source_counters(self) -> Mapping[str, int]:
-        return dict(self._source.counters) if self._source else {}
+    def _edge_faults(self) -> Mapping[str, int]:
+        return {**self._source.counters, **self._rpc.counters} if self._source else {}
 
     def _faults(self) -> Mapping[str, int]:
-        return {**self._source_counters(), **self._pipeline.status().counters}
+        return {**self._edge_faults(), **self._pipeline.status().counters}
 
 
 async def serve(config: Config, *, on_start: Callable[[Addresses], None]) -> None:

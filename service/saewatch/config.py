@@ -36,6 +36,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # YAML can spell both
+        raise ValueError("a path without NUL or lone surrogates")
+    return text
+
+
 def _absolute(text: str) -> str:
     if not text.startswith("/") or len(text.encode()) > PATH_BYTES:
         raise ValueError(f"an absolute path of at most {PATH_BYTES} bytes")
@@ -43,7 +49,8 @@ def _absolute(text: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
-SocketPath = Annotated[str, AfterValidator(_absolute)]
+BundlePath = Annotated[str, AfterValidator(_path)]
+SocketPath = Annotated[str, AfterValidator(_path), AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
@@ -90,7 +97,7 @@ class Config(Section):
     """Unix socket that engines connect to."""
     allowed_users: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Users, by number, that may connect besides root and our own."""
-    dictionaries: tuple[str, ...] = ()
+    dictionaries: tuple[BundlePath, ...] = ()
     """Folders of bundles; a relative path begins at the configuration's own folder."""
     grpc: Grpc = Field(default_factory=Grpc)
     web: Web = Field(default_factory=Web)
@@ -128,11 +135,15 @@ def _yaml(path: Path) -> object:
         raise ConfigError(str(path), found="a larger file", expected=f"at most {CONFIG_BYTES} bytes")
     try:
         return yaml.load(data, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses repeated keys
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "what is no YAML"
         raise ConfigError(where, found=problem, expected="YAML") from None  # the original would show values
+
+
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
+"""The latter three are what PyYAML lets through for a scalar that is not what its tag says: ``!!int ""``."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -148,6 +159,8 @@ class _UniqueKeys(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
+            if not isinstance(name, str):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key.start_mark)
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} twice", key.start_mark)
             seen.add(name)

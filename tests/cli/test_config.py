@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from saewatch import cli
 from tests import fakes
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def check(tmp_path: Path, text: str, *more: str) -> int:
@@ -40,6 +44,25 @@ def test_a_good_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_serve_would_refuse(tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(tmp_path, text) == cli.FAILED
     assert said in capsys.readouterr().err
+
+
+def test_what_the_readme_tells_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = README.read_text().split("## Watch your own server")[1].split("\n## ")[0]
+    settings, commands = re.findall(r"```(?:yaml)?\n(.*?)```", section, re.DOTALL)[:2]
+    monkeypatch.chdir(tmp_path)
+    fakes.write_bundle(tmp_path / "BUNDLE", fakes.dictionary())
+    assert check(tmp_path, settings, "--json") == cli.GOOD
+    taken = json.loads(capsys.readouterr().out)
+    typed = [shlex.split(line, comments=True)[1:] for line in commands.splitlines()]
+    assert [words[0] for words in typed] == ["config", "serve", "vllm-args", "status"]
+    assert cli.main(typed[0]) == cli.GOOD
+    capsys.readouterr()
+    assert cli.main([*typed[2], "--json"]) == cli.GOOD
+    told = json.loads(capsys.readouterr().out)
+    assert told["environment"]["SAEWATCH_SOCKET"] == taken["socket"], "both meet there"
+    assert taken["dictionaries"][0] in " ".join(told["arguments"]), "both know it"
 
 
 def test_no_such_file(tmp_path: Path) -> None:

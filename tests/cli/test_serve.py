@@ -182,6 +182,19 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
     assert sidecar.run("serve", "-c", tmp_path / "nowhere").returncode == 3
 
 
+@pytest.mark.parametrize("place", ["nope/x.json", "folder"])
+def test_addresses_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    local = {"listen": "127.0.0.1:0"}
+    (tmp_path / "c.yaml").write_text(json.dumps({"socket": f"{tmp_path}/s.sock", "grpc": local, "web": local}))
+    done = sidecar.run("serve", "-c", tmp_path / "c.yaml", "--addresses", tmp_path / place)
+    assert done.returncode == 3, done.stderr
+    assert f"{tmp_path / place}: found" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["c.yaml", "folder"]
+    assert not any((tmp_path / "folder").iterdir())
+
+
 def test_the_addresses_are_printed_and_a_dictionary_may_be_named(tmp_path: Path) -> None:
     bundle = fakes.write_bundle(tmp_path / "bundle", KNOWN)
     (tmp_path / "c.yaml").write_text(

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from saewatch import cli
 from saewatch.core import tapconfig
+from saewatch.core.catalogue import Feature
 from tests import fakes
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> str:
     return str(fakes.write_bundle(tmp_path / "it's a bundle", fakes.dictionary()))
+
+
+def after(words: list[str], option: str) -> str:
+    return words[words.index(option) + 1]
+
+
+def watched(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    config = json.loads(after(json.loads(capsys.readouterr().out)["arguments"], "--additional-config"))
+    return [use["watch"] for use in config["saewatch"]["dictionaries"]]
+
+
+def another(folder: Path, features: Sequence[Feature]) -> str:
+    """A bundle of another dictionary."""
+    return str(fakes.write_bundle(folder, fakes.dictionary(features, seed=1)))
 
 
 def test_the_tap_reads_what_is_printed(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,10 +49,10 @@ def test_the_tap_reads_what_is_printed(bundle: str, capsys: pytest.CaptureFixtur
     ]
     assert cli.main([*words, "--json"]) == cli.GOOD
     found = json.loads(capsys.readouterr().out)
-    arguments = dict(zip(found["arguments"][::2], found["arguments"][1::2], strict=True))
-    assert arguments["--worker-cls"] == "saewatch.engine.vllm.TapWorker"
-    assert arguments["--middleware"] == "saewatch.engine.middleware.LabelMiddleware"
-    config = tapconfig.read(json.loads(arguments["--additional-config"])["saewatch"])
+    words = found["arguments"]
+    assert after(words, "--worker-cls") == "saewatch.engine.vllm.TapWorker"
+    assert after(words, "--middleware") == "saewatch.engine.middleware.LabelMiddleware"
+    config = tapconfig.read(json.loads(after(words, "--additional-config"))["saewatch"])
     assert (config.socket, config.on_failure) == ("/run/s.sock", "serve")
     assert [(use.path, use.watch) for use in config.dictionaries] == [(bundle, ("threat.p1",))]
     assert found["environment"] == {"SAEWATCH_SOCKET": "/run/s.sock"}
@@ -67,12 +84,65 @@ def test_without_the_middleware(bundle: str, capsys: pytest.CaptureFixture[str])
         (["--rows", "0"], "rows"),
         (["--rows", "100000000"], "device_budget_mib"),
         (["--socket", "/" + "x" * 200], "socket"),
+        (["--socket", "relative.sock"], "socket"),
+        (["--mode", "thresholded"], "mode"),
         (["--dictionary", "/nowhere"], "bundle.json"),
     ],
 )
 def test_what_the_tap_would_refuse(bundle: str, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["vllm-args", "--dictionary", bundle, *more]) == cli.FAILED
     assert said in capsys.readouterr().err
+
+
+def test_the_same_dictionary_twice(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = str(fakes.write_bundle(tmp_path / "copy", fakes.dictionary()))
+    assert cli.main(["vllm-args", "--dictionary", bundle, "--dictionary", copy]) == cli.FAILED
+    assert "the same dictionary" in capsys.readouterr().err
+
+
+def test_each_dictionary_watches_those_of_the_ids_that_it_has(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feature = replace(fakes.FEATURES[0], id="other.g1")
+    other = another(tmp_path / "other", [feature, *fakes.FEATURES[1:]])
+    words = ["vllm-args", "--dictionary", bundle, "--dictionary", other, "--json"]
+    first, second = fakes.FEATURES[0].id, fakes.FEATURES[1].id
+    assert cli.main([*words, "--watch", first, "--watch", "other.g1", "--watch", second]) == cli.GOOD
+    assert watched(capsys) == [[first, second], ["other.g1", second]]
+    assert cli.main([*words, "--watch", first, "--watch", "nobody.p1"]) == cli.FAILED
+    assert "nobody.p1" in capsys.readouterr().out
+
+
+def test_a_dictionary_with_none_of_the_ids_is_not_watched_whole(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = another(tmp_path / "other", [replace(fakes.FEATURES[0], id="other.g1")])
+    words = ["vllm-args", "--dictionary", bundle, "--dictionary", other]
+    assert cli.main([*words, "--watch", "other.g1"]) == cli.FAILED
+    assert f"no feature of {bundle}" in capsys.readouterr().err
+
+
+def test_a_mode_that_the_dictionary_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = fakes.dictionary()
+    sheet = replace(known.manifest.encoder, activation="topk", k=4, modes=("exact", "thresholded"))
+    spare = replace(known.manifest.tensors["lim"], sha256="sha256:" + "0" * 64)
+    manifest = replace(known.manifest, encoder=sheet, tensors={**known.manifest.tensors, "lim_thresholded": spare})
+    catalogue = replace(known.catalogue, weights=manifest.digest)
+    known = replace(known, manifest=manifest, catalogue=catalogue, weights_digest=manifest.digest)
+    bundle = str(fakes.write_bundle(tmp_path / "other", known))
+    assert cli.main(["vllm-args", "--dictionary", bundle, "--mode", "thresholded"]) == cli.GOOD
+    assert '"mode":"thresholded"' in capsys.readouterr().out
+
+
+def test_asynchronous_scheduling_is_switched_off(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["vllm-args", "--dictionary", bundle, "--json"]) == cli.GOOD
+    assert "--no-async-scheduling" in json.loads(capsys.readouterr().out)["arguments"]
+
+
+def test_the_help_says_what_no_middleware_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["vllm-args", "--help"])
+    assert "costs the client's own request id, tenant" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_dictionary_is_needed() -> None:

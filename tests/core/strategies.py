@@ -47,15 +47,16 @@ TEXTS = st.dictionaries(SHORT, SHORT, max_size=4)
 VALUE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 NOT_NEGATIVE = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
 
+SHARE = st.integers(0, limits.COUNT_MAX // (3 + len(Reason)))  # of what was fed: the sum is bounded
 STREAM_BEATS = st.builds(
     StreamBeat,
     stream=U16,
     seq=COUNT,
     fed=COUNT,
-    encoded=COUNT,
-    reused=COUNT,
-    missed=st.dictionaries(st.sampled_from([reason.label for reason in Reason]), COUNT),
-    in_flight=COUNT,
+    encoded=SHARE,
+    reused=SHARE,
+    missed=st.dictionaries(st.sampled_from([reason.label for reason in Reason]), SHARE),
+    in_flight=SHARE,
     firings=COUNT,
     sink_calls=COUNT,
     blind=SHORT,
@@ -202,7 +203,7 @@ STREAM_ENDS = st.builds(
 )
 LABELS = st.builds(
     RequestLabel,
-    key=TEXT,
+    key=TEXT.filter(bool),
     client_id=TEXT,
     tenant=SHORT,
     traffic_class=st.sampled_from(TrafficClass),

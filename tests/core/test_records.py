@@ -65,6 +65,9 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("StreamBeat", "stream_beat.missed", {"missed": {"bored": 1}}),
     ("StreamBeat", "stream_beat.missed", {"missed": {"CACHED": 1}}),
     ("StreamBeat", "stream_beat.missed[gap]", {"missed": {"gap": -1}}),
+    ("StreamBeat", "stream_beat.accounted", {"encoded": limits.COUNT_MAX, "reused": 1}),
+    ("StreamBeat", "stream_beat.accounted", {"missed": {"gap": limits.COUNT_MAX, "excluded": limits.COUNT_MAX}}),
+    ("StreamBeat", "stream_beat.accounted", {"in_flight": limits.COUNT_MAX, "encoded": limits.COUNT_MAX}),
     ("Beat", "beat.epoch", {"epoch": -1}),
     ("Beat", "beat.time_ns", {"time_ns": -1}),
     ("Beat", "beat.queue_bytes", {"queue_bytes": -1}),
@@ -75,6 +78,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("StreamEnd", "stream_end.stream", {"stream": 65_536}),
     ("StreamEnd", "stream_end.reason", {"reason": "boredom"}),
     ("StreamEnd", "stream_beat.fed", {"final": replace(make.BEAT, fed=-1)}),
+    ("RequestLabel", "request_label.key", {"key": ""}),
     ("RequestLabel", "request_label.traffic_class", {"traffic_class": "gold"}),
     ("RequestLabel", "request_label.outcome", {"outcome": "fine"}),
     ("RequestLabel", "request_label.status", {"status": 1000}),
@@ -117,6 +121,12 @@ def test_stages_are_a_closed_list() -> None:
 def test_imbalance_is_what_the_books_do_not_account_for(beat: StreamBeat, off: int) -> None:
     accounted = beat.encoded + beat.reused + sum(beat.missed.values()) + beat.in_flight
     assert replace(beat, fed=accounted + off).imbalance == off
+
+
+@given(STREAM_BEATS)
+def test_sound_books_have_an_imbalance_that_an_int64_holds(beat: StreamBeat) -> None:
+    beat.check()
+    assert abs(beat.imbalance) <= limits.COUNT_MAX
 
 
 @settings(max_examples=50)

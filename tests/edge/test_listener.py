@@ -122,3 +122,16 @@ def test_another_users_process_is_turned_away(listener: Listener, path: str) -> 
         with pytest.raises(AccessError, match=f"user {os.geteuid()}"):
             listener.accept({os.geteuid() + 1})
         assert one.recv(1) == b""
+
+
+def test_a_peer_that_cannot_be_asked_who_it_is_is_closed(
+    listener: Listener, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: socket.socket) -> int:
+        raise OSError("gone")
+
+    monkeypatch.setattr("saewatch.edge.listener.peer_uid", gone)
+    with dial(path) as one:
+        with pytest.raises(OSError, match="gone"):
+            listener.accept({os.geteuid()})
+        assert one.recv(1) == b""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,38 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saewatch.core import limits
-from saewatch.core.records import Ack, RequestStart
+from saewatch.core.records import Ack, Record, RequestStart
 from saewatch.core.wire import encode
-from saewatch.edge.pipeline import Pipeline, SinkQueue
+from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.sources import SocketSource
-from saewatch.monitor.events import Observed, StreamState
 from tests import fakes
+from tests.edge.running import Running, until
 from tests.fakes import FakeApi, FakeEngine
-
-
-class Running:
-    """A source and its pipeline."""
-
-    def __init__(self, path: str) -> None:
-        self.known = fakes.dictionary()
-        self.queue = SinkQueue("q", lambda: None, bound=100_000)
-        self.pipeline = Pipeline(dictionaries={self.known.weights_digest: self.known}, queues=[self.queue])
-        self.source = SocketSource(path=path, consumer=self.pipeline)
-        self.path = path
-        self.items: list[object] = []
-
-    def engine(self, **fields: str | int) -> FakeEngine:
-        return FakeEngine(self.path, self.known, **fields)  # type: ignore[arg-type]  # names and epochs
-
-    def observed(self) -> list[Observed]:
-        self.items += self.queue.take()
-        return [item for item in self.items if isinstance(item, Observed)]
-
-    def stream(self, number: int = 0) -> StreamState:
-        return self.pipeline.status().streams[number]
-
-    def faults(self) -> dict[str, int]:
-        return {name: count for name, count in self.source.counters.items() if count}
 
 
 @pytest.fixture
@@ -55,15 +33,6 @@ def running(tmp_path: Path) -> Iterator[Running]:
     one.source.stop()
     assert one.source.failed is None
     assert not Path(one.path).exists()
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> bool:
-    end = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_batches_arrive_and_are_acknowledged_after_that(running: Running) -> None:
@@ -360,3 +329,46 @@ def test_the_kernels_buffer_takes_a_frame() -> None:
                 count += 1
         except BlockingIOError:
             assert count < limits.BACKLOG_FRAMES
+
+
+def test_a_fault_of_the_consumer_costs_that_connection_only(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = running.pipeline.receive
+
+    def faulty(link: int, record: Record) -> None:
+        if isinstance(record, RequestStart) and record.engine_id == "boom":
+            raise KeyError("boom")
+        receive(link, record)
+
+    monkeypatch.setattr(running.pipeline, "receive", faulty)
+    with running.engine().ready() as broken, running.engine(engine="b").ready() as other:
+        broken.start(7, name="boom")
+        assert broken.closed_by_sidecar()
+        other.start(7, name="plain")
+        other.batch([(7, 0, 1)])
+        assert other.acked(1)
+    assert running.faults() == {"consumer_fault": 1}
+
+
+@contextlib.contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_free_descriptor_it_waits_and_goes_on(running: Running) -> None:
+    with running.engine().ready() as engine, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late:
+        with no_free_descriptor():
+            late.connect(running.path)
+            assert until(lambda: running.faults().get("accept_failed", 0) >= 2)
+            engine.start(7, name="plain")
+            engine.batch([(7, 0, 1)])
+            assert engine.acked(1)
+            time.sleep(0.5)
+        assert running.faults()["accept_failed"] < 15, "once a tick"
+        assert until(lambda: running.pipeline.status().links == 2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from saewatch.core.errors import RecordError
-from saewatch.core.records import Ack, RequestEnd, StreamBeat
+from saewatch.core.records import Ack, Beat, RequestEnd, RequestStart, StreamBeat
 from saewatch.monitor.events import EngineCost, Unreadable
 from saewatch.monitor.monitor import Monitor
 from saewatch.monitor.requests import RequestTable
@@ -177,3 +177,70 @@ def test_ten_thousand_requests_in_bounded_memory() -> None:
     (table,) = [one for one in gc.get_objects() if type(one) is RequestTable and one.kept_count == 10_000]
     assert len(vars(table)["_names"]) == 3 * 10_000, "the names of forgotten requests are forgotten"
     assert table.firsts.enter() < 2, "places are given again"
+
+
+def blind(stage: Stage) -> list[tuple[str, str]]:
+    stage.tick()
+    return [(state.reason, state.subject) for state in stage.monitor.status(stage.now).blind]
+
+
+def test_an_engine_whose_name_another_one_took_is_refused_and_said_to_be_blind() -> None:
+    stage = Stage().ready()
+    stage.monitor.connect(3)
+    stage.put(fakes.stream_open(stage.known, epoch=2000), link=3)
+    stage.beat(link=3, epoch=2000)
+    said = (
+        Beat(engine="engine-0", epoch=1000, time_ns=stage.now),
+        RequestStart(request=7, engine_id="plain", prompt_len=1),
+        fakes.stream_open(stage.known),
+    )
+    for record in said:
+        with pytest.raises(RecordError, match="`instance`"):
+            stage.put(record)
+    assert blind(stage) == [("replaced", "engine-0 of 1000")]
+    assert stage.monitor.status(stage.now).open_requests == 0
+    stage.beat(link=3, epoch=2000)
+    stage.monitor.disconnect(ENGINE, stage.now)
+    assert blind(stage) == []
+
+
+def test_two_links_of_one_engine_the_later_one_leaves_and_the_first_one_beats() -> None:
+    stage = Stage().ready()
+    stage.monitor.connect(3)
+    stage.beat(link=3)
+    stage.monitor.disconnect(3, stage.now)
+    stage.tick(61.0)
+    with pytest.raises(RecordError, match="`instance`"):
+        stage.beat()
+    assert ("replaced", "engine-0 of 1000") in blind(stage)
+
+
+def test_an_older_start_of_an_engine_does_not_end_the_streams_of_a_newer_one() -> None:
+    stage = Stage().ready()
+    stage.monitor.connect(3)
+    for expected in ("engine-0 of 1000 or later", "a name of its own"):
+        with pytest.raises(RecordError, match=expected):
+            stage.put(fakes.stream_open(stage.known, epoch=500), link=3)
+    assert [state.ended for state in stage.monitor.status(stage.now).streams] == [""]
+    stage.beat()
+    assert blind(stage) == [("replaced", "engine-0 of 500")]
+
+
+def test_an_engine_whose_clock_went_back_is_heard_when_the_one_before_is_forgotten() -> None:
+    stage = Stage().ready()
+    stage.monitor.disconnect(ENGINE, stage.now)
+    stage.tick(61.0)
+    stage.monitor.connect(3)
+    stage.put(fakes.stream_open(stage.known, epoch=500), link=3)
+    stage.beat(link=3, epoch=500)
+    assert blind(stage) == []
+
+
+def test_an_older_engine_without_a_stream_cannot_open_one_beside_a_newer_one() -> None:
+    stage = Stage()
+    stage.beat()
+    stage.monitor.connect(3)
+    stage.put(fakes.stream_open(stage.known, epoch=2000), link=3)
+    with pytest.raises(RecordError, match="`instance`"):
+        stage.put(fakes.stream_open(stage.known))
+    assert [state.identity.opening.epoch for state in stage.monitor.status(stage.now).streams] == [2000]

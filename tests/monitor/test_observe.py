@@ -66,7 +66,7 @@ def test_another_request_counts_anew() -> None:
         stage.end(request)
 
 
-def test_only_live_requests_of_the_stable_dictionary_count() -> None:
+def test_what_is_known_to_be_a_canary_a_shadow_or_a_test_does_not_count() -> None:
     stage = Stage().ready()
     for number, traffic_class in enumerate(("canary", "shadow", "test"), 1):
         stage.label(number, traffic_class=traffic_class)
@@ -76,7 +76,7 @@ def test_only_live_requests_of_the_stable_dictionary_count() -> None:
     stage.start(5)
     spans: list[fakes.Span] = [(number, 0, 1) for number in (1, 2, 3, 4, 99, 5)]
     (event,) = observed(stage.batch(spans, [(row, 0, 1.0) for row in range(5)] + [(5, 2, 1.0)]))
-    assert newly(event) == ["threat.l1"]
+    assert newly(event) == ["animals.g1", "threat.l1"], "the unlabelled one and the live one"
     stage = Stage()
     stage.put(fakes.stream_open(stage.known, role="shadow"), fakes.watch_set(stage.known))
     stage.label(7)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
+import os
 from pathlib import Path
 
 from saewatch import config as settings
 from saewatch import logs
 from saewatch.app import Addresses, serve, write_addresses
+from saewatch.core.errors import UnreachableError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +25,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serves."""
     config = settings.load(options.config)
-    more = tuple(str(folder.resolve()) for folder in options.dictionary)
+    more = tuple(str(folder.absolute()) for folder in options.dictionary)
     config = config.model_copy(update={"dictionaries": config.dictionaries + more})
     logs.set_up(config.log.level)
 
     def started(addresses: Addresses) -> None:
         if options.addresses:
-            write_addresses(options.addresses, addresses)
+            _write(options.addresses, addresses)
         print(_text(addresses, as_json=options.json), flush=True)
 
     asyncio.run(serve(config, on_start=started))
     return 0
+
+
+def _write(path: Path, addresses: Addresses) -> None:
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        write_addresses(path, addresses)
+    except OSError as error:
+        raise UnreachableError(str(path), found=error.strerror, expected="a file that can be written") from error
 
 
 def _text(addresses: Addresses, *, as_json: bool) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from saewatch.config import default_socket
+from saewatch import config as settings
 from saewatch.core import tapconfig
 from saewatch.core.errors import ConfigError
 from saewatch.core.footprint import Footprint, check_budget, footprint
@@ -18,39 +19,42 @@ from saewatch.monitor.tables import KnownDictionary
 
 WORKER = "saewatch.engine.vllm.TapWorker"
 MIDDLEWARE = "saewatch.engine.middleware.LabelMiddleware"
+WATCH_HELP = "a feature of one of the dictionaries, or of several; none: all; repeatable"
+NO_MIDDLEWARE_HELP = "costs the client's own request id, tenant, class and conversation, which firings then lack"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What is to be watched, and where it goes."""
     parser.add_argument("--dictionary", type=Path, required=True, action="append", help="a bundle's folder; repeatable")
-    parser.add_argument("--watch", action="append", default=[], metavar="ID", help="a feature; none: all; repeatable")
-    parser.add_argument("--socket", default=default_socket(), help="the sidecar's socket (%(default)s)")
+    parser.add_argument("--watch", action="append", default=[], metavar="ID", help=WATCH_HELP)
+    parser.add_argument("--socket", default=settings.default_socket(), help="the sidecar's socket (%(default)s)")
     parser.add_argument("--on-failure", choices=["stop", "serve"], default="stop", help="when the tap cannot start")
     parser.add_argument("--role", choices=list(map(str, Role)), default=str(Role.STABLE), help="of the dictionary")
     parser.add_argument("--mode", choices=["exact", "thresholded"], default="exact", help="for latents that compete")
     parser.add_argument("--census", type=float, default=0.0, help="share of tokens to encode with the whole dictionary")
     parser.add_argument("--instance", default="", help="the engine's name in the deployment")
     parser.add_argument("--rows", type=int, default=8192, help="vLLM's max-num-batched-tokens (%(default)s)")
-    parser.add_argument("--no-middleware", action="store_true", help="requests stay unlabelled")
+    parser.add_argument("--no-middleware", action="store_true", help=NO_MIDDLEWARE_HELP)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints them, checked."""
     if options.rows < 1:
         raise ConfigError("rows", found=options.rows, expected="rows of the largest step, at least 1")
-    folders = [folder.resolve() for folder in options.dictionary]
-    known = [dictionaries.load_one(folder) for folder in folders]
-    uses = tuple(_use(folder, options) for folder in folders)
-    config = TapConfig(
-        socket=options.socket, dictionaries=uses, instance=options.instance, on_failure=options.on_failure
-    )
+    socket = settings.read({"socket": options.socket}, folder=Path()).socket  # as the sidecar would take it
+    folders = [folder.absolute() for folder in options.dictionary]
+    known = list(dictionaries.load(folders).values())
+    _check_ids(options.watch, known)
+    uses = tuple(_use(folder, one, options) for folder, one in zip(folders, known, strict=True))
+    config = TapConfig(socket=socket, dictionaries=uses, instance=options.instance, on_failure=options.on_failure)
     text = tapconfig.additional_config(config)
     tapconfig.read(json.loads(text)[tapconfig.SECTION])
-    words = ["--worker-cls", WORKER, "--additional-config", text]
+    # vLLM schedules asynchronously by itself on a GPU, which the tap refuses.
+    words = ["--worker-cls", WORKER, "--no-async-scheduling", "--additional-config", text]
     environment = {}
     if not options.no_middleware:
         words += ["--middleware", MIDDLEWARE]
-        environment["SAEWATCH_SOCKET"] = options.socket
+        environment["SAEWATCH_SOCKET"] = socket
     memory = [_memory(one, use, config, options.rows) for one, use in zip(known, uses, strict=True)]
     if options.json:
         found = {"arguments": words, "environment": environment, "device_bytes": sum(one.total for one in memory)}
@@ -72,7 +76,23 @@ def _memory(known: KnownDictionary, use: DictionaryUse, config: TapConfig, rows:
     return needed
 
 
-def _use(folder: Path, options: argparse.Namespace) -> DictionaryUse:
-    return DictionaryUse(
-        path=str(folder), watch=tuple(options.watch), role=options.role, mode=options.mode, census=options.census
-    )
+def _check_ids(ids: Sequence[str], known: Sequence[KnownDictionary]) -> None:
+    """ConfigError for an id that no dictionary has."""
+    every = {feature.id for one in known for feature in one.catalogue.features}
+    for name in ids:
+        if name not in every:
+            hint = f"There are {', '.join(sorted(every)[:8])} …" if every else "There are no features."
+            raise ConfigError("watch", found=repr(name), expected="a feature id of a dictionary", hint=hint)
+
+
+def _use(folder: Path, known: KnownDictionary, options: argparse.Namespace) -> DictionaryUse:
+    """With those of the ids that this dictionary has. ConfigError for one that has none, or not the mode."""
+    modes = known.manifest.encoder.modes
+    if options.mode not in modes:
+        raise ConfigError("mode", found=f"{options.mode} for {folder}", expected=" or ".join(modes))
+    here = {feature.id for feature in known.catalogue.features}
+    watch = tuple(name for name in dict.fromkeys(options.watch) if name in here)
+    if options.watch and not watch:  # an empty list would be all of them
+        hint = "Leave the dictionary out, or name a feature of it."
+        raise ConfigError("watch", found=f"no feature of {folder}", expected="at least one", hint=hint)
+    return DictionaryUse(path=str(folder), watch=watch, role=options.role, mode=options.mode, census=options.census)

@@ -24,6 +24,7 @@ import numpy as np
 from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, Reason, WatchSet
 from saewatch.core.checks import at_least_zero, counts, in_range, one_of
+from saewatch.core.errors import RecordError
 
 
 class Role(enum.StrEnum):
@@ -142,18 +143,24 @@ class StreamBeat:
     blind: str = ""
 
     @property
+    def accounted(self) -> int:
+        """What became of everything that was fed."""
+        return self.encoded + self.reused + sum(self.missed.values()) + self.in_flight
+
+    @property
     def imbalance(self) -> int:
         """``fed`` less everything that accounts for it: zero, or a bug."""
-        return self.fed - self.encoded - self.reused - sum(self.missed.values()) - self.in_flight
+        return self.fed - self.accounted
 
     def check(self) -> None:
-        """Raises `RecordError` where a field is out of range or a reason is unknown."""
+        """Raises `RecordError` where a field or their sum is out of range, or a reason is unknown."""
         in_range("stream_beat.stream", self.stream, 0, 0xFFFF)
         counts("stream_beat", self, "seq", "fed", "encoded", "reused", "in_flight", "firings", "sink_calls")
         known = {reason.label for reason in Reason}
         for reason, tokens in self.missed.items():
             one_of("stream_beat.missed", reason, known)
             in_range(f"stream_beat.missed[{reason}]", tokens, 0, limits.COUNT_MAX)
+        in_range("stream_beat.accounted", self.accounted, 0, limits.COUNT_MAX)  # then the imbalance fits an int64 too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +214,9 @@ class RequestLabel:
     time_ns: int = 0
 
     def check(self) -> None:
-        """Raises `RecordError` where a field is out of its list."""
+        """Raises `RecordError` where a field is out of its list, or without a key: that one fits many requests."""
+        if not self.key:
+            raise RecordError("request_label.key", found="nothing", expected="a request's key")
         one_of("request_label.traffic_class", self.traffic_class, set(TrafficClass))
         one_of("request_label.outcome", self.outcome, set(Outcome))
         in_range("request_label.status", self.status, 0, 999)

@@ -49,13 +49,20 @@ class Listener:
         return self._socket.fileno()
 
     def accept(self, allowed: Collection[int]) -> socket.socket | None:
-        """The next connection; None when there is none. Raises `AccessError` when another user's process made it."""
+        """The next connection; None when there is none.
+
+        Raises `AccessError` when another user's process made it, and `OSError` when the system has no room for it.
+        """
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None
-        connection.settimeout(0)
-        uid = peer_uid(connection)
+        try:
+            connection.settimeout(0)
+            uid = peer_uid(connection)
+        except OSError:
+            connection.close()
+            raise
         if uid not in allowed:
             connection.close()
             raise AccessError(

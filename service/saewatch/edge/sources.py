@@ -38,7 +38,9 @@ FAULTS = (
     "OversizedFrame",
     "TruncatedFrame",
     "VersionMismatch",
+    "accept_failed",
     "closed_for_bad_frames",
+    "consumer_fault",
     "foreign_user",
     "refused_record",
     "too_many_connections",
@@ -80,12 +82,18 @@ class Connection:
     due: dict[int, int] = field(default_factory=dict)  # streams to acknowledge, to batches since
     due_since: float = 0.0
 
+    @property
+    def closed(self) -> bool:
+        """Whether we have closed it."""
+        return self.socket.fileno() < 0
+
 
 class SocketSource:
     """Listens on ``path`` and feeds ``consumer`` from a thread of its own."""
 
     def __init__(self, *, path: str, consumer: Consumer, allowed_users: Collection[int] = ()) -> None:
         self._listener = Listener(path)
+        self._listening = True
         self._consumer = consumer
         self._allowed = {0, os.geteuid(), *allowed_users}
         self._selector = selectors.DefaultSelector()
@@ -141,6 +149,7 @@ class SocketSource:
             self._acknowledge(connection, now)
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
+            self._listen()
             self._consumer.tick()
 
     # --- connections ----------------------------------------------------------------------------------------------
@@ -151,6 +160,11 @@ class SocketSource:
             accepted = self._listener.accept(self._allowed)
         except AccessError as error:
             self._refuse("foreign_user", error)
+            return
+        except OSError as error:  # no descriptor is free: who waits goes on waiting, without a turn of the thread each
+            self._refuse("accept_failed", AccessError("connection", found=error.strerror, expected="room for one"))
+            self._selector.unregister(self._listener)
+            self._listening = False  # until the next tick
             return
         if accepted is None:
             return
@@ -165,6 +179,11 @@ class SocketSource:
         self._connections[accepted.fileno()] = Connection(self._links, accepted)
         self._selector.register(accepted, selectors.EVENT_READ)
         self._consumer.connect(self._links)
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._listening = True
 
     def _refuse(self, what: str, error: SaewatchError) -> None:
         self.counters[what] += 1
@@ -202,6 +221,8 @@ class SocketSource:
                     self._close(connection)
                     return
                 self._frame(connection, frame)
+                if connection.closed:
+                    return
             if connection.bad_in_a_row >= limits.BAD_FRAMES_IN_A_ROW:
                 logger.warning("connection closed", link=connection.link, reason="nothing but bad frames")
                 self.counters["closed_for_bad_frames"] += 1
@@ -238,6 +259,11 @@ class SocketSource:
             self._consumer.receive(connection.link, record)
         except RecordError as error:
             self._count(connection, "refused_record", error)
+        except Exception:  # one record's whole task: a bug that it meets must not end the watching of every engine
+            self.counters["consumer_fault"] += 1
+            logger.exception("connection closed", link=connection.link, record=type(record).__name__)
+            self._close(connection)
+            return
         if isinstance(record, StreamOpen):
             self._send(connection, [record.stream])
         elif isinstance(record, FiringBatch):

@@ -2,7 +2,8 @@
 
 `/healthz` says that the process is alive and its ingest thread runs. `/readyz` says that something is watched and
 nothing is blind: 503 with the reasons otherwise. Metrics are rendered on a thread, so that a scrape of a thousand
-series does not hold up the streams.
+series does not hold up the streams, and one at a time. Connections have no bound but descriptors, since idle ones would
+make `/healthz` say 503; one that does not ask anything is closed after `REQUEST_S`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from saewatch import __version__
 from saewatch.core.errors import ConfigError
 from saewatch.monitor.monitor import Status
+
+REQUEST_S = 5.0
+"""For a connection's first request to come whole."""
 
 
 def pages(
@@ -34,10 +39,13 @@ def pages(
     addresses: Callable[[], Mapping[str, str]],
 ) -> Starlette:
     """The application."""
+    rendering = asyncio.Lock()
 
     async def metrics(request: Request) -> Response:
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(await asyncio.to_thread(encoder, registry), headers={"content-type": content_type})
+        async with rendering:
+            page = await asyncio.to_thread(encoder, registry)
+        return Response(page, headers={"content-type": content_type})
 
     async def healthz(_: Request) -> Response:
         good = alive()
@@ -74,7 +82,7 @@ class WebServer:
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=2,
-            limit_concurrency=64,
+            http=_Http,
             server_header=False,
         )
         self._server = _Server(config)
@@ -102,6 +110,18 @@ class WebServer:
         if self._task is not None:
             self._server.should_exit = True
             await self._task
+
+
+class _Http(H11Protocol):
+    """uvicorn waits for ever for the first request of a connection; its keep-alive timeout is for those after it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_S, self._close_unless_asked)
+
+    def _close_unless_asked(self) -> None:
+        if self.cycle is None:
+            self.transport.close()  # type: ignore[unreachable]  # None at first, whatever uvicorn's annotation says
 
 
 class _Server(uvicorn.Server):

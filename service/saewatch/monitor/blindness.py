@@ -10,9 +10,11 @@ from saewatch.monitor.streams import NO_BEAT, UNKNOWN_DICTIONARY, StreamRecord
 
 NO_ENGINE = "no_engine"
 NO_STREAM = "no_stream"
+REPLACED = "replaced"
 HINTS: Mapping[str, str] = {
     NO_ENGINE: "No engine is connected. Is it started with the tap and this socket? See `saewatch vllm-args`.",
     NO_STREAM: "An engine is connected, but it has opened no stream or has ended all. See its log.",
+    REPLACED: "Another engine of the same name has connected, and this one is not heard. Give each its own `instance`.",
     NO_BEAT: "The engine has not been heard of for 3 seconds. Is it running, and does it reach this socket?",
     UNKNOWN_DICTIONARY: "Add the dictionary's bundle to `dictionaries` in the sidecar's configuration and restart it.",
 }
@@ -26,12 +28,18 @@ class Blindness:
     def __init__(self) -> None:
         self.states: tuple[BlindState, ...] = ()
 
-    def look(self, streams: Iterable[StreamRecord], connected: Collection[EngineKey], now_ns: int) -> bool:
-        """Looks anew; True when something changed."""
+    def look(
+        self,
+        streams: Iterable[StreamRecord],
+        connected: Collection[EngineKey],
+        replaced: Collection[EngineKey],
+        now_ns: int,
+    ) -> bool:
+        """Looks anew; True when something changed. ``replaced`` are connected too, but another has their place."""
         found = {(state.reason, state.subject): state for state in self.states}
-        states = tuple(
-            found.get((state.reason, state.subject), state) for state in _states(list(streams), connected, now_ns)
-        )
+        told = _states(list(streams), connected, now_ns)
+        told += [_without_stream(REPLACED, f"{engine} of {epoch}", now_ns) for engine, epoch in replaced]
+        states = tuple(found.get((state.reason, state.subject), state) for state in told)
         changed = states != self.states
         self.states = states
         return changed

@@ -40,7 +40,7 @@ class Observed:
     requests: tuple[Identity, ...]
     span_request: I32  # [R] index into requests, or UNKNOWN
     missed_request: I32  # [M] the same
-    newly_fired: I32  # features of the table, once for each live request in which they fired for the first time
+    newly_fired: I32  # features of the table, once for each counted request in which they fired for the first time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,6 +88,7 @@ class StreamState:
     received_rows: int
     received_missed: int
     received_firings: int
+    unread_rows: int  # of those received: refused, or of a dictionary that is not known
     seq_gaps: int
     duplicates: int
     slots: int

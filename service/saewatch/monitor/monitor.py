@@ -27,7 +27,7 @@ from saewatch.core.records import (
     StreamOpen,
 )
 from saewatch.monitor import observe
-from saewatch.monitor.blindness import Blindness
+from saewatch.monitor.blindness import HINTS, REPLACED, Blindness
 from saewatch.monitor.events import BlindState, EngineCost, Event, RequestEnded, Standing, StreamState, Unreadable
 from saewatch.monitor.record import RequestRecord, record_of
 from saewatch.monitor.requests import EngineKey, Request, RequestTable
@@ -134,9 +134,7 @@ class Monitor:
             if state.link is None and now_ns - state.left_ns > limits.LOST_ENGINE_NS:
                 del self._engines[engine]
                 events += self._lose(self._requests.of_engine(engine), now_ns)
-        if self._blindness.look(self._streams, self._connected(), now_ns):
-            events.append(self.standing(now_ns))
-        return events
+        return [*events, *self._look(now_ns)]
 
     def acknowledge(self, link: int, number: int) -> Ack | None:
         """What has been received of the stream that this link carries under that number."""
@@ -172,23 +170,47 @@ class Monitor:
     def _identify(self, number: int, link: Link, engine: EngineKey, now_ns: int) -> list[Event]:
         """A link belongs to an engine from its first stream or beat on."""
         if link.engine == engine:
+            self._owned(number, link)
             return []
         if link.engine is not None:
-            raise RecordError("engine", found=f"{engine[0]} of {engine[1]}", expected=f"{link.engine[0]}, as before")
+            raise RecordError("engine", found=_named(engine), expected=f"{link.engine[0]}, as before")
         link.engine = engine
+        others = {known for known in self._engines if known[0] == engine[0] and known != engine}
+        newest = max(others, default=engine)
+        if newest > engine:
+            raise RecordError(
+                "engine", found=_named(engine), expected=f"{_named(newest)} or later", hint=HINTS[REPLACED]
+            )
         known = self._engines.get(engine)
         if known is not None:
             link.reconnected = True
             self._requests.doubt(engine)
         self._engines[engine] = EngineState(number, stage_seconds=known.stage_seconds if known else None)
         events: list[Event] = []
-        for older in self._streams.replaced(engine):
+        for older in sorted(others.union(self._streams.replaced(engine))):
             events += self._lose(self._requests.of_engine(older), now_ns)
             self._engines.pop(older, None)
         return events
 
-    def _connected(self) -> list[EngineKey]:
-        return [engine for engine, state in self._engines.items() if state.link is not None]
+    def _owned(self, number: int, link: Link) -> EngineKey:
+        """The engine that speaks on this link. Raises `RecordError` for none, and when another link took its place."""
+        if link.engine is None:
+            raise RecordError("engine", found="no stream or beat before it", expected="a connection of an engine")
+        if not self._owns(number, link.engine):
+            found, expected = f"{_named(link.engine)}, whose place another took", "an engine with a name of its own"
+            raise RecordError("engine", found=found, expected=expected, hint=HINTS[REPLACED])
+        return link.engine
+
+    def _owns(self, number: int, engine: EngineKey) -> bool:
+        state = self._engines.get(engine)
+        return state is not None and state.link == number
+
+    def _see(self, now_ns: int) -> bool:
+        """Looks for what is blind; True when something changed."""
+        connected = [engine for engine, state in self._engines.items() if state.link is not None]
+        links = ((number, link.engine) for number, link in self._links.items())
+        replaced = [engine for number, engine in links if engine and not self._owns(number, engine)]
+        return self._blindness.look(self._streams, connected, replaced, now_ns)
 
     def _open(self, number: int, link: Link, record: StreamOpen, now_ns: int) -> list[Event]:
         events = self._identify(number, link, (record.engine, record.epoch), now_ns)
@@ -208,7 +230,7 @@ class Monitor:
             unheard = [request for request in self._requests.of_engine(engine) if not request.confirmed]
             events += self._lose(unheard, now_ns)
         streams = self._streams.beat(record, now_ns)
-        self._blindness.look(self._streams, self._connected(), now_ns)
+        self._see(now_ns)
         return [*events, *self._cost(record, streams), self.standing(now_ns)]
 
     def _cost(self, record: Beat, streams: Iterable[StreamRecord]) -> list[Event]:
@@ -235,7 +257,7 @@ class Monitor:
 
     def _stream_end(self, _: int, link: Link, record: StreamEnd, now_ns: int) -> list[Event]:
         self._streams.end(self._stream(link, record.stream, "stream_end.stream"), record)
-        self._blindness.look(self._streams, self._connected(), now_ns)
+        self._see(now_ns)
         return [self.standing(now_ns)]
 
     def _stream(self, link: Link, number: int, subject: str) -> StreamRecord:
@@ -245,15 +267,14 @@ class Monitor:
         return stream
 
     def _look(self, now_ns: int) -> list[Event]:
-        changed = self._blindness.look(self._streams, self._connected(), now_ns)
-        return [self.standing(now_ns)] if changed else []
+        return [self.standing(now_ns)] if self._see(now_ns) else []
 
     # --- requests -------------------------------------------------------------------------------------------------
-    def _start(self, _: int, link: Link, record: RequestStart, now_ns: int) -> list[Event]:
-        return self._told_lost(self._requests.start(self._engine(link), record, now_ns))
+    def _start(self, number: int, link: Link, record: RequestStart, now_ns: int) -> list[Event]:
+        return self._told_lost(self._requests.start(self._owned(number, link), record, now_ns))
 
-    def _end(self, _: int, link: Link, record: RequestEnd, now_ns: int) -> list[Event]:
-        request = self._requests.end(self._engine(link), record, now_ns)
+    def _end(self, number: int, link: Link, record: RequestEnd, now_ns: int) -> list[Event]:
+        request = self._requests.end(self._owned(number, link), record, now_ns)
         return [] if self._requests.waits(request) else [self._ended(request)]
 
     def _label(self, _: int, __: Link, record: RequestLabel, ___: int) -> list[Event]:
@@ -290,15 +311,10 @@ class Monitor:
             lost=request.lost,
         )
 
-    def _engine(self, link: Link) -> EngineKey:
-        if link.engine is None:
-            raise RecordError("request", found="no stream or beat before it", expected="a connection of an engine")
-        return link.engine
-
     # --- batches --------------------------------------------------------------------------------------------------
     def _batch(self, _: int, link: Link, batch: FiringBatch, now_ns: int) -> list[Event]:
         stream = self._stream(link, batch.stream, "firing_batch.stream")
-        gaps = stream.seq_gaps
+        gaps, rows = stream.seq_gaps, stream.rows
         if not stream.accept(batch):
             self._counters["duplicate_batches"] += 1
             return []
@@ -307,12 +323,14 @@ class Monitor:
             table = self._table(stream, batch)
         except RecordError:
             self._counters["refused_tokens"] += _tokens(batch)
+            stream.unread += stream.rows - rows
             raise
         if table is None:
             self._counters["unreadable_tokens"] += _tokens(batch)
+            stream.unread += stream.rows - rows
             return [Unreadable(stream=stream.identity, tokens=_tokens(batch))]
         self._window.add(now_ns, tokens=batch.rows, firings=batch.firings, lag_ns=now_ns - batch.time_ns)
-        owners = observe.attribute(batch, self._engine(link), self._requests)
+        owners = observe.attribute(batch, (stream.opening.engine, stream.opening.epoch), self._requests)
         observe.book(batch, table, owners, self._requests)
         observed, given_up = observe.observe(batch, table, owners, self._requests)
         return [*self._released(given_up), *([observed] if observed else [])]
@@ -331,6 +349,10 @@ class Monitor:
     def _no_use(self, _: int, __: Link, ___: Record, ____: int) -> list[Event]:
         """A record that nothing here uses yet."""
         return []
+
+
+def _named(engine: EngineKey) -> str:
+    return f"{engine[0]} of {engine[1]}"
 
 
 def _tokens(batch: FiringBatch) -> int:

@@ -121,20 +121,24 @@ def identified(batch: FiringBatch, table: WatchTable, owners: Attributed, firsts
     )
 
 
-def live(identity: Identity | None) -> bool:
-    """Whether a request counts in the metrics of features."""
-    return identity is not None and identity.traffic_class == TrafficClass.LIVE
+def counts(identity: Identity) -> bool:
+    """Whether a request counts in the metrics of features: all that are not known to be ours.
+
+    An unlabelled one does, or a client would leave the metrics by its choice of endpoint. Every request has waited for
+    its label before.
+    """
+    return identity.traffic_class in {TrafficClass.LIVE, TrafficClass.UNLABELLED}
 
 
 def _newly_fired(
     batch: FiringBatch, table: WatchTable, requests: Sequence[Request], span_request: I32, firsts: Firsts
 ) -> I32:
-    """Features that fire for the first time in a live request, once for each such request."""
-    alive = np.array([*(live(one.identity) for one in requests), False], dtype=np.bool_)
-    if table.stream.opening.role != Role.STABLE or not alive.any() or not len(batch.row):
+    """Features that fire for the first time in a request that counts, once for each such request."""
+    counted_requests = np.array([*(one.identity and counts(one.identity) for one in requests), False], dtype=np.bool_)
+    if table.stream.opening.role != Role.STABLE or not counted_requests.any() or not len(batch.row):
         return _NONE
     firing, feature = table.fired(batch.slot, batch.value)
     request = span_request[spans.span_of_firings(batch)][firing]
-    counted = alive[request]
+    counted = counted_requests[request]
     places = np.array([*(one.place for one in requests), 0], dtype=np.int64)
     return firsts.new(table, places[request[counted]], feature[counted])

@@ -34,6 +34,7 @@ class StreamRecord:
     seq: int = 0
     rows: int = 0
     missed: int = 0
+    unread: int = 0  # rows that came and could not be explained
     firings: int = 0
     seq_gaps: int = 0
     duplicates: int = 0
@@ -79,6 +80,7 @@ class StreamRecord:
             received_rows=self.rows,
             received_missed=self.missed,
             received_firings=self.firings,
+            unread_rows=self.unread,
             seq_gaps=self.seq_gaps,
             duplicates=self.duplicates,
             slots=next(reversed(self.tables.values())).slots if self.tables else 0,

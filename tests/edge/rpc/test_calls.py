@@ -11,6 +11,7 @@ import pytest
 from saewatch.core.errors import AccessError
 from saewatch.edge.access import LocalAccess, Principal
 from saewatch.edge.pb import dictionary_pb2, firing_pb2, status_pb2
+from tests import fakes
 from tests.edge.rpc.served import Served, serving
 
 METHODS = [
@@ -76,3 +77,21 @@ async def leave_many(served: Served) -> None:
         if not served.firing.subscribers:
             return
         await asyncio.sleep(0.02)
+
+
+async def test_a_fault_of_ours_is_an_internal_status_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: object) -> None:
+        raise ValueError("out of range")
+
+    async with serving() as served:
+        watch = await served.watch()
+        monkeypatch.setattr(served.pipeline, "status", faulty)
+        monkeypatch.setattr(served.feed, "encoded", faulty)
+        served.put(fakes.beat())
+        served.pump()
+        for call in (watch.next(), served.statuses.GetStatus(status_pb2.GetStatusRequest())):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+            assert "out of range" not in str(caught.value.details()), "what is inside stays inside"
+        assert served.server.counters == {"internal_error": 2}

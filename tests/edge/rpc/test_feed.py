@@ -23,10 +23,11 @@ async def test_an_event_is_encoded_once_for_each_filter() -> None:
     one.take([Dropped(1, 2, 3)])
     entry = one.ring.next(one.ring.tail)
     assert entry is not None
-    first = one.encoded(entry, Filter())
-    assert one.encoded(entry, Filter()) is first
+    readers = one.enter(Filter())
+    first = one.encoded(entry, readers)
+    assert one.encoded(entry, one.enter(Filter())) is first
     assert one.encodings == 1
-    one.encoded(entry, Filter(tenants=frozenset({"x"})))
+    one.encoded(entry, one.enter(Filter(tenants=frozenset({"x"}))))
     assert one.encodings == 2
     assert first is not None
     assert firing_pb2.WatchFiringsResponse.FromString(first).gap.tokens == 2
@@ -36,9 +37,9 @@ async def test_encodings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ENCODINGS_BYTES", 100)
     one = feed()
     one.take([Dropped(1, 2, 3)] * 50)
-    cursor = one.ring.tail
+    cursor, readers = one.ring.tail, one.enter(Filter())
     while (entry := one.ring.next(cursor)) is not None:
-        one.encoded(entry, Filter())
+        one.encoded(entry, readers)
         cursor = entry.after
     assert one.encoded_bytes <= 100
     assert one.encodings == 50
@@ -74,3 +75,16 @@ async def test_order_is_kept_between_batches_and_other_events() -> None:
         cursor = entry.after
     assert kinds == ["Gathered", "Standing", "Gathered", "RequestEnded"]
     assert (one.ring.head.tokens, one.ring.head.firings) == (2, 0)
+
+
+async def test_encodings_go_with_the_last_reader_of_their_filter() -> None:
+    one = feed()
+    one.take([Dropped(1, 2, 3)])
+    entry = one.ring.next(one.ring.tail)
+    assert entry is not None
+    left, right = one.enter(Filter()), one.enter(Filter())
+    one.encoded(entry, left)
+    one.leave(left)
+    assert (one.encodings_kept, one.encoded_bytes > 0) == (1, True)
+    one.leave(right)
+    assert (one.encodings_kept, one.encoded_bytes) == (0, 0)

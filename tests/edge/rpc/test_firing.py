@@ -120,9 +120,12 @@ async def test_a_filter_chooses_requests_and_firings() -> None:
         ({"categories": ["vcx"]}, "filter.categories[0]"),
         ({"traffic_classes": [0]}, "filter.traffic_classes[0]"),
         ({"request_ids": ["x"] * 1001}, "filter.request_ids"),
+        ({"request_ids": ["x", "ä" * 129]}, "filter.request_ids[1]"),
+        ({"tenants": ["x" * 256] * 200, "request_ids": ["x" * 256] * 57}, "filter.request_ids"),
+        ({"min_value": float("nan")}, "filter.min_value"),
     ],
 )
-async def test_a_filter_that_can_match_nothing_is_refused(fields: dict[str, Any], named: str) -> None:
+async def test_a_filter_that_can_match_nothing_or_is_too_long_is_refused(fields: dict[str, Any], named: str) -> None:
     async with serving() as served:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await served.watch(filter=firing_pb2.FiringFilter(**fields))
@@ -342,3 +345,20 @@ async def test_an_answer_holds_what_a_client_takes(monkeypatch: pytest.MonkeyPat
         for number in range(1, 9):
             request(served, number, client_id="same")
         assert 0 < len((await served.record("same")).records) < 8
+
+
+async def test_nothing_is_kept_for_a_filter_that_nobody_has_any_more() -> None:
+    async with serving() as served:
+        request(served, 7)
+        stays = await served.watch(filter=firing_pb2.FiringFilter(tenants=["acme"]))
+        for number in range(20):
+            wanted = firing_pb2.FiringFilter(tenants=["acme"], request_ids=[f"{number}"])
+            watch = await served.watch(filter=wanted)
+            served.batch([(7, number, 1)])
+            served.pump()
+            await stays.batch()
+            watch.call.cancel()
+        stays.call.cancel()
+        await served.firing.left(5.0)
+        assert served.feed.encodings == 40
+        assert served.feed.encodings_kept == 0

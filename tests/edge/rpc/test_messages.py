@@ -7,11 +7,13 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import SEVERITIES
-from saewatch.core.records import Outcome, Role, TrafficClass
+from saewatch.core.errors import RecordError
+from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
 from saewatch.edge.pb import common_pb2, firing_pb2
 from saewatch.edge.rpc import messages
+from saewatch.monitor.monitor import Monitor
 from tests import fakes
-from tests.monitor.stage import Stage, observed
+from tests.monitor.stage import ENGINE, Stage, observed
 
 LISTS = [
     (common_pb2.Role, [one.name for one in Role]),
@@ -67,3 +69,30 @@ def test_books_before_the_first_beat() -> None:
     (state,) = stage.monitor.status(stage.now).streams
     books = messages.books(state)
     assert (books.stream, books.fed, books.coverage, books.HasField("beat_time")) == (1, 0, 1.0, False)
+
+
+def coverage(stage: Stage) -> float:
+    (state,) = stage.monitor.status(stage.now).streams
+    return messages.books(state).coverage
+
+
+def test_what_the_sidecar_could_not_read_is_not_covered() -> None:
+    stage = Stage()
+    stage.monitor = Monitor(dictionaries={})
+    stage.monitor.connect(ENGINE)
+    stage.put(fakes.stream_open(stage.known))
+    stage.batch([(7, 0, 5), (7, 1, 2, Origin.RECOMPUTED)])
+    stage.beat(StreamBeat(stream=1, seq=1, fed=5, encoded=5))
+    assert coverage(stage) == 0.0
+
+
+def test_what_the_sidecar_refused_is_not_covered() -> None:
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    with pytest.raises(RecordError):
+        stage.batch([(7, 0, 2)], [(0, 4, 1.0)], missed=[(7, Reason.GAP, 3)])
+    assert coverage(stage) == 1.0, "nothing was fed yet, as far as the books go"
+    stage.beat(StreamBeat(stream=1, seq=1, fed=13, encoded=7, reused=3, missed={"gap": 3}))
+    assert coverage(stage) == 8 / 13
+    stage.beat(StreamBeat(stream=1, seq=1, fed=13, encoded=1, in_flight=12))
+    assert coverage(stage) == 0.0, "not negative where the books are older"

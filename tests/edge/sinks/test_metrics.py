@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from saewatch.core.batch import Origin, Reason
-from saewatch.core.records import StreamBeat
+from saewatch.core.records import StreamBeat, StreamEnd
 from saewatch.edge.pipeline import QueueState
 from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.monitor.events import Event
@@ -94,15 +94,14 @@ def test_counting_goes_on_between_scrapes() -> None:
         assert where(found["saewatch_firing_requests_total"], feature="threat.l1") == 1
 
 
-def test_what_is_not_live_or_recomputed_or_shadow_fires_in_no_series() -> None:
+def test_what_is_no_users_traffic_or_recomputed_or_shadow_fires_in_no_series() -> None:
     one = stage()
     one.label(7, traffic_class="canary")
     one.start(7)
-    one.start(8, name="plain")
     one.label(9)
     one.start(9)
-    spans: list[fakes.Span] = [(7, 0, 1), (8, 0, 1), (9, 0, 1, Origin.RECOMPUTED), (99, 0, 1)]
-    one.batch(spans, [(row, 2, 1.0) for row in range(4)])
+    spans: list[fakes.Span] = [(7, 0, 1), (9, 0, 1, Origin.RECOMPUTED)]
+    one.batch(spans, [(row, 2, 1.0) for row in range(2)])
     found = after(one.events)["saewatch_firings_total"]
     assert where(found, feature="threat.l1") == 0
     shadow = Stage()
@@ -212,3 +211,35 @@ def test_books_make_no_counter() -> None:
     one = stage()
     one.beat(StreamBeat(stream=1, seq=0, fed=1000, encoded=1000, firings=5000))
     assert "saewatch_tokens_total" not in after(one.events), "a restart of the sidecar must not count them again"
+
+
+def test_no_choice_of_endpoint_takes_a_request_out_of_the_metric() -> None:
+    one = stage()
+    one.start(8, name="resp_without_a_key")
+    one.batch([(8, 0, 1), (99, 0, 1)], [(0, 2, 1.0), (1, 2, 1.0)])
+    found = after(one.events)
+    assert where(found["saewatch_firings_total"], feature="threat.l1") == 2, "the unlabelled one and the unknown one"
+    assert where(found["saewatch_firing_requests_total"], feature="threat.l1") == 1
+
+
+def test_a_canary_whose_label_comes_late_does_not_count_and_one_that_is_never_labelled_does() -> None:
+    one, metrics = stage(), sink()
+    for request in (7, 8):
+        one.start(request)
+        one.batch([(request, 0, 1)], [(0, 2, 1.0)])
+    one.tick(0.9)
+    one.label(7, traffic_class="canary")
+    one.tick(0.2)
+    found = after(one.events, metrics)
+    assert where(found["saewatch_firings_total"], feature="threat.l1") == 1
+    assert where(found["saewatch_firing_requests_total"], feature="threat.l1") == 1
+
+
+def test_the_queues_of_engines_that_are_gone_are_forgotten() -> None:
+    one, metrics = stage(), sink()
+    for number in range(2, 100):
+        one.put(fakes.stream_open(one.known, stream=number, engine="engine-0", model_name=f"model-{number}"))
+        one.put(StreamEnd(stream=number - 1, reason="swap", final=StreamBeat(stream=number - 1, seq=0)))
+        one.beat(queue_bytes=number)
+    found = after(one.events, metrics)["saewatch_queue_bytes"]
+    assert [value for labels, value in found.items() if ("sink", "engine") in labels] == [99]

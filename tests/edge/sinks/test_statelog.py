@@ -32,6 +32,7 @@ def test_each_change_once_and_no_data() -> None:
         ("sees again", "no_beat"),
         ("stream opened", ""),
         ("stream ended", ""),
+        ("blind", "replaced"),
     ]
     assert lines[0]["log_level"] == "warning"
     assert lines[0]["hint"]

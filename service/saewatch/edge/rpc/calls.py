@@ -7,17 +7,23 @@ through: a handler that swallowed it would leak the call.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
+import structlog
 from google.protobuf.message import Message
 
-from saewatch.core.errors import AccessError
+from saewatch.core.errors import AccessError, SaewatchError
 from saewatch.edge.access import LocalAccess, Principal
 from saewatch.edge.rpc.refusals import Refusal, refuse
 
+logger = structlog.get_logger(__name__)
+
+INTERNAL_ERROR = "internal_error"
+"""Counted: calls that met a bug of ours."""
 Asked = TypeVar("Asked", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,51 +44,70 @@ class Streaming:
     call: Callable[[Any, Principal], AsyncGenerator[bytes, None]]
 
 
-def handlers(service: str, methods: Mapping[str, Unary | Streaming], access: LocalAccess) -> grpc.GenericRpcHandler:
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What every call passes: who may come in, and where faults of ours are counted."""
+
+    access: LocalAccess
+    counters: Counter[str]
+
+    def principal(self, context: Context) -> Principal:
+        """Who asks. Raises `Refusal` for nobody."""
+        try:
+            return self.access.principal(dict(context.invocation_metadata() or ()))
+        except AccessError as error:
+            raise Refusal(grpc.StatusCode.UNAUTHENTICATED, error, reason="UNAUTHENTICATED") from error
+
+    async def fault(self, context: Context, error: Exception) -> NoReturn:
+        """Ends a call that met a bug of ours: the log has it, the caller gets none of it."""
+        self.counters[INTERNAL_ERROR] += 1
+        logger.error("call failed", exc_info=error)
+        told = SaewatchError("call", found="a fault of the sidecar", expected="an answer", hint="Its log has more.")
+        await refuse(context, Refusal(grpc.StatusCode.INTERNAL, told, reason="INTERNAL"))
+
+
+def handlers(service: str, methods: Mapping[str, Unary | Streaming], door: Door) -> grpc.GenericRpcHandler:
     """The handlers of a service, for a server."""
     return grpc.method_handlers_generic_handler(
-        service, {name: _handler(method, access) for name, method in methods.items()}
+        service, {name: _handler(method, door) for name, method in methods.items()}
     )
 
 
-def _handler(method: Unary | Streaming, access: LocalAccess) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(method: Unary | Streaming, door: Door) -> grpc.RpcMethodHandler[Any, Any]:
     read = method.request.FromString
     if isinstance(method, Unary):
         return grpc.unary_unary_rpc_method_handler(
-            _answering(method, access), request_deserializer=read, response_serializer=_serialised
+            _answering(method, door), request_deserializer=read, response_serializer=_serialised
         )
     return grpc.unary_stream_rpc_method_handler(
-        _streaming(method, access), request_deserializer=read, response_serializer=_as_it_is
+        _streaming(method, door), request_deserializer=read, response_serializer=_as_it_is
     )
 
 
-def _answering(method: Unary, access: LocalAccess) -> Any:
+def _answering(method: Unary, door: Door) -> Any:
     async def call(request: Message, context: Context) -> Message:
         try:
-            return await method.call(request, _principal(access, context))
+            return await method.call(request, door.principal(context))
         except Refusal as refusal:
             await refuse(context, refusal)
+        except Exception as error:  # the whole call: what a method meets ends in one status, log line and count
+            await door.fault(context, error)
 
     return call
 
 
-def _streaming(method: Streaming, access: LocalAccess) -> Any:
+def _streaming(method: Streaming, door: Door) -> Any:
     async def call(request: Message, context: Context) -> AsyncIterator[bytes]:
         try:
-            async with contextlib.aclosing(method.call(request, _principal(access, context))) as messages:
+            async with contextlib.aclosing(method.call(request, door.principal(context))) as messages:
                 async for message in messages:
                     yield message
         except Refusal as refusal:
             await refuse(context, refusal)
+        except Exception as error:  # the whole call: what a method meets ends in one status, log line and count
+            await door.fault(context, error)
 
     return call
-
-
-def _principal(access: LocalAccess, context: Context) -> Principal:
-    try:
-        return access.principal(dict(context.invocation_metadata() or ()))
-    except AccessError as error:
-        raise Refusal(grpc.StatusCode.UNAUTHENTICATED, error, reason="UNAUTHENTICATED") from error
 
 
 def _serialised(message: Message) -> bytes:

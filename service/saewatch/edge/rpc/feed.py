@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from saewatch.core import limits
 from saewatch.edge.pb import firing_pb2
@@ -25,6 +26,14 @@ BATCH, TABLE, COVERAGE, GAP, HEARTBEAT, ENDED, DRAIN = range(1, 8)
 """Fields of WatchFiringsResponse.event."""
 
 
+@dataclass(slots=True, eq=False)
+class Readers:
+    """The subscribers that have the same filter."""
+
+    wanted: Filter
+    count: int = 0
+
+
 class Feed:
     """Events for subscribers. ``on_lag`` is told, in seconds, how long each batch took from its step to the ring."""
 
@@ -37,7 +46,8 @@ class Feed:
         self._timer: asyncio.TimerHandle | None = None
         self._lags: list[int] = []  # times of the steps that wait
         self._bell = asyncio.Event()
-        self._encoded: OrderedDict[tuple[int, Filter], bytes | None] = OrderedDict()
+        self._readers: dict[Filter, Readers] = {}
+        self._encoded: OrderedDict[tuple[int, Readers], bytes | None] = OrderedDict()
         self.encodings = 0
         """Events encoded so far."""
         self.encoded_bytes = 0
@@ -77,11 +87,30 @@ class Feed:
         self._bell.set()
         self._bell = asyncio.Event()
 
-    def encoded(self, entry: Entry[Shown], wanted: Filter) -> bytes | None:
+    @property
+    def encodings_kept(self) -> int:
+        """Events that are kept encoded, or found to be of no interest."""
+        return len(self._encoded)
+
+    def enter(self, wanted: Filter) -> Readers:
+        """A subscriber comes."""
+        readers = self._readers.setdefault(wanted, Readers(wanted))
+        readers.count += 1
+        return readers
+
+    def leave(self, readers: Readers) -> None:
+        """It goes; with the last one of its filter what was encoded for it."""
+        readers.count -= 1
+        if not readers.count:
+            del self._readers[readers.wanted]
+            for key in [key for key in self._encoded if key[1] is readers]:
+                self.encoded_bytes -= len(self._encoded.pop(key) or b"")
+
+    def encoded(self, entry: Entry[Shown], readers: Readers) -> bytes | None:
         """The event as a field of WatchFiringsResponse; None when nothing of it is wanted."""
-        key = (entry.at.event, wanted)
+        key = (entry.at.event, readers)
         if key not in self._encoded:
-            data = self._encoded[key] = _encode(entry, wanted)
+            data = self._encoded[key] = _encode(entry, readers.wanted)
             self.encodings += 1
             self.encoded_bytes += len(data or b"")
             while self.encoded_bytes > limits.ENCODINGS_BYTES or len(self._encoded) > 4096:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 
@@ -21,7 +22,7 @@ from saewatch.edge.pb import firing_pb2
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.rpc import messages, wire
 from saewatch.edge.rpc.calls import Streaming, Unary
-from saewatch.edge.rpc.feed import DRAIN, GAP, HEARTBEAT, TABLE, Feed
+from saewatch.edge.rpc.feed import DRAIN, GAP, HEARTBEAT, TABLE, Feed, Readers
 from saewatch.edge.rpc.filters import Filter
 from saewatch.edge.rpc.gather import Gathered
 from saewatch.edge.rpc.refusals import Refusal, invalid, missing
@@ -34,6 +35,9 @@ RESUME_TOKEN = 15
 ANSWER_BYTES = 3 * limits.MIB
 """Of GetRequestRecord: clients take 4 MiB unless told otherwise."""
 FILTER_ITEMS = 1000
+FILTER_ITEM_BYTES = 256
+FILTER_BYTES = 64 * limits.KIB
+"""Of all items of a filter: a subscriber keeps one as long as it stays."""
 _CLASS_NAMES = {number: name for name, number in messages.TRAFFIC_CLASSES.items()}
 
 
@@ -116,18 +120,20 @@ class FiringService:
             raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, error, reason="SUBSCRIBERS", retry_s=5.0)
         self.subscribers += 1
         self._nobody.clear()
+        readers = self._feed.enter(wanted)
         try:
             yield self._heartbeat(cursor)
             if gap is not None:
                 yield self._response(wire.delimited(GAP, gap.SerializeToString()), cursor)
-            async for message in self._events(cursor, wanted):
+            async for message in self._events(cursor, readers):
                 yield message
         finally:
+            self._feed.leave(readers)
             self.subscribers -= 1
             if not self.subscribers:
                 self._nobody.set()
 
-    async def _events(self, cursor: Cursor, wanted: Filter) -> AsyncGenerator[bytes, None]:
+    async def _events(self, cursor: Cursor, readers: Readers) -> AsyncGenerator[bytes, None]:
         ring, told = self._feed.ring, set[int]()
         spoke = time.monotonic()
         while True:
@@ -148,7 +154,7 @@ class FiringService:
                 await self._feed.changed(HEARTBEAT_S)
                 continue
             cursor = entry.after
-            data = self._feed.encoded(entry, wanted)
+            data = self._feed.encoded(entry, readers)
             if data is None:
                 await asyncio.sleep(0)  # a reader far behind, with a filter that takes nothing, must not stop the loop
                 continue
@@ -190,6 +196,9 @@ class FiringService:
         _known("filter.traffic_classes", asked.traffic_classes, set(_CLASS_NAMES), "")
         for field in ("tenants", "request_ids"):
             _bounded(f"filter.{field}", getattr(asked, field))
+        _short(asked)
+        if math.isnan(asked.min_value):
+            raise invalid("filter.min_value", found="NaN", expected="a number")
         return Filter(
             feature_ids=frozenset(asked.feature_ids),
             categories=frozenset(asked.categories),
@@ -214,6 +223,21 @@ def _bounded(field: str, asked: Iterable[object]) -> list[object]:
     if len(listed) > FILTER_ITEMS:
         raise invalid(field, found=f"{len(listed)} items", expected=f"at most {FILTER_ITEMS}")
     return listed
+
+
+def _short(asked: firing_pb2.FiringFilter) -> None:
+    """Items and their sum are of a bounded length."""
+    total = 0
+    for field in ("feature_ids", "categories", "tenants", "request_ids"):
+        for index, item in enumerate(getattr(asked, field)):
+            size = len(item.encode())
+            if size > FILTER_ITEM_BYTES:
+                raise invalid(
+                    f"filter.{field}[{index}]", found=f"{size} bytes", expected=f"at most {FILTER_ITEM_BYTES}"
+                )
+            total += size
+        if total > FILTER_BYTES:
+            raise invalid(f"filter.{field}", found=f"{total} bytes with it", expected=f"at most {FILTER_BYTES} in all")
 
 
 def _gap(overtaken: Missing) -> bytes:

@@ -77,10 +77,15 @@ def books(state: StreamState) -> common_pb2.StreamBooks:
         imbalance=told.imbalance,
         firings=told.firings,
         sink_calls=told.sink_calls,
-        coverage=(told.encoded + told.reused) / told.fed if told.fed else 1.0,
+        coverage=_coverage(told, state.unread_rows),
         beat_time=timestamp(state.beat_time_ns),
         blind=state.blind,
     )
+
+
+def _coverage(told: StreamBeat, unread: int) -> float:
+    """The share that was seen: not what was acknowledged and could not be read here. Books may be a second older."""
+    return max(told.encoded + told.reused - unread, 0) / told.fed if told.fed else 1.0
 
 
 def blind(state: BlindState) -> common_pb2.Blind:

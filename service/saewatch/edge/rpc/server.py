@@ -6,6 +6,7 @@ health checks with RESOURCE_EXHAUSTED too, and an orchestrator would kill a side
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError
 from saewatch.edge.access import LocalAccess
-from saewatch.edge.rpc.calls import handlers
+from saewatch.edge.rpc.calls import INTERNAL_ERROR, Door, handlers
 
 OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),  # or a second sidecar would share the port without a word
@@ -48,8 +49,11 @@ class RpcServer:
     def __init__(self, *, services: Sequence[Service], access: LocalAccess) -> None:
         self._names = [service.SERVICE for service in services]
         self._server = grpc.aio.server(options=OPTIONS)
+        self.counters: Counter[str] = Counter({INTERNAL_ERROR: 0})
+        """Faults of ours."""
+        door = Door(access, self.counters)
         self._server.add_generic_rpc_handlers(
-            tuple(handlers(service.SERVICE, service.methods(), access) for service in services)
+            tuple(handlers(service.SERVICE, service.methods(), door) for service in services)
         )
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -1,8 +1,9 @@
 """What Prometheus scrapes: counters made from batches, since the start of this process.
 
 The engines' own books, which begin with the engine, are in `StatusService.GetStatus`; the two are never mixed in one
-series. No label names a request, a tenant or anything else that a client could make up. Features are counted for live
-requests and the stable dictionary only, and a position that is computed again is not counted again.
+series. No label names a request, a tenant or anything else that a client could make up. Features are counted for the
+stable dictionary only, and in every request that is not labelled a canary, a shadow or a test; a position that is
+computed again is not counted again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from saewatch.edge.sinks.series import PREFIX, Counter
 from saewatch.monitor import spans
 from saewatch.monitor.blindness import HINTS
 from saewatch.monitor.events import EngineCost, Observed, Standing, Unreadable
-from saewatch.monitor.observe import live
+from saewatch.monitor.observe import counts
 from saewatch.monitor.tables import StreamIdentity, WatchTable
 
 COMMON = ("model_name", "engine")
@@ -57,9 +58,14 @@ class MetricsSink(Collector):
         tokens = ("hook_point", "role", "class", "outcome", "reason")
         self._tokens = Counter("tokens", "Tokens seen and missed, by reason.", COMMON + tokens, series)
         feature = (*COMMON, "feature", "category")
-        self._firings = Counter("firings", "Firings of a feature in live requests.", feature, series)
+        self._firings = Counter(
+            "firings", "Firings of a feature; canary, shadow and test requests are left out.", feature, series
+        )
         self._requests = Counter(
-            "firing_requests", "Live requests in which a feature fired at least once.", feature, series
+            "firing_requests",
+            "Requests in which a feature fired at least once; canary, shadow and test requests are left out.",
+            feature,
+            series,
         )
         self._overhead = Counter(
             "overhead_seconds", "What watching cost the engine, by stage.", (*COMMON, "stage"), series
@@ -83,7 +89,7 @@ class MetricsSink(Collector):
                 elif isinstance(item, EngineCost):
                     self._cost(item)
                 elif isinstance(item, Standing):
-                    self._standing = item
+                    self._stand(item)
 
     def observe_lag(self, seconds: Sequence[float]) -> None:
         """Batches became readable for subscribers ``seconds`` after their step."""
@@ -113,8 +119,8 @@ class MetricsSink(Collector):
 
     def _add_firings(self, item: Observed) -> None:
         batch, table = item.batch, item.table
-        alive = np.array([*map(live, item.requests), False], dtype=np.bool_)
-        counted = alive[item.span_request] & (batch.origin != Origin.RECOMPUTED)
+        of_request = np.array([*map(counts, item.requests), True], dtype=np.bool_)  # the last: requests not known
+        counted = of_request[item.span_request] & (batch.origin != Origin.RECOMPUTED)
         chosen = counted[spans.span_of_firings(batch)]
         _, feature = table.fired(batch.slot[chosen], batch.value[chosen])
         width = len(table.features)
@@ -130,6 +136,12 @@ class MetricsSink(Collector):
         self._engine_queues[place] = item.queue_bytes
         for stage, seconds in item.stage_seconds.items():
             self._overhead.add((*place, stage), seconds)
+
+    def _stand(self, standing: Standing) -> None:
+        """The queues of engines that are gone go; each beat's cost comes with a standing."""
+        self._standing = standing
+        present = {_common(state.identity) for state in standing.streams if not state.ended}
+        self._engine_queues = {place: size for place, size in self._engine_queues.items() if place in present}
 
     # --- scraping -------------------------------------------------------------------------------------------------
     def collect(self) -> Iterable[Metric]:

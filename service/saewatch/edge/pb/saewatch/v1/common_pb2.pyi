@@ -401,7 +401,7 @@ class StreamBooks(google.protobuf.message.Message):
     sink_calls: builtins.int
     """Forward passes that the tap saw, counted on the device."""
     coverage: builtins.float
-    """(encoded + reused) / fed; 1 where nothing was fed."""
+    """(encoded + reused) / fed, less the rows that the sidecar refused or could not read; 1 where nothing was fed."""
     blind: builtins.str
     """Why the stream sees nothing; empty: it sees."""
     @property

@@ -1,0 +1,101 @@
+"""The demo's own course, without an engine: how it ends, and what it leaves behind."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from deploy.demo import run as demo
+from deploy.demo.ending import SIGNALS, Ending, Stop
+from deploy.demo.screen import View
+from deploy.demo.servers import Server, session_members, start
+
+STUBBORN = 'trap "kill -{signal} $PPID; sleep 0.5; exit 0" TERM; echo ready; while :; do sleep 0.1; done'
+"""A child that has its parent signalled while that is cleaning up."""
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A signal that the demo does not take does not end the tests; and everything is as before afterwards."""
+
+    def miss(_number: int, _frame: FrameType | None) -> None:
+        return
+
+    before = {number: signal.signal(number, miss) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_no_signal_leaves_a_child_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The signal comes between the child's start and its entry, and once more during the clean-up."""
+    started: list[Server] = []
+
+    def run(*given: Any, ending: Ending) -> int:
+        servers: list[Server] = given[-1]
+        with ending.held():
+            server = start("child", ["sh", "-c", STUBBORN.format(signal=number.name[3:])], tmp_path / "log")
+            started.append(server)
+            wait_for(lambda: "ready" in server.log.read_text())
+            signal.raise_signal(number)
+            servers.append(server)
+        raise AssertionError("nobody stopped")
+
+    monkeypatch.setattr(demo, "run", run)
+    try:
+        assert demo.main(["--once"]) == 2, "not run to its end"
+        (server,) = started
+        assert server.process.returncode == 0, "asked, not killed"
+        assert session_members(server.process.pid) == []
+    finally:
+        for server in started:
+            server.stop()
+
+
+class Asks:
+    """Stands for `Shows`: the first prompt sees Ctrl-C, and all that run wait for the engine to end."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.engine_ended = threading.Event()
+
+    def ask(self, prompt: Mapping[str, Any], **_how: object) -> View:
+        self.asked.append(prompt["text"])
+        if len(self.asked) == demo.ONCE_AT_A_TIME:
+            os.kill(os.getpid(), signal.SIGINT)
+        self.engine_ended.wait(5)
+        return View(title="r")
+
+    def show(self, view: View) -> None:
+        """Is not shown."""
+
+
+def test_ctrl_c_does_not_wait_for_the_prompts_in_the_queue() -> None:
+    Ending()
+    shows: Any = Asks()
+    began = time.monotonic()
+    with pytest.raises(Stop):
+        demo.once(argparse.Namespace(prompts=24, max_tokens=4), shows, [])
+    assert time.monotonic() - began < 4
+    shows.engine_ended.set()
+    wait_for(lambda: not any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate()))
+    assert len(shows.asked) == demo.ONCE_AT_A_TIME
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,51 @@
+"""The ingest thread on a real socket, with a pipeline behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from saewatch.edge.pipeline import Pipeline, SinkQueue
+from saewatch.edge.sources import SocketSource
+from saewatch.monitor.events import Observed, StreamState
+from tests import fakes
+from tests.fakes import FakeEngine
+
+
+class Running:
+    """A source and its pipeline."""
+
+    def __init__(self, path: str) -> None:
+        self.known = fakes.dictionary()
+        self.queue = SinkQueue("q", lambda: None, bound=100_000)
+        self.pipeline = Pipeline(dictionaries={self.known.weights_digest: self.known}, queues=[self.queue])
+        self.source = SocketSource(path=path, consumer=self.pipeline)
+        self.path = path
+        self.items: list[object] = []
+
+    def engine(self, **fields: str | int) -> FakeEngine:
+        """An engine that connects."""
+        return FakeEngine(self.path, self.known, **fields)  # type: ignore[arg-type]  # names and epochs
+
+    def observed(self) -> list[Observed]:
+        """The batches that came out so far."""
+        self.items += self.queue.take()
+        return [item for item in self.items if isinstance(item, Observed)]
+
+    def stream(self, number: int = 0) -> StreamState:
+        """One stream's state."""
+        return self.pipeline.status().streams[number]
+
+    def faults(self) -> dict[str, int]:
+        """Counters that are not zero."""
+        return {name: count for name, count in self.source.counters.items() if count}
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+    """Waits for a condition."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
