@@ -49,5 +49,7 @@ def test_a_budget_that_is_too_small_says_by_what_and_what_would_fit(manifest: Ma
     little = config(device_budget_mib=asked.total // 2**20)
     with pytest.raises(ConfigError, match=r"device_budget_mib: found .*MiB, expected .*staging .*About \d+ slots"):
         check_budget(asked, little, rows=8192, slots=100)
+    with pytest.raises(ConfigError, match=r"found .* of 2048 MiB left, expected"):
+        check_budget(asked, config(), rows=8192, slots=100, taken=2**31 - asked.total + 1)
     with pytest.raises(ConfigError, match="Raise it to"):
         check_budget(asked, config(device_budget_mib=1), rows=8192, slots=100)

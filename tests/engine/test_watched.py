@@ -63,6 +63,15 @@ def test_a_census_that_would_take_the_queue_is_refused(tmp_path: Path) -> None:
         open_watched(config, an_engine(), Blocks())
 
 
+def test_two_dictionaries_share_the_budget(tmp_path: Path) -> None:
+    use = DictionaryUse(path=str(BUNDLE))
+    engine = an_engine(rows=65_536)
+    (one,) = open_watched(a_config(tmp_path), engine, Blocks())
+    enough_for_one = a_config(tmp_path, dictionaries=(use, use), device_budget_mib=one.footprint.total // 2**20 + 1)
+    with pytest.raises(ConfigError, match=r"device_budget_mib: found .* left"):
+        open_watched(enough_for_one, engine, Blocks())
+
+
 def test_two_dictionaries_have_two_streams_and_two_sinks(tmp_path: Path) -> None:
     use, blocks = DictionaryUse(path=str(BUNDLE)), Blocks()
     first, second = open_watched(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)

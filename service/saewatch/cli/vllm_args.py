@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.no_middleware:
         words += ["--middleware", MIDDLEWARE]
         environment["SAEWATCH_SOCKET"] = socket
-    memory = [_memory(one, use, config, options.rows) for one, use in zip(known, uses, strict=True)]
+    memory: list[Footprint] = []
+    for one, use in zip(known, uses, strict=True):
+        memory.append(_memory(one, use, config, options.rows, taken=sum(before.total for before in memory)))
     if options.json:
         found = {"arguments": words, "environment": environment, "device_bytes": sum(one.total for one in memory)}
         print(json.dumps(found))
@@ -68,11 +70,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _memory(known: KnownDictionary, use: DictionaryUse, config: TapConfig, rows: int) -> Footprint:
+def _memory(known: KnownDictionary, use: DictionaryUse, config: TapConfig, rows: int, *, taken: int) -> Footprint:
     """What it takes on a GPU. ManifestError for a feature that the catalogue lacks, ConfigError over budget."""
     slots = len(known.catalogue.watch_list(known.manifest, use.watch).rows)
     needed = footprint(known.manifest, use, config, rows=rows, slots=slots)
-    check_budget(needed, config, rows=rows, slots=slots)
+    check_budget(needed, config, rows=rows, slots=slots, taken=taken)
     return needed
 
 

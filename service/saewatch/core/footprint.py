@@ -91,16 +91,21 @@ def firings_max(config: TapConfig, *, rows: int, slots: int) -> int:
     return rows * min(config.firings_per_token, max(slots, 1))
 
 
-def check_budget(needed: Footprint, config: TapConfig, *, rows: int, slots: int) -> None:
-    """ConfigError when a stream needs more than the budget, saying by what and what would fit."""
-    budget = config.device_budget_mib * limits.MIB
+def check_budget(needed: Footprint, config: TapConfig, *, rows: int, slots: int, taken: int = 0) -> None:
+    """ConfigError when a stream needs more than the budget leaves, saying by what and what would fit.
+
+    ``taken``: bytes of the streams before it.
+    """
+    budget = config.device_budget_mib * limits.MIB - taken
     if needed.total <= budget:
         return
     fixed = needed.total - needed.watched - needed.temporary
     each = max(1, (needed.watched + needed.temporary) // max(1, slots))
     fits = (budget - fixed) // each
-    hint = f"About {fits} slots would fit at {rows} rows a step." if fits > 0 else f"Raise it to {mib(needed.total)}."
-    raise ConfigError("device_budget_mib", found=mib(budget), expected=str(needed), hint=hint)
+    enough = f"Raise it to {mib(taken + needed.total)}."
+    hint = f"About {fits} slots would fit at {rows} rows a step." if fits > 0 else enough
+    found = f"{mib(budget)} of {config.device_budget_mib} MiB left" if taken else mib(budget)
+    raise ConfigError("device_budget_mib", found=found, expected=str(needed), hint=hint)
 
 
 def mib(size: int) -> str:

@@ -15,7 +15,7 @@ from saewatch.core.batch import Census as CensusRecord
 from saewatch.core.batch import SlotKind, WatchSet
 from saewatch.core.errors import ConfigError, SelfTestFailed
 from saewatch.core.fit import ModelFacts, verify_fit
-from saewatch.core.footprint import check_budget, firings_max, footprint, needs_whole
+from saewatch.core.footprint import Footprint, check_budget, firings_max, footprint, needs_whole
 from saewatch.core.hookpoint import HookPoint
 from saewatch.core.manifest import Exclusions
 from saewatch.core.records import StreamOpen
@@ -58,6 +58,7 @@ class Watched:
     encoder: Encoder
     sink: Sink
     share: float  # of rows in the census
+    footprint: Footprint
     firings_max: int
     counting: Census | None = None
     rows_seen: int = 0
@@ -147,10 +148,11 @@ def open_watched(config: TapConfig, engine: Engine, block: Callable[[HookPoint],
     Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit.
     """
     loaded = [(use, load_bundle(Path(use.path), decoder=use.census > 0)) for use in config.dictionaries]
-    return [
-        _watched(number, use, bundle, config=config, engine=engine, block=block)
-        for number, (use, bundle) in enumerate(loaded, start=1)
-    ]
+    found: list[Watched] = []
+    for number, (use, bundle) in enumerate(loaded, start=1):
+        taken = sum(one.footprint.total for one in found)
+        found.append(_watched(number, use, bundle, config=config, engine=engine, block=block, taken=taken))
+    return found
 
 
 def blind_stream(engine: Engine, reason: str) -> Stream:
@@ -166,6 +168,7 @@ def _watched(
     config: TapConfig,
     engine: Engine,
     block: Callable[[HookPoint], nn.Module],
+    taken: int,
 ) -> Watched:
     proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
     _check_census(use, bundle, config)
@@ -173,7 +176,18 @@ def _watched(
     target = block(point)
     like = next(target.parameters())
     watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
-    encoder = _encoder(use, bundle, config=config, rows=engine.rows, slots=len(watch.rows), like=like)
+    rows, slots = engine.rows, len(watch.rows)
+    needed = footprint(
+        bundle.manifest,
+        use,
+        config,
+        rows=rows,
+        slots=slots,
+        element_bytes=like.element_size(),
+        staged=like.device.type != "cpu",
+    )
+    check_budget(needed, config, rows=rows, slots=slots, taken=taken)
+    encoder = _encoder(use, bundle, rows=rows, slots=slots, device=like.device)
     encoder.load(bundle.dictionary, watch)
     sink = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=like)
     attach(target, sink, f"saewatch_sink_{number}")
@@ -187,7 +201,8 @@ def _watched(
         encoder=encoder,
         sink=sink,
         share=use.census,
-        firings_max=firings_max(config, rows=engine.rows, slots=len(watch.rows)),
+        footprint=needed,
+        firings_max=firings_max(config, rows=rows, slots=slots),
         counting=counting,
     )
 
@@ -201,17 +216,13 @@ def _check_census(use: DictionaryUse, bundle: Bundle, config: TapConfig) -> None
         raise ConfigError("saewatch.queue_bytes", found=config.queue_bytes, expected=expected, hint=hint)
 
 
-def _encoder(use: DictionaryUse, bundle: Bundle, *, config: TapConfig, rows: int, slots: int, like: Tensor) -> Encoder:
-    """An encoder within the budget, on the device and for rows of the type of ``like``."""
-    manifest, staged = bundle.manifest, like.device.type != "cpu"
-    size = like.element_size()
-    needed = footprint(manifest, use, config, rows=rows, slots=slots, element_bytes=size, staged=staged)
-    check_budget(needed, config, rows=rows, slots=slots)
+def _encoder(use: DictionaryUse, bundle: Bundle, *, rows: int, slots: int, device: torch.device) -> Encoder:
+    manifest = bundle.manifest
     whole = None
     if needs_whole(manifest, use):
-        whole = Whole.sized(bundle.dictionary, decoder=use.census > 0, device=like.device)
+        whole = Whole.sized(bundle.dictionary, decoder=use.census > 0, device=device)
     return Encoder(
-        rows_max=rows, d_in=manifest.encoder.d_in, slots_max=slots, mode=use.mode, whole=whole, device=like.device
+        rows_max=rows, d_in=manifest.encoder.d_in, slots_max=slots, mode=use.mode, whole=whole, device=device
     )
 
 
