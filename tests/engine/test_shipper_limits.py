@@ -243,47 +243,37 @@ def test_notes_that_nobody_takes_are_bounded_and_dropped_with_their_slots(bench:
     wait_until(lambda: len(released) == INBOX_NOTES + 100)
 
 
+def census(stream: int, latents: int, first: int, count: int) -> Census:
+    return Census(
+        stream=stream,
+        time_ns=1,
+        tokens=4,
+        latents=latents,
+        first=first,
+        l0_mean=1.0,
+        squared_error=0.0,
+        squared_total=1.0,
+        total=np.ones(count),
+        count=np.ones(count, np.uint64),
+    )
+
+
 def test_a_census_is_passed_on(bench: Bench) -> None:
     with FakeSidecar(bench.path) as sidecar:
         run = bench.open()
         wait_until(lambda: sidecar.of(Beat))
-        census = Census(
-            stream=0,
-            time_ns=1,
-            tokens=4,
-            latents=2,
-            first=0,
-            l0_mean=1.0,
-            squared_error=0.0,
-            squared_total=1.0,
-            total=np.ones(2),
-            count=np.ones(2, np.uint64),
-        )
-        run.shipper.put(Note(step=Step(number=1, time_ns=1), census=[census]))
+        run.shipper.put(Note(step=Step(number=1, time_ns=1), census=[census(0, 2, 0, 2)]))
         wait_until(lambda: sidecar.of(Census))
 
 
-def test_a_census_that_does_not_fit_is_dropped_whole_and_the_connection_stays(bench: Bench) -> None:
+def test_a_census_that_does_not_fit_is_dropped_whole_and_the_connection_and_the_others_stay(bench: Bench) -> None:
     with FakeSidecar(bench.path) as sidecar:
-        run = bench.open(bound=limits.FRAME_BYTES)
+        run = bench.open(bound=limits.FRAME_BYTES, streams=2)
         wait_until(lambda: sidecar.of(Beat))
-        parts = [
-            Census(
-                stream=0,
-                time_ns=1,
-                tokens=4,
-                latents=20_000,
-                first=first,
-                l0_mean=1.0,
-                squared_error=0.0,
-                squared_total=1.0,
-                total=np.ones(4000),
-                count=np.ones(4000, np.uint64),
-            )
-            for first in range(0, 20_000, 4000)
-        ]
-        run.shipper.put(Note(step=Step(number=1, time_ns=1), census=parts))
+        parts = [census(0, 20_000, first, 4000) for first in range(0, 20_000, 4000)]
+        run.shipper.put(Note(step=Step(number=1, time_ns=1), census=[*parts, census(1, 2, 0, 2)]))
+        wait_until(lambda: sidecar.of(Census))
         beats = len(sidecar.of(Beat))
         wait_until(lambda: len(sidecar.of(Beat)) > beats + 2)
         assert (run.shipper.census_dropped, run.shipper.faults, len(sidecar.connections)) == (1, 0, 1)
-        assert not sidecar.of(Census)
+        assert [part.stream for part in sidecar.of(Census)] == [1]

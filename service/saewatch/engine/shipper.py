@@ -14,6 +14,7 @@ says what of the last connection had arrived.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import select
@@ -236,9 +237,10 @@ class Shipper:
             self._fault(error)
 
     def _pass_on(self, census: Sequence[Census]) -> None:
-        """All frames or none: a census that does not fit is dropped and counted, and the next one comes in seconds."""
-        if self._outbox.connected and not self._outbox.put_batch([encode(part) for part in census]):
-            self.census_dropped += 1
+        """Of each stream all frames or none: what does not fit is dropped and counted; another comes in seconds."""
+        for _, parts in itertools.groupby(census, key=lambda part: part.stream):
+            if self._outbox.connected and not self._outbox.put_batch([encode(part) for part in parts]):
+                self.census_dropped += 1
 
     def _receive(self, record: Record) -> None:
         if isinstance(record, Ack):
