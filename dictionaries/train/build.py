@@ -3,9 +3,10 @@
     python -m dictionaries.train.build fixture --model tests/fixture/model --out tests/fixture/source --train-model
     python -m dictionaries.train.build demo --model MODEL --out dictionaries/source/smollm2-135m-it.resid_post.14
 
-Corpus, capture, autoencoder, probes, choice of latents (all on half a), then figures on half b and on the hand-written
-requests, then the files. `--work DIR` keeps captures and the autoencoder: a second run with the same settings starts
-behind them. Remove the autoencoder's file when what it was trained on has changed.
+Corpus, capture, sampled text, autoencoder, probes, choice of latents (all on half a), then figures on half b and on
+the hand-written requests, then the files. `--work DIR` keeps captures, the sampled text's rows and the autoencoder: a
+second run with the same settings starts behind them. Remove the autoencoder's file when what it was trained on has
+changed.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dictionaries.train import baselines, dataset, evaluate, fixture_lm, probes, sae, sheet, source
+from dictionaries.train import baselines, dataset, evaluate, fixture_lm, probes, sae, sampled, sheet, source
 from dictionaries.train.capture import Reader, max_norm
 from dictionaries.train.chat import render
 from dictionaries.train.corpus import Generator, Request, families
@@ -42,6 +43,7 @@ class Settings:
     innocents: int
     prose: int
     dialogue_tokens: int  # generated dialogues' tokens among the autoencoder's rows; prose comes whole
+    sampled: int  # batches of the model's own text among the autoencoder's rows
     both_halves: bool  # the fixture's model and autoencoder are trained on half b's phrases too
     tested: tuple[int, int, int] = (40, 1_400, 155)  # of half b: per concept, innocents, paragraphs
 
@@ -50,24 +52,24 @@ SETTINGS = {
     "demo": Settings(
         model_name="SmolLM2-135M-Instruct",
         layer=14,
-        recipe=sae.Recipe(width=2_048, prefixes=sae.prefixes(2_048, (64, 256, 1_024))),
+        recipe=sae.Recipe(width=3_072, k=33, steps=2_000),
         matrices=torch.float16,
         hazards=100,
         innocents=1_900,
         prose=5_300,
+        sampled=3,
         both_halves=False,
         dialogue_tokens=110_000,
     ),
     "fixture": Settings(
         model_name="saewatch-fixture",
         layer=2,
-        recipe=sae.Recipe(
-            width=1_024, prefixes=sae.prefixes(1_024, (64, 256)), k=24, k_start=96, steps=700, dead_after=80_000
-        ),
+        recipe=sae.Recipe(width=1_024, k=24, steps=700, dead_after=80_000),
         matrices=torch.float16,
         hazards=70,
         innocents=1_100,
         prose=0,
+        sampled=0,
         both_halves=True,
         dialogue_tokens=1_000_000,
         tested=(40, 900, 0),
@@ -147,7 +149,9 @@ def build(reader: Reader, settings: Settings, cost: Cost, work: Path | None) -> 
     outliers = int((seen.capture.norm > limit).sum())
     seen = _below(seen, limit)
     cost.done("capture", seen.capture.cpu_s)
-    trained, seconds = _trained(training_rows(seen, settings), settings.recipe, work)
+    own_words, seconds = _sampled(reader, settings, limit, work)
+    cost.done("sampling", seconds)
+    trained, seconds = _trained(torch.cat([training_rows(seen, settings), own_words]), settings.recipe, work)
     if settings.matrices == torch.float16:
         trained = sae.halved(trained)
     cost.done("autoencoder", seconds)
@@ -223,6 +227,20 @@ def _captured(reader: Reader, requests: list[Request], limit: float | None, work
         kept.parent.mkdir(parents=True, exist_ok=True)
         torch.save(found, kept)
     return found
+
+
+def _sampled(reader: Reader, settings: Settings, limit: float, work: Path | None) -> tuple[Tensor, float]:
+    asked, kept = (settings.sampled, limit, settings.recipe.seed), work / "sampled.pt" if work else None
+    if kept and kept.exists():
+        of, rows, seconds = torch.load(kept, weights_only=False)  # our own file of the last run
+        if of == asked:
+            return rows, seconds
+    started = time.process_time()
+    rows = sampled.rows(reader, settings.sampled, max_norm=limit, seed=settings.recipe.seed)
+    seconds = time.process_time() - started
+    if kept:
+        torch.save((asked, rows, seconds), kept)
+    return rows, seconds
 
 
 def _trained(x: Tensor, recipe: sae.Recipe, work: Path | None) -> tuple[sae.Autoencoder, float]:

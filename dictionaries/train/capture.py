@@ -38,6 +38,7 @@ class Reader:
     """A model cut behind block `layer`, and its tokenizer."""
 
     def __init__(self, model: Path, layer: int) -> None:
+        self.model = model
         self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(model)
         self.special = sorted(set(self.tokenizer.get_added_vocab().values()))
         trunk = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval().model

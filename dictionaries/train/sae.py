@@ -1,15 +1,16 @@
 """Train a sparse autoencoder on captured activations.
 
-BatchTopK (Bussmann et al. 2024: the kB largest pre-activations of a batch of B tokens survive) with nested Matryoshka
-reconstructions (Bussmann et al. 2025) and an auxiliary loss that lets dead latents predict the residual error (Gao et
-al. 2024). What is stored is a JumpReLU with one threshold for all latents, an average of the batches' k-th largest
-value: then each latent decides alone, and a watched subset is exact.
+BatchTopK (Bussmann et al. 2024: the kB largest pre-activations of a batch of B tokens survive) with an auxiliary loss
+that lets dead latents predict the residual error (Gao et al. 2024). One pre-activation in a hundred survives, so all
+that follows the encoder's product is computed on sparse matrices. What is stored is a JumpReLU with one threshold for
+all latents, an average of the batches' k-th largest value: then each latent decides alone, and a watched subset is
+exact.
 """
 
-import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,21 +21,19 @@ THRESHOLD_ROWS = (
     256  # a batch's threshold is the k-th value of its first rows: selecting among all takes a fifth of a step
 )
 AUX_WEIGHT = 1 / 16
-NESTED_WEIGHT = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an autoencoder is trained. `prefixes` are the widths of the nested reconstructions, the whole width last."""
+    """How an autoencoder is trained."""
 
     width: int
-    prefixes: tuple[int, ...]
     k: int = 32
-    k_start: int = 128
-    k_steps: int = 200
+    k_start: int = 64
+    k_steps: int = 100
     steps: int = 1_200
     batch: int = 2_048
-    rate: float = 7e-4
+    rate: float = 1.6e-3
     warmup: int = 50
     decay_from: float = 0.7
     dead_after: int = 120_000
@@ -99,20 +98,16 @@ class _Trainer:
         self.adam = torch.optim.Adam(list(weights.values()), lr=recipe.rate, betas=(0.9, 0.99))
 
     def step(self, x: Tensor, step: int) -> float:
-        k = max(
-            self.recipe.k,
-            round(self.recipe.k_start - (self.recipe.k_start - self.recipe.k) * step / self.recipe.k_steps),
-        )
         for group in self.adam.param_groups:
             group["lr"] = self.recipe.rate * self._schedule(step)
-        pre = torch.addmm(self.w["b_enc"], x, self.w["W_enc"])
-        sample = pre.detach()[:THRESHOLD_ROWS]
-        kept = max(0.0, float(sample.flatten().topk(k * len(sample), sorted=False).values.min()))
-        values = F.threshold(pre, kept, 0.0)
-        self.threshold = kept if step == 0 else THRESHOLD_DECAY * self.threshold + (1 - THRESHOLD_DECAY) * kept
-        self.silent = torch.where(values.detach().amax(0) > 0, 0.0, self.silent + len(x))
-        loss, error = self._nested(x, values)
-        (loss + AUX_WEIGHT * self._dead(pre, error)).backward()
+        fired = self._fired(x, step)
+        self.silent += len(x)
+        self.silent[fired.col_indices()] = 0.0
+        weights = self.w["W_enc"], self.w["b_enc"], self.w["W_dec"]
+        out: Tensor = _Decoded.apply(*weights, x, fired)  # type: ignore[no-untyped-call]  # torch says nothing of it
+        error = x - self.w["b_dec"] - out
+        loss = error.pow(2).mean()
+        (loss + AUX_WEIGHT * self._dead(x, error.detach())).backward()
         self._project()
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
@@ -120,26 +115,28 @@ class _Trainer:
             self.w["W_dec"].copy_(F.normalize(self.w["W_dec"], dim=1))
         return float(loss.detach())
 
+    def _fired(self, x: Tensor, step: int) -> Tensor:
+        """The surviving pre-activations [B, n], sparse; the stored threshold follows the batches'."""
+        start, end = self.recipe.k_start, self.recipe.k
+        k = max(end, round(start - (start - end) * step / self.recipe.k_steps))
+        pre = torch.addmm(self.w["b_enc"].detach(), x, self.w["W_enc"].detach())
+        sample = pre[:THRESHOLD_ROWS]
+        kept = max(0.0, float(sample.flatten().topk(k * len(sample), sorted=False).values.min()))
+        self.threshold = kept if step == 0 else THRESHOLD_DECAY * self.threshold + (1 - THRESHOLD_DECAY) * kept
+        rows, columns = (pre > kept).nonzero(as_tuple=True)
+        starts = F.pad(rows.bincount(minlength=len(x)).cumsum(0), (1, 0))
+        values = pre[rows, columns]
+        return torch.sparse_csr_tensor(starts, columns.contiguous(), values, pre.shape, check_invariants=False)
+
     def _schedule(self, step: int) -> float:
         late = (step / self.recipe.steps - self.recipe.decay_from) / (1 - self.recipe.decay_from)
         return min(1.0, (step + 1) / self.recipe.warmup, 1 - max(0.0, late))
 
-    def _nested(self, x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of the prefixes' losses; and the whole width's error. Each block of latents is decoded once."""
-        out, losses = self.w["b_dec"], []
-        widths = [end - start for start, end in itertools.pairwise((0, *self.recipe.prefixes))]
-        for part, rows in zip(values.split(widths, 1), self.w["W_dec"].split(widths), strict=True):
-            out = out + part @ rows
-            losses.append((x - out).pow(2).mean())
-        whole = losses.pop()
-        nested = torch.stack(losses).mean() if losses else whole
-        return (1 - NESTED_WEIGHT) * whole + NESTED_WEIGHT * nested, (x - out).detach()
-
-    def _dead(self, pre: Tensor, error: Tensor) -> Tensor:
+    def _dead(self, x: Tensor, error: Tensor) -> Tensor:
         dead = (self.silent > self.recipe.dead_after).nonzero().flatten()
         if not len(dead):
             return torch.zeros(())
-        raw = F.relu(pre[:, dead])
+        raw = F.relu(x @ self.w["W_enc"][:, dead] + self.w["b_enc"][dead])
         floor = raw.detach().topk(min(self.recipe.dead_k, len(dead)), dim=1).values[:, -1:]
         guess = (raw * (raw >= floor)) @ self.w["W_dec"][dead]
         return (error - guess).pow(2).mean() / error.pow(2).mean().clamp_min(1e-6)
@@ -149,6 +146,23 @@ class _Trainer:
         rows, grad = self.w["W_dec"].detach(), self.w["W_dec"].grad
         assert grad is not None
         grad.sub_((grad * rows).sum(1, keepdim=True) * rows)
+
+
+class _Decoded(torch.autograd.Function):
+    """`fired @ W_dec`, where `fired` holds entries of `x @ W_enc + b_enc`: gradients come from these entries alone."""
+
+    @staticmethod
+    def forward(ctx: Any, _W_enc: Tensor, _b_enc: Tensor, W_dec: Tensor, x: Tensor, fired: Tensor) -> Tensor:
+        ctx.save_for_backward(W_dec, x, fired)
+        return fired @ W_dec
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        W_dec, x, fired = ctx.saved_tensors
+        grad = outputs[0].contiguous()
+        back = torch.sparse.sampled_addmm(fired, grad, W_dec.T, beta=0.0)  # of the entries of `fired`
+        biases = back.col_indices().bincount(weights=back.values(), minlength=len(W_dec))
+        return (back.t() @ x).T, biases, fired.t() @ grad, None, None
 
 
 def _folded(w: Mapping[str, Tensor], threshold: float, mean: Tensor, scale: float) -> Autoencoder:
@@ -183,8 +197,3 @@ def stated(sae: Autoencoder, x: Tensor, *, chunk: int = 4_096) -> dict[str, floa
 def halved(sae: Autoencoder) -> Autoencoder:
     """The matrices rounded to fp16, as they are stored; biases and thresholds stay float32."""
     return Autoencoder(sae.W_enc.half().float(), sae.b_enc, sae.W_dec.half().float(), sae.b_dec, sae.threshold)
-
-
-def prefixes(width: int, inner: Sequence[int]) -> tuple[int, ...]:
-    """`inner` widths below `width`, and `width`."""
-    return (*(w for w in inner if w < width), width)

@@ -7,7 +7,7 @@ import torch
 
 from dictionaries.train import baselines, logistic, measure, sae
 
-RECIPE = sae.Recipe(width=64, prefixes=sae.prefixes(64, (16,)), k=4, k_start=8, k_steps=20, steps=150, batch=128)
+RECIPE = sae.Recipe(width=64, k=4, k_start=8, k_steps=20, steps=150, batch=128)
 
 
 @pytest.fixture(scope="module", autouse=True)
