@@ -5,7 +5,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test full bench lint format types docs proto proto-check lock clean
+.PHONY: help setup setup-test setup-older demo test full bench lint format types docs proto proto-check lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,13 @@ demo:  ## serve a real model, watch it, and show what fires (ARGS="--once --json
 test: lint types proto-check  ## lint, types and the everyday tests: what CI runs
 	$(VENV)/python -m pytest
 
-full: lint types proto-check  ## the whole matrix, everything that is slow included
+full: lint types proto-check setup-older  ## the everyday tests and the slow ones, then the whole matrix and its table
 	$(VENV)/python -m pytest -m ""
+	$(VENV)/python -m benchmarks.bench_matrix --resume --check --json benchmarks/results/matrix.json
+	$(VENV)/python -m benchmarks.bench_mutants --resume --check --json benchmarks/results/mutants.json
+
+setup-older: setup-test
+	@$(VENV)/python -m deploy.setup_older
 
 bench: $(if $(NAME),setup-test)  ## one benchmark (NAME=parity [QUICK=1] [JSON=OUT])
 	@test -n "$(NAME)" || { echo 'make bench NAME=… [QUICK=1] [JSON=OUT]; there is:'; ls benchmarks/bench_*; exit 1; }
@@ -61,5 +66,5 @@ lock:  ## resolve all dependencies anew and pin them
 	@$(PYTHON) deploy/setup_env.py --lock
 
 clean:  ## remove what make made: environments, tools, caches, the demo's files
-	rm -rf .venv .venv-proto .tools .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-0.31 .venv-proto .tools .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import form
 from benchmarks.faulty import FAULTS
-from benchmarks.oracle import Oracle
+from benchmarks.oracle import Oracle, Reading
 from benchmarks.rig import (
     Comparison,
     Outcome,
@@ -128,7 +128,7 @@ def fixture(folder: Path, rows: int, seed: int, facts: dict[str, float], correct
     )
     try:
         rig.wait()
-        oracle = Oracle(rig.model, FIXTURE / "source", layer=2)
+        oracle = Oracle(rig.model, FIXTURE / "source", Reading("model.layers.2"))
         outcome = measure(rig, oracle, rows, seed, "parity")
         facts |= facts_of(outcome)
         correctness["compared"] += outcome.tally.compared
@@ -152,8 +152,8 @@ def demo(folder: Path, rows: int, seed: int, facts: dict[str, float]) -> None:
         collector, answers = load(rig, rows, seed, "demo")
     finally:
         rig.stop()
-    reference = comparison(rig, Oracle(rig.model, DEMO_SOURCE, layer=14), collector).compare(answers)
-    own = Oracle(rig.model, DEMO_SOURCE, layer=14, dtype=torch.bfloat16)
+    reference = comparison(rig, Oracle(rig.model, DEMO_SOURCE, Reading("model.layers.14")), collector).compare(answers)
+    own = Oracle(rig.model, DEMO_SOURCE, Reading("model.layers.14"), dtype=torch.bfloat16)
     against = comparison(rig, own, collector).compare(answers)
     facts["rows_bf16"] = reference.rows
     for name, values in (("", reference.found), ("_transformers", against.expected)):

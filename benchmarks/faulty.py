@@ -7,17 +7,19 @@ in the compiled graph beside the real one from the start.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from saewatch.core import hookpoint
-from saewatch.engine.sink import Sink, attach
-from saewatch.engine.vllm import TapWorker
+from saewatch.engine.sink import Place, Sink, Site, attach
+from saewatch.engine.vllm import TapWorker, places_of
 
 FAULTS = ("wrong_layer", "no_residual", "rows_off_by_one")
+HIDDEN_ONLY = Site("", "output", "first")
+"""What a block returns, its residual left out."""
 
 
 class Rolled:
@@ -41,12 +43,16 @@ class FaultyWorker(TapWorker):
         super().load_model(**kwargs)
         assert self.saewatch is not None
         self._watched = self.saewatch.tap.watched[0]
-        self._sinks: dict[str, Any] = {"": self._watched.sink}
-        layer = hookpoint.parse(self._watched.opening.hook_point).layer
-        blocks = self.get_model().get_submodule("model.layers")
-        self._sinks["wrong_layer"] = self._extra(blocks[layer - 1])
-        self._sinks["no_residual"] = self._extra(blocks[layer], residual=False)
-        self._sinks["rows_off_by_one"] = Rolled(self._watched.sink)
+        point = hookpoint.parse(self._watched.opening.hook_point)
+        place = places_of(self)
+        self._sinks: dict[str, Any] = {
+            "": self._watched.sink,
+            "wrong_layer": self._extra(place(replace(point, layer=point.layer - 1)), "saewatch_fault_layer"),
+            "no_residual": self._extra(replace(place(point), site=HIDDEN_ONLY), "saewatch_fault_residual"),
+            "rows_off_by_one": Rolled(self._watched.sink),
+        }
+        # The tap's own part of the compile cache's key does not know of these sinks.
+        self.vllm_config.additional_config |= {"faulty": str(point)}
         self._fault_file = Path(os.environ["SAEWATCH_FAULT_FILE"])
 
     def execute_model(self, scheduler_output: Any) -> Any:
@@ -54,12 +60,8 @@ class FaultyWorker(TapWorker):
         self._watched.sink = self._sinks[self._fault_file.read_text().strip()]
         return super().execute_model(scheduler_output)
 
-    def _extra(self, block: nn.Module, *, residual: bool = True) -> Sink:
+    def _extra(self, place: Place, name: str) -> Sink:
         real = self._watched.sink.buffer
-        sink = Sink(rows=real.shape[0], width=real.shape[1], like=real)
-        if residual:
-            attach(block, sink, "saewatch_fault")
-        else:
-            block.add_module("saewatch_fault_residual", sink)
-            block.register_forward_hook(lambda _block, _inputs, output: sink(output[0], None))
+        sink = Sink(rows=real.shape[0], width=real.shape[1], like=place.like)
+        attach(place, sink, name)
         return sink

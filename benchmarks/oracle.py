@@ -32,18 +32,33 @@ class Expected:
     norm: F32  # [rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where a hook point is in transformers' classes: a module's output, or its first input."""
+
+    module: str
+    side: str = "output"
+
+
 class Oracle:
     """A model and its dictionary, by their own libraries. Units: latents, then directions."""
 
-    def __init__(self, model: Path, source: Path, *, layer: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Path, source: Path, reading: Reading, *, dtype: torch.dtype = torch.float32) -> None:
         self._model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
         self._sae = sae_lens.SAE.load_from_disk(str(source), device="cpu").float()
         probes = source / "probes.safetensors"
         self._probes = load_file(probes) if probes.exists() else None
         self._rows: list[torch.Tensor] = []
-        self._model.model.layers[layer].register_forward_hook(
-            lambda _block, _inputs, output: self._rows.append(output[0] if isinstance(output, tuple) else output)
-        )
+        module = self._model.get_submodule(reading.module)
+        if reading.side == "output":
+            module.register_forward_hook(
+                lambda _module, _inputs, output: self._rows.append(output[0] if isinstance(output, tuple) else output)
+            )
+        else:
+            module.register_forward_pre_hook(
+                lambda _module, inputs, named: self._rows.append(inputs[0] if inputs else named["hidden_states"]),
+                with_kwargs=True,
+            )
 
     @torch.inference_mode()
     def hidden(self, tokens: Sequence[int]) -> torch.Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import random
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,6 @@ from tokenizers import Tokenizer
 from benchmarks.form import ROOT
 from benchmarks.oracle import Oracle, Tally
 from deploy.demo.chat import Answer, complete
-from deploy.demo.collect import Collector, Seen
 from deploy.demo.servers import (
     Server,
     addresses,
@@ -30,6 +31,7 @@ from deploy.demo.servers import (
 from saewatch.dictionary.convert import import_source
 
 F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
 MODEL_NAME = "watched"
 HEALTHY_S = 600.0
 EXCLUDED = 8  # common_pb2.MISSED_REASON_EXCLUDED
@@ -62,7 +64,12 @@ class Rig:
         return tap_arguments(socket_path=self.socket, bundles=[self.bundle], **settings)
 
     def start_engine(
-        self, *, extra: Sequence[str] = (), env: Mapping[str, str] | None = None, tap: Sequence[str] | None = None
+        self,
+        *,
+        extra: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        tap: Sequence[str] | None = None,
+        python: Path = Path(sys.executable),
     ) -> None:
         """Starts vLLM; `wait` until it is healthy. ``tap``: other arguments than the usual ones, empty for no tap."""
         self.engine = start_engine(
@@ -73,7 +80,8 @@ class Rig:
             socket_path=self.socket,
             log=self.folder / "engine.log",
             extra=extra,
-            env={"PYTHONPATH": str(ROOT), **(env or {})},
+            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'service'}", **(env or {})},
+            python=python,
         )
 
     def wait(self) -> None:
@@ -171,10 +179,31 @@ def median_error(found: Sequence[F32], expected: Sequence[F32]) -> float:
     return float(np.median(np.concatenate([np.abs(a - b) / b for a, b in pairs])))
 
 
-class Comparison:
-    """Compares what a collector received with an oracle."""
+class SeenRequest(Protocol):
+    """What was received of one request."""
 
-    def __init__(self, oracle: Oracle, collector: Collector, *, latents: int, exclusions: Mapping[str, Any]) -> None:
+    missed: Counter[int]
+
+    def columns(self) -> tuple[I64, I64, I64, F32]:
+        """Positions of rows, and position, slot and value of firings."""
+
+
+class Received(Protocol):
+    """What was received of one stream: by a gRPC client, or from the tap itself."""
+
+    @property
+    def tables(self) -> Mapping[int, Any]:
+        """Watch sets."""
+
+    @property
+    def seen(self) -> Mapping[tuple[str, int], SeenRequest]:
+        """Requests, by id and child."""
+
+
+class Comparison:
+    """Compares what was received with an oracle."""
+
+    def __init__(self, oracle: Oracle, collector: Received, *, latents: int, exclusions: Mapping[str, Any]) -> None:
         self._oracle = oracle
         self._collector = collector
         table = next(iter(collector.tables.values()))
@@ -195,7 +224,7 @@ class Comparison:
             self._one(outcome, seen, [*answer.prompt, *answer.tokens[:-1]])
         return outcome
 
-    def _one(self, outcome: Outcome, seen: Seen, fed: list[int]) -> None:
+    def _one(self, outcome: Outcome, seen: SeenRequest, fed: list[int]) -> None:
         position, fired, slot, value = seen.columns()
         expected = self._oracle.expected(fed)
         received, counts = np.unique(position, return_counts=True)

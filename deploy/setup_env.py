@@ -58,11 +58,13 @@ class Level(NamedTuple):  # not a slotted dataclass: an old Python must get as f
 
     files: tuple[str, ...]
     disk_bytes: int
+    alone: tuple[str, ...] = ()
+    """Installed after the rest, without what they ask for, and though requirements/excludes.txt names them."""
 
 
 LEVELS = {
     "demo": Level(("demo.txt",), 5 * GIB),
-    "test": Level(("demo.txt", "test.txt"), 6 * GIB),
+    "test": Level(("demo.txt", "test.txt"), 7 * GIB, alone=("triton.txt",)),
 }
 
 
@@ -110,6 +112,10 @@ def install(level: str) -> None:
     source = torch_source()
     step(f"packages for `make {level}`; torch from {source[1] if '--find-links' in source else 'its own index'}")
     run([UV, "pip", "install", *uv_arguments(level), *source], because="the packages could not be installed")
+    for name in LEVELS[level].alone:
+        step(f"packages of requirements/{name}")
+        arguments: list[str | Path] = ["--python", PYTHON, "--no-deps", "-r", REQUIREMENTS / name, *index_arguments()]
+        run([UV, "pip", "install", *arguments], because=f"the packages of {name} could not be installed")
     step("first import, which compiles what the engine needs")
     run([PYTHON, "-c", FIRST_IMPORT], because="the engine does not import")
     if level == "test":
@@ -359,7 +365,7 @@ def stamp(level: str) -> str:
     """A hash over all that decides what is installed at a level."""
     digest = hashlib.sha256(f"{sys.version} {ROOT} {level}".encode())
     project = (ROOT / "pyproject.toml").read_bytes().partition(b"\n# --- ruff")[0]  # settings of tools install nothing
-    names = [*LEVELS[level].files, "constraints.txt", "excludes.txt"]
+    names = [*LEVELS[level].files, *LEVELS[level].alone, "constraints.txt", "excludes.txt"]
     for data in [Path(__file__).read_bytes(), project, *[(REQUIREMENTS / name).read_bytes() for name in names]]:
         digest.update(data)
     return digest.hexdigest()

@@ -35,6 +35,7 @@ from saewatch.cli import VERBS
 from saewatch.core import errors, hookpoint, limits, tapconfig
 from saewatch.core.batch import Reason
 from saewatch.edge.sinks.metrics import COMMON, MetricsSink
+from saewatch.engine.families import FAMILIES
 from saewatch.monitor.blindness import HINTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,40 @@ def hook_points() -> str:
     return table(head, rows)
 
 
+def model_families() -> str:
+    """vLLM's model classes whose hook points are known."""
+    rows = []
+    for name, family in FAMILIES.items():
+        points = ", ".join(f"`{point}`" for point, site in family.sites.items() if site.only is None)
+        limited = [f"`{point}` if {_only(site.only)}" for point, site in family.sites.items() if site.only]
+        only = f"only where {_only(family.only)}" if family.only else ""
+        rows.append((f"`{name}`", "; ".join([points, *limited]), only))
+    return table(("vLLM's class", "hook points", ""), rows)
+
+
+def _only(rule: tuple[str, object] | None) -> str:
+    return f"`{rule[0]}` is {str(rule[1]).lower()}" if rule else ""
+
+
+def vllm_versions() -> str:
+    """Versions of vLLM, and with what they were tested."""
+    return table(("version", "tested with"), sorted(_assigned("VERSIONS").items(), reverse=True))
+
+
+def refused_modes() -> str:
+    """Modes of vLLM in which the tap refuses to start."""
+    return "\n".join(f"- {name}" for name in _assigned("MODES"))
+
+
+def _assigned(name: str) -> dict[str, str]:
+    """A table of engine/vllm.py, which imports vLLM: its keys, and its values where they are text."""
+    tree = ast.parse((PACKAGE / "engine" / "vllm.py").read_text())
+    found = next(node for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name)
+    assert isinstance(found.value, ast.Dict)
+    values = [str(value.value) if isinstance(value, ast.Constant) else "" for value in found.value.values]
+    return dict(zip([ast.literal_eval(key) for key in found.value.keys if key], values, strict=True))
+
+
 def tap_keys() -> str:
     """Keys of the tap's configuration."""
     rows = []
@@ -205,6 +240,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "bounds": bounds,
     "reasons": reasons,
     "hook-points": hook_points,
+    "families": model_families,
+    "vllm-versions": vllm_versions,
+    "refused-modes": refused_modes,
     "tap-config": tap_keys,
     "sidecar-config": sidecar_keys,
     "verbs": verbs,

@@ -132,10 +132,11 @@ def start_engine(
     log: Path,
     extra: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    python: Path = Path(sys.executable),
 ) -> Server:
-    """vLLM's OpenAI server on the CPU, compilation on."""
+    """vLLM's OpenAI server on the CPU, compilation on. ``python``: of another environment than this one."""
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model), "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
         *("--max-model-len", "1024", "--shutdown-timeout", "5", *tap, *extra),
     ]

@@ -36,6 +36,13 @@ def test_staging_is_a_buffer_and_a_copy_for_each_slot(manifest: Manifest) -> Non
     assert needed(manifest, staged=False).staging == rows + 3 * 16 * 8192
 
 
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_stream_on_rows_that_are_there_already_stages_only_its_positions(manifest: Manifest, *, staged: bool) -> None:
+    alone = needed(manifest, staged=staged)
+    beside = footprint(manifest, USE, config(), rows=8192, slots=100, staged=staged, shared=True)
+    assert beside == dataclasses.replace(alone, staging=3 * 16 * 8192)
+
+
 def test_the_whole_dictionary_counts_only_where_it_is_used(manifest: Manifest) -> None:
     alone, counted = needed(manifest), needed(manifest, dataclasses.replace(USE, census=0.1))
     assert (alone.whole, alone.decoder) == (0, 0)

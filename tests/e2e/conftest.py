@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.form import ROOT
-from benchmarks.oracle import Oracle
+from benchmarks.oracle import Oracle, Reading
 from benchmarks.rig import Rig, bundle_of_all
 from deploy.demo.collect import Collector
 
@@ -50,7 +50,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 @pytest.fixture(scope="session")
 def oracle() -> Oracle:
-    return Oracle(FIXTURE / "model", FIXTURE / "source", layer=2)
+    return Oracle(FIXTURE / "model", FIXTURE / "source", Reading("model.layers.2"))
 
 
 @pytest.fixture

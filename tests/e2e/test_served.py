@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -111,6 +112,26 @@ def test_several_answers_to_one_request_are_told_apart(pair: Pair, collector: Co
     collector.settled()
     time.sleep(0.5)
     assert [collector.seen[name, child].fed for child in range(3)] == [9, 9, 9]
+
+
+def test_beams_are_requests_of_their_own(pair: Pair, collector: Collector) -> None:
+    """vLLM asks its engine anew for each step of each beam, with the whole of the beam as the prompt."""
+    before = books(collector.settled()).books.fed
+    name, prompt, beams, steps = f"beams-{time.time_ns()}", list(range(40, 60)), 3, 4
+    body = {"model": MODEL_NAME, "prompt": prompt, "use_beam_search": True, "n": beams, "max_tokens": steps}
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{pair.watched.port}/v1/completions",
+        data=json.dumps({**body, "temperature": 0.0, "ignore_eos": True}).encode(),
+        headers={"Content-Type": "application/json", "X-Request-Id": name},
+    )
+    with urllib.request.urlopen(asked) as answer:
+        assert len(json.load(answer)["choices"]) == beams
+    state = books(collector.settled())
+    time.sleep(0.5)
+    lengths = [len(prompt), *[len(prompt) + step for step in range(1, steps) for _ in range(beams)]]
+    assert state.books.fed - before == sum(lengths)
+    assert (state.books.imbalance, state.books.in_flight) == (0, 0)
+    assert "-beam-" in collector.seen[name, 0].request.engine_id
 
 
 def test_greedy_output_is_the_same_without_the_tap(pair: Pair) -> None:

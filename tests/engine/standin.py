@@ -1,19 +1,29 @@
-"""A stand-in engine for tests of the tap: four blocks of the fixture's width, and its dictionary."""
+"""A stand-in engine for tests of the tap: four blocks of the fixture's width, its dictionary, and vLLM's worker."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from saewatch.core.catalogue import Catalogue
 from saewatch.core.fit import ModelFacts
 from saewatch.core.hookpoint import HookPoint
+from saewatch.core.manifest import DECODER_FILE, ENCODER_FILE
 from saewatch.core.tapconfig import DictionaryUse, TapConfig
+from saewatch.dictionary.bundle import Parts, write_bundle
+from saewatch.engine.dictionary_file import load_bundle
+from saewatch.engine.families import Places
 from saewatch.engine.ledger import NewRequest
 from saewatch.engine.modelfacts import model_facts
+from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows
 from saewatch.engine.watched import Engine
 
@@ -22,25 +32,45 @@ BUNDLE, MODEL = FIXTURE / "bundle", FIXTURE / "model"
 WIDTH, ROWS = 128, 64
 
 
+class Norm(nn.Module):
+    """Adds what it is given to the residual, as vLLM's norms do, and normalises nothing."""
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x + residual
+
+
 class Block(nn.Module):
-    """Returns a pair that is not yet added, as vLLM's blocks do."""
+    """Returns a pair that is not yet added, as vLLM's blocks do: ``x`` and ``2 x``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
+        self.self_attn, self.post_attention_layernorm, self.mlp = nn.Identity(), Norm(), nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x, 2.0 * x
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, residual = self.post_attention_layernorm(self.self_attn(hidden_states), hidden_states)
+        return self.mlp(hidden), residual
+
+
+class LlamaForCausalLM(nn.Module):
+    """Has the name and the blocks of vLLM's class."""
+
+    def __init__(self, layers: int = 4) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.blocks = [Block() for _ in range(layers)]
+        self.model.layers = nn.ModuleList(self.blocks)
 
 
 class Blocks:
-    """Finds blocks by hook point, and runs them."""
+    """Finds hook points of a stand-in model, and runs its blocks."""
 
     def __init__(self) -> None:
-        self.blocks = [Block() for _ in range(4)]
+        self.model = LlamaForCausalLM()
+        self.blocks = self.model.blocks
+        self._places = Places(self.model, architecture="LlamaForCausalLM", config=None, like=torch.zeros(0))
 
-    def __call__(self, point: HookPoint) -> nn.Module:
-        return self.blocks[point.layer]
+    def __call__(self, point: HookPoint) -> Place:
+        return self._places(point)
 
     def run(self, x: torch.Tensor) -> None:
         for block in self.blocks:
@@ -60,6 +90,16 @@ def other_facts(width: int) -> ModelFacts:
 def a_config(folder: Path, **changes: Any) -> TapConfig:
     use = DictionaryUse(path=str(BUNDLE), census=changes.pop("census", 0.0))
     return TapConfig(**{"socket": str(folder / "s"), "dictionaries": (use,), **changes})
+
+
+def another_bundle(folder: Path, hook_point: str = "resid_post.2", *, features: int | None = None) -> Path:
+    """The fixture's dictionary under another name: made for ``hook_point``, with the first of its ``features``."""
+    known = load_bundle(BUNDLE)
+    manifest = replace(known.manifest, hook_point=hook_point)
+    catalogue = Catalogue(weights=manifest.digest, features=known.catalogue.features[:features])
+    tensors = load_file(BUNDLE / ENCODER_FILE) | load_file(BUNDLE / DECODER_FILE)
+    write_bundle(Parts(manifest=manifest, tensors=tensors, catalogue=catalogue, attestations=()), folder)
+    return folder
 
 
 def hidden(rows: int, seed: int = 0) -> torch.Tensor:
@@ -91,3 +131,127 @@ def a_step(rows: Rows, *, new: bool = True) -> dict[str, Any]:
         "computed": dict(zip(rows.order, counts, strict=True)),
         "emitted": {name: [7] for name in rows.order},
     }
+
+
+# --- what vLLM's adapter reads ---------------------------------------------------------------------------------------
+class Runner:
+    """What `V1View` reads: two requests of 3 and 1 rows, in buffers that are longer."""
+
+    def __init__(self) -> None:
+        self.input_batch = SimpleNamespace(req_ids=["b", "a", "gone"], num_reqs=2)
+        self.query_start_loc = SimpleNamespace(np=np.array([0, 3, 4, 9], np.int32))
+        self.positions = torch.tensor([0, 1, 2, 7, 99])
+        self.input_ids = SimpleNamespace(gpu=torch.tensor([5, 6, 7, 8, 99]))
+
+
+CONFIG: Mapping[str, Mapping[str, Any]] = {
+    "parallel_config": {
+        "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
+        "data_parallel_size": 1,
+        "prefill_context_parallel_size": 1,
+        "decode_context_parallel_size": 1,
+        "use_sequence_parallel_moe": False,
+        "use_ubatching": False,
+    },
+    "scheduler_config": {"max_num_batched_tokens": ROWS, "max_num_seqs": 8, "async_scheduling": False},
+    "cache_config": {"kv_sharing_fast_prefill": False},
+    "model_config": {
+        "model": str(MODEL),
+        "dtype": torch.float32,
+        "served_model_name": ["fixture"],
+        "architectures": ["LlamaForCausalLM"],
+        "hf_text_config": SimpleNamespace(num_hidden_layers=4),
+        "quantization": None,
+        "runner_type": "generate",
+        "is_encoder_decoder": False,
+        "is_multimodal_model": False,
+        "enable_prompt_embeds": False,
+    },
+}
+"""Fields of a `VllmConfig` by the part that they stand in."""
+
+
+class Worker:
+    """A stand-in for the platform's worker, with a loaded model."""
+
+    def __init__(self, config: Any, *, network: nn.Module, runner: Any) -> None:
+        self.vllm_config = config
+        self.model_config = config.model_config
+        self.device = torch.device("cpu")
+        self.model_runner = runner
+        self.network = network
+
+    def get_model(self) -> nn.Module:
+        return self.network
+
+    def execute_dummy_batch(self) -> None:
+        for block in self.network.get_submodule("model.layers").children():
+            block(torch.ones(1, WIDTH))
+
+    def load_model(self) -> None: ...
+    def compile_or_warm_up_model(self) -> None: ...
+    def execute_model(self, scheduler_output: Any) -> None: ...
+    def sample_tokens(self, grammar_output: Any) -> None: ...
+    def shutdown(self) -> None: ...
+
+
+def a_section(folder: Path, *bundles: Path, **changes: Any) -> dict[str, Any]:
+    """Our section of the additional configuration."""
+    return {
+        "socket": str(folder / "s"),
+        "dictionaries": [{"path": str(path)} for path in bundles or [BUNDLE]],
+        **changes,
+    }
+
+
+def a_worker(folder: Path, section: Any = None, **changes: Any) -> Any:
+    """A worker whose configuration has ``changes``: fields of `CONFIG`, or ``network``, ``runner`` or ``width``."""
+    width, parts = changes.pop("width", WIDTH), {}
+    network, runner = changes.pop("network", None) or LlamaForCausalLM(), changes.pop("runner", None) or Runner()
+    for part, defaults in CONFIG.items():
+        parts[part] = SimpleNamespace(**{name: changes.pop(name, value) for name, value in defaults.items()})
+    parts["model_config"].get_hidden_size = lambda: width
+    config = SimpleNamespace(
+        **parts,
+        additional_config={} if section == "none" else {"saewatch": section or a_section(folder)},
+        speculative_config=changes.pop("speculative_config", None),
+        kv_transfer_config=changes.pop("kv_transfer_config", None),
+    )
+    assert not changes, f"no such fields: {', '.join(changes)}"
+    return Worker(config, network=network, runner=runner)
+
+
+def a_request(name: str, prompt: int, computed: int = 0, **sampling: Any) -> Any:
+    """A `NewRequestData`."""
+    settings = SimpleNamespace(
+        stop_token_ids=sampling.get("stop", [2]),
+        eos_token_id=sampling.get("eos", 9),
+        max_tokens=sampling.get("max_tokens", 16),
+    )
+    return SimpleNamespace(
+        req_id=name, prompt_len=prompt, num_computed_tokens=computed, sampling_params=settings, lora_request=None
+    )
+
+
+def scheduled(new: Any = (), cached: dict[str, int] | None = None, finished: Any = (), resumed: Any = ()) -> Any:
+    """A `SchedulerOutput`."""
+    before = cached or {}
+    tokens = {request.req_id: request.prompt_len - request.num_computed_tokens for request in new}
+    tokens |= dict.fromkeys(before, 1)
+    return SimpleNamespace(
+        scheduled_new_reqs=list(new),
+        scheduled_cached_reqs=SimpleNamespace(
+            req_ids=list(before), num_computed_tokens=list(before.values()), resumed_req_ids=set(resumed)
+        ),
+        num_scheduled_tokens=tokens,
+        total_num_scheduled_tokens=sum(tokens.values()),
+        finished_req_ids=set(finished),
+    )
+
+
+def sampled(**tokens: list[int]) -> Any:
+    """A `ModelRunnerOutput`."""
+    return SimpleNamespace(
+        sampled_token_ids=list(tokens.values()), req_id_to_index={name: row for row, name in enumerate(tokens)}
+    )

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine.staging import Slot
 from saewatch.engine.watched import open_watched
-from tests.engine.standin import Blocks, a_config, an_engine, hidden, rows_of
+from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, rows_of
 
 
 def test_a_slot_keeps_its_step(tmp_path: Path) -> None:
@@ -45,3 +46,33 @@ def test_a_slot_gives_what_the_encoder_gives(tmp_path: Path) -> None:
     assert found.row.tolist() == expected.row.tolist()
     assert found.slot.tolist() == expected.slot.tolist()
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
+
+
+def test_streams_on_one_hook_point_find_the_same(tmp_path: Path) -> None:
+    blocks, use = Blocks(), DictionaryUse(path=str(BUNDLE))
+    watched = open_watched(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)
+    slot, rows = Slot(watched), rows_of(a=(0, 20), b=(5, 3))
+    blocks.run(hidden(23))
+    slot.take(rows)
+    slot.encode()
+    first, second = slot.read()
+    assert len(first.row), "the fixture fires on such rows"
+    for name in ("row", "slot", "value", "excluded"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_streams_on_two_hook_points_find_each_its_own(tmp_path: Path) -> None:
+    blocks = Blocks()
+    uses = tuple(DictionaryUse(path=str(path)) for path in (BUNDLE, another_bundle(tmp_path / "o", "resid_pre.2")))
+    watched = open_watched(a_config(tmp_path, dictionaries=uses), an_engine(), blocks)
+    slot, rows = Slot(watched), rows_of(a=(3, 40))
+    blocks.run(hidden(40))
+    slot.take(rows)
+    slot.encode()
+    for one, times, found in zip(watched, (3.0, 1.0), slot.read(), strict=True):
+        slab = one.new_slab()
+        one.encoder.encode(times * hidden(40), positions=rows.positions, token_ids=rows.tokens, slab=slab)
+        expected = slab.encoded()
+        assert found.row.tolist() == expected.row.tolist()
+        np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
+    assert len(set(map(len, (found.row for found in slot.read())))) == 2

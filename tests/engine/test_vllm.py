@@ -1,18 +1,17 @@
-"""The vLLM adapter on a stand-in worker: what it refuses at start, what it reads of a step, and that it fails open."""
+"""The vLLM adapter on a stand-in worker: what it refuses at start, what it keys, and that it fails open."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import vllm
-from torch import nn
+from vllm.config import VllmConfig
+from vllm.v1.outputs import AsyncModelRunnerOutput
 
 from saewatch.core.errors import (
     ConfigError,
@@ -26,75 +25,20 @@ from saewatch.core.errors import (
 )
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
+from saewatch.engine.runners import V1View
 from saewatch.engine.tap import Tap
-from saewatch.engine.vllm import RunnerView, V1View, Watch, facts_of, new_request, open_watch
-from tests.engine.standin import BUNDLE, MODEL, WIDTH, Block
-
-
-class Model(nn.Module):
-    def __init__(self, layers: int = 4) -> None:
-        super().__init__()
-        self.model = nn.Module()
-        self.blocks = [Block() for _ in range(layers)]
-        self.model.layers = nn.ModuleList(self.blocks)
-
-
-class Runner:
-    """What V1View reads, two requests of 3 and 1 rows."""
-
-    def __init__(self) -> None:
-        self.input_batch = SimpleNamespace(req_ids=["b", "a", "gone"], num_reqs=2)
-        self.query_start_loc = SimpleNamespace(np=np.array([0, 3, 4, 9], np.int32))
-        self.positions = torch.tensor([0, 1, 2, 7, 99])
-        self.input_ids = SimpleNamespace(gpu=torch.tensor([5, 6, 7, 8, 99]))
-
-
-def a_worker(tmp_path: Path, section: Any = None, **changes: Any) -> Any:
-    """A stand-in with the attributes that the adapter reads."""
-    if section is None:
-        section = {"socket": str(tmp_path / "s"), "dictionaries": [{"path": str(BUNDLE)}]}
-    model = SimpleNamespace(
-        model=str(MODEL),
-        served_model_name=["fixture"],
-        architectures=["LlamaForCausalLM"],
-        get_hidden_size=lambda: changes.get("width", WIDTH),
-        hf_text_config=SimpleNamespace(num_hidden_layers=4),
-        quantization=None,
-        runner_type=changes.get("runner_type", "generate"),
-        is_encoder_decoder=changes.get("is_encoder_decoder", False),
-        is_multimodal_model=changes.get("is_multimodal_model", False),
-        enable_prompt_embeds=changes.get("enable_prompt_embeds", False),
-    )
-    model.architectures = [changes.get("architecture", "LlamaForCausalLM")]
-    parallel = SimpleNamespace(
-        tensor_parallel_size=changes.get("tensor_parallel_size", 1),
-        pipeline_parallel_size=changes.get("pipeline_parallel_size", 1),
-        data_parallel_size=changes.get("data_parallel_size", 1),
-        enable_dbo=changes.get("enable_dbo", False),
-    )
-    scheduler = SimpleNamespace(
-        max_num_batched_tokens=64, max_num_seqs=8, async_scheduling=changes.get("async_scheduling", False)
-    )
-    config = SimpleNamespace(
-        additional_config={"saewatch": section} if section != "none" else {},
-        model_config=model,
-        parallel_config=parallel,
-        scheduler_config=scheduler,
-        speculative_config=changes.get("speculative_config"),
-    )
-    network = Model()
-    return SimpleNamespace(
-        vllm_config=config,
-        model_config=model,
-        model_runner=changes.get("runner", Runner()),
-        get_model=lambda: network,
-        network=network,
-        execute_dummy_batch=lambda: network.blocks[2](torch.ones(1, WIDTH)),
-    )
-
-
-def section(tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    return {"socket": str(tmp_path / "s"), "dictionaries": [{"path": str(BUNDLE)}], **changes}
+from saewatch.engine.vllm import GRAPH_VERSION, MODES, SEAMS, Fetched, Watch, open_watch
+from tests.engine.standin import (
+    BUNDLE,
+    MODEL,
+    WIDTH,
+    a_request,
+    a_section,
+    a_worker,
+    another_bundle,
+    sampled,
+    scheduled,
+)
 
 
 def test_an_engine_without_the_section_is_refused(tmp_path: Path) -> None:
@@ -104,7 +48,7 @@ def test_an_engine_without_the_section_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"saewatch\.watc: found an unknown key, expected one of socket"):
-        open_watch(a_worker(tmp_path, section(tmp_path, watc=[])))
+        open_watch(a_worker(tmp_path, a_section(tmp_path, watc=[])))
 
 
 def test_an_unknown_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,26 +57,54 @@ def test_an_unknown_version_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         open_watch(a_worker(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"tensor_parallel_size": 2}, "tensor parallelism"),
-        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
-        ({"data_parallel_size": 2}, "data parallelism"),
-        ({"enable_dbo": True}, "DBO"),
-        ({"speculative_config": object()}, "speculative decoding"),
-        ({"async_scheduling": True}, "asynchronous scheduling"),
-        ({"runner_type": "pooling"}, "pooling"),
-        ({"is_encoder_decoder": True}, "encoder-decoder"),
-        ({"is_multimodal_model": True}, "multimodal"),
-        ({"enable_prompt_embeds": True}, "prompt embeddings"),
-        ({"architecture": "NovelForCausalLM"}, "NovelForCausalLM"),
-        ({"runner": object()}, "model runner"),
-    ],
-)
-def test_an_untested_mode_is_refused_by_name(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    with pytest.raises(UnsupportedMode, match=says):
-        open_watch(a_worker(tmp_path, **change))
+REFUSED: dict[str, dict[str, Any]] = {
+    "tensor parallelism": {"tensor_parallel_size": 2},
+    "pipeline parallelism": {"pipeline_parallel_size": 2},
+    "data parallelism": {"data_parallel_size": 2},
+    "prefill context parallelism": {"prefill_context_parallel_size": 2},
+    "decode context parallelism": {"decode_context_parallel_size": 2},
+    "sequence-parallel MoE": {"use_sequence_parallel_moe": True},
+    "micro-batching (DBO)": {"use_ubatching": True},
+    "adaptive draft verification": {"speculative_config": SimpleNamespace(enable_adaptive_verification=True)},
+    "speculative decoding": {"speculative_config": SimpleNamespace(enable_adaptive_verification=False)},
+    "asynchronous scheduling": {"async_scheduling": True},
+    "fast prefill (kv_sharing_fast_prefill)": {"kv_sharing_fast_prefill": True},
+    "KV from elsewhere (a KV connector)": {"kv_transfer_config": object()},
+    "a pooling model": {"runner_type": "pooling"},
+    "an encoder-decoder model": {"is_encoder_decoder": True},
+    "multimodal inputs": {"is_multimodal_model": True},
+    "prompt embeddings": {"enable_prompt_embeds": True},
+}
+
+
+def test_every_refused_mode_has_a_case() -> None:
+    assert set(REFUSED) == set(MODES)
+
+
+@pytest.mark.parametrize("mode", REFUSED)
+def test_an_untested_mode_is_refused_by_name(tmp_path: Path, mode: str) -> None:
+    worker = a_worker(tmp_path, **REFUSED[mode])
+    with pytest.raises(UnsupportedMode) as caught:
+        open_watch(worker)
+    assert (caught.value.subject, caught.value.found) == ("vllm mode", mode)
+    assert "on_failure: serve" in caught.value.hint
+
+
+def test_an_unknown_runner_or_model_is_refused_by_name(tmp_path: Path) -> None:
+    class NovelForCausalLM(torch.nn.Module): ...
+
+    with pytest.raises(UnsupportedMode, match="model runner: found Novel"):
+        open_watch(a_worker(tmp_path, runner=type("NovelRunner", (), {})()))
+    with pytest.raises(UnsupportedMode, match="model architecture: found NovelForCausalLM"):
+        open_watch(a_worker(tmp_path, network=NovelForCausalLM()))
+
+
+@pytest.mark.parametrize("method", SEAMS)
+def test_a_worker_without_a_method_that_we_use_is_of_an_unsupported_version(tmp_path: Path, method: str) -> None:
+    worker = a_worker(tmp_path)
+    setattr(worker, method, None)
+    with pytest.raises(UnsupportedVersion, match=rf"found Worker, expected the method {method}, which vLLM 0\.32\.0 "):
+        open_watch(worker)
 
 
 def test_a_dictionary_of_another_width_is_refused(tmp_path: Path) -> None:
@@ -153,12 +125,10 @@ def test_a_dictionary_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hook_point_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
-    worker = a_worker(tmp_path)
-    blocks = adapter.Blocks(worker)
+    place = adapter.places_of(a_worker(tmp_path))
+    assert place(HookPoint("resid_post", 3)).like.dtype == torch.float32
     with pytest.raises(HookPointError, match=r"found resid_post\.9, expected a layer from 0 to 3"):
-        blocks(HookPoint("resid_post", 9))
-    with pytest.raises(HookPointError, match="found mlp_out"):
-        blocks(HookPoint("mlp_out", 1))
+        place(HookPoint("resid_post", 9))
 
 
 def a_copy(tmp_path: Path) -> Path:
@@ -175,33 +145,33 @@ def test_a_corrupt_dictionary_is_refused(tmp_path: Path) -> None:
     data[-3] ^= 0xFF
     file.write_bytes(data)
     with pytest.raises(TensorFileError, match=r"encoder\.safetensors"):
-        open_watch(a_worker(tmp_path, section(tmp_path, dictionaries=[{"path": str(copy)}])))
+        open_watch(a_worker(tmp_path, a_section(tmp_path, dictionaries=[{"path": str(copy)}])))
 
 
 def test_a_missing_dictionary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"bundle\.json"):
-        open_watch(a_worker(tmp_path, section(tmp_path, dictionaries=[{"path": str(tmp_path)}])))
+        open_watch(a_worker(tmp_path, a_section(tmp_path, dictionaries=[{"path": str(tmp_path)}])))
 
 
 def test_a_feature_that_the_catalogue_does_not_have_is_refused(tmp_path: Path) -> None:
     uses = [{"path": str(BUNDLE), "watch": ["nothing.p1"]}]
     with pytest.raises(ConfigError, match=r"'nothing\.p1'"):
-        open_watch(a_worker(tmp_path, section(tmp_path, dictionaries=uses)))
+        open_watch(a_worker(tmp_path, a_section(tmp_path, dictionaries=uses)))
 
 
 def test_too_small_a_budget_is_refused(tmp_path: Path) -> None:
     uses = [{"path": str(BUNDLE), "census": 1.0}]
     with pytest.raises(ConfigError, match="device_budget_mib"):
-        open_watch(a_worker(tmp_path, section(tmp_path, dictionaries=uses, device_budget_mib=1)))
+        open_watch(a_worker(tmp_path, a_section(tmp_path, dictionaries=uses, device_budget_mib=1)))
 
 
 def test_serve_on_failure_serves_blind(tmp_path: Path) -> None:
-    watch = open_watch(a_worker(tmp_path, section(tmp_path, on_failure="serve"), width=256))
+    watch = open_watch(a_worker(tmp_path, a_section(tmp_path, on_failure="serve"), width=256))
     assert watch is not None
     assert not watch.tap.watched
     watch.prove()
-    watch.after_forward(a_step(new=[a_request("a", 3)]), sampling=True)
-    watch.after_sampling(SimpleNamespace(sampled_token_ids=[[7]], req_id_to_index={"a": 0}))
+    watch.after_forward(scheduled(new=[a_request("a", 3)]), sampling=True)
+    watch.after_sampling(sampled(a=[7]))
     watch.tap.close()
     (books,) = watch.tap.books
     assert books.blind == "misfit_error"
@@ -213,67 +183,15 @@ def test_serve_on_failure_serves_blind_whatever_it_was(tmp_path: Path, monkeypat
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(Tap, "open", out_of_memory)
-    watch = open_watch(a_worker(tmp_path, section(tmp_path, on_failure="serve")))
+    watch = open_watch(a_worker(tmp_path, a_section(tmp_path, on_failure="serve")))
     assert watch is not None
     assert [books.blind for books in watch.tap.books] == ["start_fault"]
     with pytest.raises(RuntimeError, match="out of memory"):
-        open_watch(a_worker(tmp_path, section(tmp_path)))
+        open_watch(a_worker(tmp_path, a_section(tmp_path)))
 
 
-def test_serve_on_failure_serves_even_with_a_broken_section(tmp_path: Path) -> None:
+def test_serve_on_failure_serves_even_with_a_broken_a_section(tmp_path: Path) -> None:
     assert open_watch(a_worker(tmp_path, {"on_failure": "serve", "nonsense": 1})) is None
-
-
-def a_request(name: str, prompt: int, computed: int = 0, **sampling: Any) -> Any:
-    settings = SimpleNamespace(
-        stop_token_ids=sampling.get("stop", [2]),
-        eos_token_id=sampling.get("eos", 9),
-        max_tokens=sampling.get("max_tokens", 16),
-    )
-    return SimpleNamespace(
-        req_id=name, prompt_len=prompt, num_computed_tokens=computed, sampling_params=settings, lora_request=None
-    )
-
-
-def a_step(new: Any = (), cached: dict[str, int] | None = None, finished: Any = (), resumed: Any = ()) -> Any:
-    before = cached or {}
-    scheduled = {request.req_id: request.prompt_len - request.num_computed_tokens for request in new}
-    scheduled |= dict.fromkeys(before, 1)
-    return SimpleNamespace(
-        scheduled_new_reqs=list(new),
-        scheduled_cached_reqs=SimpleNamespace(
-            req_ids=list(before), num_computed_tokens=list(before.values()), resumed_req_ids=set(resumed)
-        ),
-        num_scheduled_tokens=scheduled,
-        total_num_scheduled_tokens=sum(scheduled.values()),
-        finished_req_ids=set(finished),
-    )
-
-
-@pytest.mark.parametrize(("name", "child"), [("3_cmpl-1", 3), ("cmpl-1", 0), ("9" * 20 + "_0", 0), ("9" * 5000, 0)])
-def test_which_answer_of_several_a_name_says(name: str, child: int) -> None:
-    assert new_request(a_request(name, 4), 0).child == child
-
-
-def test_a_step_in_the_ledgers_words() -> None:
-    step = a_step(new=[a_request("a", 5, 2)], cached={"b": 7, "c": 3}, finished=["d"], resumed=["c"])
-    facts = facts_of(step)
-    assert facts["computed"] == {"a": 5, "b": 8, "c": 4}
-    assert facts["finished"] == ("d",)
-    assert [(item.engine_id, item.computed) for item in facts["new"]] == [("a", 2), ("c", 3)]
-
-
-def test_a_request_in_the_ledgers_words() -> None:
-    found = new_request(a_request("2_cmpl-x", 5, stop=[3], eos=None, max_tokens=4), 11)
-    assert (found.child, found.stop_tokens, found.max_tokens, found.prompt_len) == (2, frozenset({3}), 4, 5)
-
-
-def test_rows_come_in_the_runners_order() -> None:
-    rows = V1View(Runner()).rows()
-    assert list(rows.order) == ["b", "a"]
-    assert rows.starts.tolist() == [0, 3, 4]
-    assert rows.positions.tolist() == [0, 1, 2, 7]
-    assert rows.tokens.tolist() == [5, 6, 7, 8]
 
 
 def opened(tmp_path: Path) -> tuple[Any, Watch]:
@@ -338,23 +256,120 @@ def test_after_start_a_fault_of_the_tap_never_reaches_the_engine(
     def broken(*_args: Any) -> Any:
         raise RuntimeError("planted")
 
-    step = a_step(new=[a_request("b", 3), a_request("a", 1)])
+    step = scheduled(new=[a_request("b", 3), a_request("a", 1)])
     if where == "rows":
         monkeypatch.setattr(V1View, "rows", broken)
     elif where == "facts":
         monkeypatch.setattr(adapter, "facts_of", broken)
     watch.after_forward(step, sampling=True)
-    watch.after_sampling(None if where == "sampling" else SimpleNamespace(sampled_token_ids=[], req_id_to_index={}))
+    watch.after_sampling(SimpleNamespace() if where == "sampling" else sampled())
     monkeypatch.undo()
-    watch.after_forward(a_step(cached={"b": 3, "a": 1}), sampling=True)
-    watch.after_sampling(SimpleNamespace(sampled_token_ids=[[1], [1]], req_id_to_index={"b": 0, "a": 1}))
+    watch.after_forward(scheduled(cached={"b": 3, "a": 1}), sampling=True)
+    watch.after_sampling(sampled(b=[1], a=[1]))
     watch.tap.close()
     (books,) = watch.tap.books
     assert books.blind == "fault"
 
 
-def test_every_view_says_what_it_fits() -> None:
-    views: list[type[RunnerView]] = list(adapter.VIEWS)
-    fits: list[Callable[[Any], bool]] = [view.fits for view in views]
-    assert not any(fit(object()) for fit in fits)
-    assert V1View.fits(Runner())
+# --- outputs that are on their way ------------------------------------------------------------------------------------
+class Later(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not typed here
+    """What an engine that schedules ahead hands on."""
+
+    def __init__(self, output: Any) -> None:
+        self._output = output
+
+    def get_output(self) -> Any:
+        return self._output
+
+
+def test_an_output_at_once_is_reported_at_once_and_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, watch = opened(tmp_path)
+    assert watch.after_sampling("of the warm-up") == "of the warm-up"
+    watch.prove()
+    steps: list[Any] = []
+    monkeypatch.setattr(watch.tap, "step", lambda **facts: steps.append(facts["emitted"]))
+    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
+    output = sampled(b=[7], a=[8, 9])
+    assert watch.after_sampling(output) is output
+    assert steps == [{"b": [7], "a": [8, 9]}]
+    assert watch.after_sampling(None) is None, "a step that is over"
+    watch.after_forward(scheduled(cached={"b": 3}), sampling=True)
+    assert watch.after_sampling(None) is None, "a step that failed"
+    watch.after_forward(scheduled(cached={"b": 3}), sampling=False)
+    assert steps[1:] == [{}, {}]
+    watch.tap.close()
+
+
+def test_a_step_is_reported_when_the_engine_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, watch = opened(tmp_path)
+    watch.prove()
+    steps: list[Any] = []
+    monkeypatch.setattr(watch.tap, "step", lambda **facts: steps.append(facts["emitted"]))
+    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
+    output = sampled(b=[7], a=[8])
+    handed = watch.after_sampling(Later(output))
+    assert isinstance(handed, Fetched)
+    assert steps == []
+    assert handed.get_output() is output
+    assert steps == [{"b": [7], "a": [8]}]
+    watch.tap.close()
+
+
+def test_a_step_that_was_not_fetched_before_the_next_one_makes_the_tap_blind(tmp_path: Path) -> None:
+    _, watch = opened(tmp_path)
+    watch.prove()
+    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
+    watch.after_sampling(Later(sampled(b=[7], a=[8])))
+    watch.after_forward(scheduled(cached={"b": 3, "a": 1}), sampling=True)
+    output = sampled(b=[7], a=[8])
+    handed = watch.after_sampling(Later(output))
+    assert handed.get_output() is output
+    watch.tap.close()
+    (books,) = watch.tap.books
+    assert books.blind == "fault"
+
+
+# --- the key of the compile cache -------------------------------------------------------------------------------------
+def key_of(tmp_path: Path, *bundles: Path, **settings: Any) -> tuple[dict[str, Any], str]:
+    """What the adapter leaves in the additional configuration, and vLLM's own key of it."""
+    worker = a_worker(tmp_path, a_section(tmp_path, *bundles, **settings))
+    worker.vllm_config.additional_config["theirs"] = {"kept": 1}
+    watch = open_watch(worker)
+    assert watch is not None
+    watch.tap.close()
+    left = worker.vllm_config.additional_config
+    assert left.pop("theirs") == {"kept": 1}
+    return left, VllmConfig(additional_config=left).compute_hash()
+
+
+def test_the_key_holds_what_the_tap_adds_to_the_graph_and_nothing_else(tmp_path: Path) -> None:
+    sinks: list[Any] = [("resid_post.2", [64, WIDTH])]
+    left, _ = key_of(tmp_path, queue_bytes=2**20, instance="one")
+    assert left == {"saewatch": {"graph_version": GRAPH_VERSION, "sinks": sinks}}
+    other = another_bundle(tmp_path / "other", "mlp_out.0")
+    left, _ = key_of(tmp_path, BUNDLE, BUNDLE, other)
+    assert left["saewatch"]["sinks"] == [("mlp_out.0", [64, WIDTH]), *sinks]
+
+
+def test_another_dictionary_on_the_same_hook_point_has_the_same_key(tmp_path: Path) -> None:
+    same = another_bundle(tmp_path / "same", features=2)
+    other = another_bundle(tmp_path / "other", "resid_post.1")
+    _, key = key_of(tmp_path)
+    assert key_of(tmp_path, same, slots=1)[1] == key
+    assert key_of(tmp_path, same, BUNDLE)[1] == key
+    keys = {key, key_of(tmp_path, other)[1], key_of(tmp_path, BUNDLE, other)[1]}
+    assert len(keys) == 3, "another hook point, another graph"
+
+
+def test_a_blind_engine_has_the_key_of_a_graph_without_sinks(tmp_path: Path) -> None:
+    worker = a_worker(tmp_path, a_section(tmp_path, on_failure="serve"), width=256)
+    open_watch(worker)
+    assert worker.vllm_config.additional_config == {"saewatch": {"graph_version": GRAPH_VERSION, "sinks": []}}
+    assert not [name for name, _ in worker.network.named_modules() if "saewatch" in name]
+
+
+def test_a_second_dictionary_that_does_not_fit_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    worker = a_worker(tmp_path, a_section(tmp_path, BUNDLE, another_bundle(tmp_path / "other", "resid_pre.9")))
+    with pytest.raises(MisfitError, match=r"hook point resid_pre\.9: found a model of 4 layers"):
+        open_watch(worker)
+    assert not [name for name, _ in worker.network.named_modules() if "saewatch" in name]

@@ -56,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
         words += ["--middleware", MIDDLEWARE]
         environment["SAEWATCH_SOCKET"] = socket
     memory: list[Footprint] = []
-    for one, use in zip(known, uses, strict=True):
-        memory.append(_memory(one, use, config, options.rows, taken=sum(before.total for before in memory)))
+    for index, (one, use) in enumerate(zip(known, uses, strict=True)):
+        shared = one.manifest.hook_point in {before.manifest.hook_point for before in known[:index]}
+        taken = sum(before.total for before in memory)
+        memory.append(_memory(one, use, config, options.rows, taken=taken, shared=shared))
     if options.json:
         found = {"arguments": words, "environment": environment, "device_bytes": sum(one.total for one in memory)}
         print(json.dumps(found))
@@ -70,10 +72,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _memory(known: KnownDictionary, use: DictionaryUse, config: TapConfig, rows: int, *, taken: int) -> Footprint:
+def _memory(
+    known: KnownDictionary, use: DictionaryUse, config: TapConfig, rows: int, *, taken: int, shared: bool
+) -> Footprint:
     """What it takes on a GPU. ManifestError for a feature that the catalogue lacks, ConfigError over budget."""
     slots = len(known.catalogue.watch_list(known.manifest, use.watch).rows)
-    needed = footprint(known.manifest, use, config, rows=rows, slots=slots)
+    needed = footprint(known.manifest, use, config, rows=rows, slots=slots, shared=shared)
     check_budget(needed, config, rows=rows, slots=slots, taken=taken)
     return needed
 

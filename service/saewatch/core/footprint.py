@@ -51,6 +51,7 @@ def footprint(
     slots: int,
     element_bytes: int = 2,
     staged: bool = True,
+    shared: bool = False,
 ) -> Footprint:
     """Device bytes of one stream.
 
@@ -62,6 +63,7 @@ def footprint(
         slots: watched rows of the dictionary.
         element_bytes: of the activations.
         staged: rows are copied into slots, as on a GPU; on the CPU they are encoded in place.
+        shared: a stream before it has the same hook point, and so the same rows.
     """
     sheet = manifest.encoder
     firings = firings_max(config, rows=rows, slots=slots)
@@ -71,8 +73,9 @@ def footprint(
     d_out = sheet.d_out if decodes else 0
     at_once = min(rows, ROWS)
     block = 4 * min(sheet.rows, BLOCK) * (sheet.d_in + d_out + 6 * at_once) if whole else 0  # upcast, products, keys
+    copies = 0 if shared else 1 + (config.slots if staged else 0)
     return Footprint(
-        staging=rows * sheet.d_in * element_bytes * (1 + (config.slots if staged else 0)) + 16 * rows * config.slots,
+        staging=rows * sheet.d_in * element_bytes * copies + 16 * rows * config.slots,
         watched=slots * (4 * sheet.d_in + 32) + 8 * limits.SPECIAL_TOKENS,
         whole=sheet.rows * (stored * sheet.d_in + 20) if whole else 0,
         decoder=sheet.rows * stored * d_out + 12 * d_out,

@@ -1,7 +1,7 @@
 """The tap's configuration: the section ``saewatch`` of vLLM's ``--additional-config``.
 
-It stands there because vLLM hashes that option into its compile-cache key: a graph that was compiled without the tap,
-or with another one, is then never loaded. Unknown keys are refused, so that a misspelt one cannot switch anything off.
+It stands there because vLLM hands that option to its workers, and hashes it into its compile-cache key: the worker
+leaves in it what the tap adds to the graph. Unknown keys are refused: a misspelt one cannot switch anything off.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from saewatch.core.errors import ConfigError
 from saewatch.core.records import Role
 
 SECTION = "saewatch"
-GRAPH_VERSION = 1
-"""Raised whenever the tap's part of the compiled graph changes, so that older cached graphs are not loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +51,6 @@ class TapConfig:
     device_budget_mib: int = 2048
     """Device memory that the tap may take."""
     queue_bytes: int = limits.QUEUE_BYTES
-    graph_version: int = GRAPH_VERSION
 
 
 def read(section: Any) -> TapConfig:
@@ -70,7 +67,6 @@ def read(section: Any) -> TapConfig:
         ("firings_per_token", 1, limits.WATCH_SLOTS),
         ("device_budget_mib", 1, 2**20),
         ("queue_bytes", limits.FRAME_BYTES, 2**32),
-        ("graph_version", GRAPH_VERSION, GRAPH_VERSION),
     ):
         _in_range(f"{SECTION}.{name}", getattr(config, name), low, high)
     _in_range(f"{SECTION}.instance (bytes)", len(config.instance.encode()), 0, limits.LABEL_BYTES)

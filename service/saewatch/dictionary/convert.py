@@ -153,8 +153,8 @@ def read_model(folder: Path) -> tuple[ModelFacts, tuple[int, ...]]:
         facts = model_facts(
             folder,
             architecture=str(config["architectures"][0]),
-            d_model=int(text["hidden_size"]),
-            layers=int(text["num_hidden_layers"]),
+            d_model=int(text["n_embd" if "n_embd" in text else "hidden_size"]),  # GPT-2 has names of its own
+            layers=int(text["n_layer" if "n_layer" in text else "num_hidden_layers"]),
         )
         added = read_json(folder / "tokenizer.json")["added_tokens"]
         special = sorted({int(token["id"]) for token in added if token["special"]})

@@ -10,17 +10,20 @@ what it would do to Python objects would run once, at the trace: hence the count
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 LIBRARY = torch.library.Library("saewatch", "DEF")
 _SCHEMA = "sink(Tensor hidden, Tensor? residual, Tensor(a!) buffer, Tensor(b!) calls) -> ()"
 LIBRARY.define(_SCHEMA)
 
 
-def _sink(hidden: torch.Tensor, residual: torch.Tensor | None, buffer: torch.Tensor, calls: torch.Tensor) -> None:
+def _sink(hidden: Tensor, residual: Tensor | None, buffer: Tensor, calls: Tensor) -> None:
     rows = buffer[: hidden.shape[0]]
     if residual is None:
         rows.copy_(hidden)
@@ -29,7 +32,7 @@ def _sink(hidden: torch.Tensor, residual: torch.Tensor | None, buffer: torch.Ten
     calls.add_(1)
 
 
-def _sink_meta(hidden: torch.Tensor, residual: torch.Tensor | None, buffer: torch.Tensor, calls: torch.Tensor) -> None:
+def _sink_meta(hidden: Tensor, residual: Tensor | None, buffer: Tensor, calls: Tensor) -> None:
     """Shapes only: nothing is returned."""
 
 
@@ -46,27 +49,97 @@ class Sink(nn.Module):
         like: a parameter whose dtype and device the buffer takes.
     """
 
-    def __init__(self, *, rows: int, width: int, like: torch.Tensor) -> None:
+    def __init__(self, *, rows: int, width: int, like: Tensor) -> None:
         super().__init__()
         buffer = torch.zeros(rows, width, dtype=like.dtype, device=like.device)
         self.register_buffer("buffer", buffer, persistent=False)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device=like.device), persistent=False)
-        self.buffer: torch.Tensor
-        self.calls: torch.Tensor
+        self.buffer: Tensor
+        self.calls: Tensor
 
-    def forward(self, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        """Writes ``hidden + residual``, ``[rows, width]`` each, into the buffer's first rows."""
+    def forward(self, hidden: Tensor, residual: Tensor | None) -> None:
+        """Writes ``hidden + residual``, ``[rows, width]`` each, into the buffer's first rows.
+
+        Models that vLLM takes from transformers have a dimension of batches before these, of size 1.
+        """
+        if hidden.ndim > 2:
+            hidden, residual = hidden.flatten(0, -2), None if residual is None else residual.flatten(0, -2)
         torch.ops.saewatch.sink(hidden, residual, self.buffer, self.calls)
 
 
-def attach(block: nn.Module, sink: Sink, name: str = "saewatch_sink") -> None:
-    """Hangs ``sink`` on what ``block`` returns: one tensor, or a pair whose sum is the residual stream."""
-    block.add_module(name, sink)
+Pair = tuple[Tensor, Tensor | None]
+"""Tensors whose sum is wanted."""
 
-    def hook(_block: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, tuple):
-            sink(output[0], output[1])
-        else:
-            sink(output, None)
 
-    block.register_forward_hook(hook)
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Which tensor of a block is a hook point."""
+
+    module: str
+    """Where, below the block; empty: the block itself."""
+    side: Literal["input", "output"]
+    part: Literal["first", "second", "sum"] = "first"
+    """Of what is passed there: the first tensor, the second one, or the sum of the hidden states and the residual."""
+    only: tuple[str, object] | None = None
+    """A field of the model's configuration and the value without which the block has no such tensor."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """A hook point of one model."""
+
+    block: nn.Module
+    site: Site
+    like: Tensor
+    """Has the dtype and the device of the model's activations."""
+
+
+def attach(place: Place, sink: Sink, name: str = "saewatch_sink") -> None:
+    """Hangs ``sink``, under ``name``, where ``place`` says. To be called before the first compilation."""
+    place.block.add_module(name, sink)
+    site = place.site
+    target = place.block.get_submodule(site.module)
+    if site.side == "output":
+        take = _OUTPUTS[site.part]
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            sink(*take(output))
+
+        target.register_forward_hook(hook)
+    else:
+        given = _inputs_of(target, site.part)
+
+        def pre_hook(_module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+            sink(*given(inputs, named))
+
+        target.register_forward_pre_hook(pre_hook, with_kwargs=True)
+
+
+def _first(output: Any) -> Pair:
+    return (output[0] if isinstance(output, tuple) else output), None
+
+
+def _second(output: Any) -> Pair:
+    return output[1], None
+
+
+def _sum(output: Any) -> Pair:
+    return (output[0], output[1]) if isinstance(output, tuple) else (output, None)
+
+
+_OUTPUTS: Mapping[str, Callable[[Any], Pair]] = {"first": _first, "second": _second, "sum": _sum}
+
+
+def _inputs_of(target: nn.Module, part: str) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Pair]:
+    """Finds ``hidden_states`` and ``residual`` among what ``target`` is called with; else its first argument."""
+    names = list(inspect.signature(target.forward).parameters)
+    hidden = names.index("hidden_states") if "hidden_states" in names else 0
+    residual = names.index("residual") if part == "sum" and "residual" in names else None
+
+    def argument(index: int, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        return inputs[index] if index < len(inputs) else named.get(names[index])
+
+    def given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Pair:
+        return argument(hidden, inputs, named), None if residual is None else argument(residual, inputs, named)
+
+    return given

@@ -40,7 +40,8 @@ class Slot:
         self._count = 0
         self._cuda = first.device.type == "cuda"
         self._positions = torch.zeros(len(first), dtype=torch.int32, pin_memory=self._cuda)
-        self._staged = [torch.empty_like(one.sink.buffer) for one in watched] if self._cuda else []
+        sinks = dict.fromkeys(one.sink for one in watched)  # streams on one hook point share its rows
+        self._staged = {sink: torch.empty_like(sink.buffer) for sink in sinks} if self._cuda else {}
         self._index = torch.zeros(2, len(first), dtype=torch.int64, device=first.device)
         self._side = torch.cuda.Stream() if self._cuda else None
         self._ready = torch.cuda.Event() if self._cuda else None
@@ -50,8 +51,8 @@ class Slot:
         self._count = int(rows.starts[-1])
         self._index[0, : self._count].copy_(rows.positions, non_blocking=True)
         self._index[1, : self._count].copy_(rows.tokens, non_blocking=True)
-        for staged, one in zip(self._staged, self._watched, strict=False):
-            staged[: self._count].copy_(one.sink.buffer[: self._count], non_blocking=True)
+        for sink, staged in self._staged.items():
+            staged[: self._count].copy_(sink.buffer[: self._count], non_blocking=True)
 
     def encode(self) -> None:
         """Enqueues the encoders, on the side stream where there is one."""
@@ -66,18 +67,22 @@ class Slot:
 
     def positions(self) -> I32:
         """Of each row, ``[rows]``; waits for the device."""
-        if self._ready is not None:
-            self._ready.synchronize()
+        self._wait()
         return self._positions[: self._count].numpy().copy()
 
     def read(self) -> list[Encoded]:
         """Each stream's firings, as arrays of their own; waits for the device."""
+        self._wait()
         return [slab.encoded() for slab in self._slabs]
+
+    def _wait(self) -> None:
+        if self._ready is not None:
+            self._ready.synchronize()
 
     def _encode(self) -> None:
         positions, tokens = self._index[:, : self._count]
-        sources = self._staged or [one.sink.buffer for one in self._watched]
-        for source, one, slab in zip(sources, self._watched, self._slabs, strict=True):
+        for one, slab in zip(self._watched, self._slabs, strict=True):
+            source = self._staged.get(one.sink, one.sink.buffer)
             one.encode(source[: self._count], positions, tokens, slab)
             slab.to_host()
         self._positions[: self._count].copy_(positions, non_blocking=True)

@@ -2,7 +2,9 @@
 
 Switched on by ``--worker-cls saewatch.engine.vllm.TapWorker`` and the section ``saewatch`` of ``--additional-config``.
 The worker class is built on the platform's own, so that an import error stops the engine instead of being logged and
-forgotten; the configuration is part of vLLM's compile-cache key, so that no graph without the sink is loaded.
+forgotten. What the tap adds to the graph is part of vLLM's compile-cache key, and nothing else of its configuration is:
+no graph without the sinks, or with others, is ever loaded, and another dictionary on the same hook point compiles
+nothing anew.
 
 ======================================  =======================================================================
 seam                                    used for
@@ -10,9 +12,13 @@ seam                                    used for
 ``Worker.load_model``                   attach the sinks: after the weights, before the first forward
 ``Worker.compile_or_warm_up_model``     the proof; from here on steps are real (warm-up passes do not count)
 ``Worker.execute_model``                requests' lifecycle before, the step's rows after
-``Worker.sample_tokens``                which tokens were emitted
+``Worker.sample_tokens``                which tokens were emitted, at once or when the engine fetches them
+``Worker.execute_dummy_batch``          a forward pass for the proof of an engine that did not warm up
 ``Worker.shutdown``                     the last books
-`RunnerView`                            the runner's row order and its device positions; one subclass a runner
+``VllmConfig.additional_config``        our section, and then our part of the compile cache's key
+``SchedulerOutput`` (runners.py)        which requests begin, end and go on
+`RunnerView` (runners.py)               the runner's row order and its device positions; one subclass a runner
+`Places` (families.py)                  the modules of the model that hold the hook points
 ======================================  =======================================================================
 
 At start everything that is not known is refused, unless ``on_failure: serve``: then the engine serves and is *blind*.
@@ -24,33 +30,33 @@ from __future__ import annotations
 import logging
 import os
 import pkgutil
-import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import vllm
-from torch import nn
 from vllm.platforms import current_platform
+from vllm.v1.outputs import AsyncModelRunnerOutput
 
 from saewatch import __version__
 from saewatch.core import tapconfig
-from saewatch.core.errors import ConfigError, HookPointError, SaewatchError, UnsupportedMode, UnsupportedVersion
-from saewatch.core.hookpoint import HookPoint
-from saewatch.engine.ledger import NewRequest
+from saewatch.core.errors import ConfigError, SaewatchError, UnsupportedMode, UnsupportedVersion
+from saewatch.engine.families import Places
 from saewatch.engine.modelfacts import model_facts
-from saewatch.engine.staging import Rows
+from saewatch.engine.runners import RunnerView, facts_of, view_of
 from saewatch.engine.tap import Tap
 from saewatch.engine.watched import Engine
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
 
-VERSIONS = ("0.32.0",)
-"""Versions of vLLM whose seams were tested."""
+VERSIONS: Mapping[str, str] = {
+    "0.32.0": "both runners, every family of the hook-point table",
+    "0.31.0": "runner V1, Llama; GPT-NeoX and Phi are refused, which it runs by code of its own",
+}
+"""Versions of vLLM whose seams were tested, and with what."""
 
 WORKERS: Mapping[str, str] = {
     "cpu": "vllm.v1.worker.cpu_worker:CPUWorker",
@@ -58,60 +64,41 @@ WORKERS: Mapping[str, str] = {
 }
 """The platform's own worker class, by device type."""
 
-BLOCKS: Mapping[str, str] = {"LlamaForCausalLM": "model.layers"}
-"""Architectures whose blocks return ``(hidden_states, residual)``, not yet added, and where the blocks are."""
+GRAPH_VERSION = 2
+"""Raised whenever the sink's operator or hooks change, so that graphs that were compiled before are not loaded."""
 
-_CHILD = re.compile(r"(\d{1,9})_")
-"""How vLLM names the answers of a request for several; a client without our middleware may choose such a name too."""
+SEAMS = (
+    "compile_or_warm_up_model",
+    "execute_dummy_batch",
+    "execute_model",
+    "get_model",
+    "load_model",
+    "sample_tokens",
+    "shutdown",
+)
+"""Methods of the worker without which this adapter does not work."""
 
-
-class RunnerView:
-    """What the tap reads of a model runner after a forward pass."""
-
-    def __init__(self, runner: Any) -> None:
-        self.runner = runner
-
-    @staticmethod
-    def fits(runner: Any) -> bool:
-        """Whether ``runner`` has what this view reads."""
-        raise NotImplementedError
-
-    def rows(self) -> Rows:
-        """The step's requests, in the order of their rows."""
-        raise NotImplementedError
-
-
-class V1View(RunnerView):
-    """Model Runner V1 and its CPU subclass."""
-
-    @staticmethod
-    def fits(runner: Any) -> bool:
-        """Whether ``runner`` is a V1 runner."""
-        return all(hasattr(runner, name) for name in ("input_batch", "query_start_loc", "positions", "input_ids"))
-
-    def rows(self) -> Rows:
-        """The step's requests: V1 condenses and reorders its batch, so the scheduler's order is of no use."""
-        batch = self.runner.input_batch
-        starts = self.runner.query_start_loc.np[: batch.num_reqs + 1].copy()
-        count = int(starts[-1])
-        return Rows(
-            order=list(batch.req_ids[: batch.num_reqs]),
-            starts=starts.astype(np.int32),
-            positions=self.runner.positions[:count],
-            tokens=self.runner.input_ids.gpu[:count],
-        )
-
-
-VIEWS: Sequence[type[RunnerView]] = (V1View,)
-"""One row a runner."""
-
-
-def view_of(runner: Any) -> RunnerView:
-    """The view of a model runner; UnsupportedMode for one that is not known."""
-    for view in VIEWS:
-        if view.fits(runner):
-            return view(runner)
-    raise UnsupportedMode("model runner", found=type(runner).__name__, expected="a known runner")
+MODES: Mapping[str, Callable[[Any], bool]] = {
+    "tensor parallelism": lambda config: config.parallel_config.tensor_parallel_size > 1,
+    "pipeline parallelism": lambda config: config.parallel_config.pipeline_parallel_size > 1,
+    "data parallelism": lambda config: config.parallel_config.data_parallel_size > 1,
+    "prefill context parallelism": lambda config: config.parallel_config.prefill_context_parallel_size > 1,
+    "decode context parallelism": lambda config: config.parallel_config.decode_context_parallel_size > 1,
+    "sequence-parallel MoE": lambda config: bool(config.parallel_config.use_sequence_parallel_moe),
+    "micro-batching (DBO)": lambda config: bool(config.parallel_config.use_ubatching),
+    "adaptive draft verification": lambda config: bool(
+        getattr(config.speculative_config, "enable_adaptive_verification", False)
+    ),
+    "speculative decoding": lambda config: config.speculative_config is not None,
+    "asynchronous scheduling": lambda config: bool(config.scheduler_config.async_scheduling),
+    "fast prefill (kv_sharing_fast_prefill)": lambda config: bool(config.cache_config.kv_sharing_fast_prefill),
+    "KV from elsewhere (a KV connector)": lambda config: config.kv_transfer_config is not None,
+    "a pooling model": lambda config: config.model_config.runner_type == "pooling",
+    "an encoder-decoder model": lambda config: bool(config.model_config.is_encoder_decoder),
+    "multimodal inputs": lambda config: bool(config.model_config.is_multimodal_model),
+    "prompt embeddings": lambda config: bool(config.model_config.enable_prompt_embeds),
+}
+"""What is refused by name until it was tested."""
 
 
 def _platform_worker() -> Any:
@@ -149,9 +136,7 @@ class TapWorker(_platform_worker()):  # type: ignore[misc]  # the base is chosen
     def sample_tokens(self, grammar_output: Any) -> Any:
         """Samples the step's tokens."""
         output = super().sample_tokens(grammar_output)
-        if self.saewatch is not None:
-            self.saewatch.after_sampling(output)
-        return output
+        return output if self.saewatch is None else self.saewatch.after_sampling(output)
 
     def shutdown(self) -> None:
         """Sends the last books."""
@@ -178,10 +163,32 @@ def open_watch(worker: Any) -> Watch | None:
     try:
         check_supported(worker)
         view = view_of(worker.model_runner)
-        tap = Tap.open(config, engine, Blocks(worker))
-        return Watch(worker, tap, view)
+        tap = Tap.open(config, engine, places_of(worker))
     except Exception as error:  # on_failure: serve means whatever it was
-        return Watch(worker, Tap.blind(config, engine, _to_serve_blind(config, error)), None)
+        tap, view = Tap.blind(config, engine, _to_serve_blind(config, error)), None
+    key_graph(worker, tap)
+    return Watch(worker, tap, view)
+
+
+def places_of(worker: Any) -> Places:
+    """The hook points of the loaded model. UnsupportedMode for a family that is not known."""
+    model = worker.model_config
+    like = torch.empty(0, dtype=model.dtype, device=worker.device)
+    return Places(worker.get_model(), architecture=model.architectures[0], config=model.hf_text_config, like=like)
+
+
+def key_graph(worker: Any, tap: Tap) -> None:
+    """Puts what the tap adds to the graph, and only that, into vLLM's compile-cache key.
+
+    The key hashes ``additional_config``, and is asked for at the first forward pass. Hook points stand in the
+    dictionaries and not in our section, so the section alone would load a graph with other sinks.
+    """
+    sinks = {one.opening.hook_point: list(one.sink.buffer.shape) for one in tap.watched}
+    other = worker.vllm_config.additional_config
+    worker.vllm_config.additional_config = {
+        **other,
+        tapconfig.SECTION: {"graph_version": GRAPH_VERSION, "sinks": sorted(sinks.items())},
+    }
 
 
 def _to_serve_blind(config: tapconfig.TapConfig, error: Exception) -> str:
@@ -218,6 +225,7 @@ class Watch:
         if not self._serving:
             return
         try:
+            assert self._facts is None, "asynchronous scheduling is refused: a step's tokens come before the next step"
             self._facts = facts_of(scheduled)
             if scheduled.total_num_scheduled_tokens and self._view is not None:
                 self.tap.snapshot(self._view.rows)
@@ -226,13 +234,21 @@ class Watch:
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
             self._fault(error)
 
-    def after_sampling(self, output: Any) -> None:
-        """What the step emitted."""
+    def after_sampling(self, output: Any) -> Any:
+        """Learns what the step emitted, now or when the engine fetches it; returns the output to hand on."""
         if not self._serving or self._facts is None:
-            return
+            return output
+        if isinstance(output, AsyncModelRunnerOutput):
+            return Fetched(output, self.learn)
+        self.learn(output)
+        return output
+
+    def learn(self, output: Any) -> None:
+        """The step's `ModelRunnerOutput`; None of a step that failed."""
         try:
-            sampled = output.sampled_token_ids
-            self._finish({name: sampled[index] for name, index in output.req_id_to_index.items() if sampled})
+            sampled = output.sampled_token_ids if output is not None else []
+            index = output.req_id_to_index if sampled else {}
+            self._finish({name: sampled[place] for name, place in index.items()})
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
             self._fault(error)
 
@@ -246,60 +262,18 @@ class Watch:
         self.tap.disable("fault")
 
 
-def facts_of(scheduled: Any) -> dict[str, Any]:
-    """What a `SchedulerOutput` says of a step, as arguments of `Tap.step`."""
-    now = time.time_ns()
-    cached = scheduled.scheduled_cached_reqs
-    before = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-    before |= {request.req_id: request.num_computed_tokens for request in scheduled.scheduled_new_reqs}
-    resumed = [
-        NewRequest(engine_id=name, prompt_len=0, computed=before[name])  # known already: only `computed` counts
-        for name in cached.req_ids
-        if name in cached.resumed_req_ids
-    ]
-    return {
-        "time_ns": now,
-        "new": [*(new_request(request, now) for request in scheduled.scheduled_new_reqs), *resumed],
-        "finished": tuple(scheduled.finished_req_ids),
-        "computed": {name: before[name] + tokens for name, tokens in scheduled.num_scheduled_tokens.items()},
-    }
+class Fetched(AsyncModelRunnerOutput):
+    """An output whose tokens are still on their way to the host; ``learn`` is called with them."""
 
+    def __init__(self, inner: AsyncModelRunnerOutput, learn: Callable[[Any], None]) -> None:
+        self._inner = inner
+        self._learn = learn
 
-def new_request(request: Any, now_ns: int) -> NewRequest:
-    """A `NewRequestData` in the ledger's words."""
-    sampling = request.sampling_params
-    stops = {*(sampling.stop_token_ids or ()), sampling.eos_token_id} - {None} if sampling else set()
-    child = _CHILD.match(request.req_id)
-    return NewRequest(
-        engine_id=request.req_id,
-        prompt_len=request.prompt_len,
-        computed=request.num_computed_tokens,
-        stop_tokens=frozenset(stops),
-        max_tokens=(sampling.max_tokens if sampling else None) or 2**31 - 1,
-        adapter=request.lora_request.lora_name if request.lora_request else "",
-        child=int(child[1]) if child else 0,
-        time_ns=now_ns,
-    )
-
-
-class Blocks:
-    """Finds a model's blocks by its architecture."""
-
-    def __init__(self, worker: Any) -> None:
-        name = worker.model_config.architectures[0]
-        if name not in BLOCKS:
-            raise UnsupportedMode("model architecture", found=name, expected=f"one of {', '.join(sorted(BLOCKS))}")
-        self._blocks = worker.get_model().get_submodule(BLOCKS[name])
-
-    def __call__(self, point: HookPoint) -> nn.Module:
-        """The block whose output is ``point``. Raises `HookPointError`."""
-        if point.point != "resid_post":
-            raise HookPointError("hook point", found=str(point), expected="resid_post.<layer>")
-        if point.layer >= len(self._blocks):
-            expected = f"a layer from 0 to {len(self._blocks) - 1}"
-            raise HookPointError("hook point", found=str(point), expected=expected, hint="Layers count from 0.")
-        block: nn.Module = self._blocks[point.layer]
-        return block
+    def get_output(self) -> Any:
+        """The engine fetches it, once, on a thread of its choice."""
+        output = self._inner.get_output()
+        self._learn(output)
+        return output
 
 
 def check_supported(worker: Any) -> None:
@@ -307,21 +281,12 @@ def check_supported(worker: Any) -> None:
     if vllm.__version__.split("+")[0] not in VERSIONS:
         hint = "Install a tested version, or set on_failure: serve to run unwatched."
         raise UnsupportedVersion("vllm version", found=vllm.__version__, expected=" or ".join(VERSIONS), hint=hint)
-    config = worker.vllm_config
-    parallel = config.parallel_config
-    for name, refused in (
-        ("tensor parallelism", parallel.tensor_parallel_size > 1),
-        ("pipeline parallelism", parallel.pipeline_parallel_size > 1),
-        ("data parallelism", parallel.data_parallel_size > 1),
-        ("micro-batching (DBO)", parallel.enable_dbo),
-        ("speculative decoding", config.speculative_config is not None),
-        ("asynchronous scheduling", bool(config.scheduler_config.async_scheduling)),
-        ("a pooling model", config.model_config.runner_type == "pooling"),
-        ("an encoder-decoder model", config.model_config.is_encoder_decoder),
-        ("multimodal inputs", config.model_config.is_multimodal_model),
-        ("prompt embeddings", config.model_config.enable_prompt_embeds),
-    ):
-        if refused:
+    for name in SEAMS:
+        if not callable(getattr(worker, name, None)):
+            expected = f"the method {name}, which vLLM {' and '.join(VERSIONS)} has"
+            raise UnsupportedVersion("vllm worker", found=type(worker).__qualname__, expected=expected)
+    for name, found in MODES.items():
+        if found(worker.vllm_config):
             hint = "Switch it off, or set on_failure: serve to run unwatched."
             raise UnsupportedMode("vllm mode", found=name, expected="a mode that was tested", hint=hint)
 

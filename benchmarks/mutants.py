@@ -1,0 +1,213 @@
+"""Faults to plant in a tap, the known ones of its kind among them: what the self-test, the books or parity must catch.
+
+Each is a function that changes this process before the engine boots, as a bug in the code would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from saewatch.core.hookpoint import HookPoint
+from saewatch.engine import ledger, runners, sink, watched
+from saewatch.engine import vllm as adapter
+from saewatch.engine.batching import Encoded
+from saewatch.engine.encoder import Encoder
+from saewatch.engine.families import Places
+from saewatch.engine.ledger import Ledger, Step
+from saewatch.engine.sink import Place, Sink, Site
+from saewatch.engine.staging import Rows, Slot
+from saewatch.engine.tap import Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault."""
+
+    plant: Callable[[], None]
+    says: str
+    mode: str = "eager"  # how the engine runs
+
+
+def _hook_after_compile() -> None:
+    """Sinks are hung on the model when its graph exists already."""
+    late: list[tuple[Place, Sink, str]] = []
+    attach, warm_up = sink.attach, adapter.TapWorker.compile_or_warm_up_model
+
+    def later(place: Place, one: Sink, name: str) -> None:
+        late.append((place, one, name))
+
+    def hung_late(worker: Any) -> Any:
+        for entry in late:
+            attach(*entry)
+        return warm_up(worker)
+
+    _set(watched, "attach", later)
+    _set(adapter.TapWorker, "compile_or_warm_up_model", hung_late)
+
+
+def _graph_without_a_key() -> None:
+    """The compile cache's key says nothing of the sinks, nor of the tap."""
+
+    def no_key(worker: Any, _tap: Any) -> None:
+        worker.vllm_config.additional_config = {}
+
+    _set(adapter, "key_graph", no_key)
+
+
+def _no_sinks_and_no_key() -> None:
+    """Leaves the graph behind that `_graph_without_a_key` then loads."""
+    _graph_without_a_key()
+    _set(watched, "attach", lambda *_: None)
+    _set(adapter.Watch, "prove", lambda _watch: None)
+
+
+def _swallowed_exception() -> None:
+    """Reading the firings fails, and somebody thought that no reason to say so."""
+    _set(Slot, "read", lambda slot: [Encoded.empty() for _ in slot._slabs])  # noqa: SLF001 - a planted fault
+
+
+def _wrong_runner() -> None:
+    """The runner's batch is read where this runner has none."""
+    nothing = Rows(order=[], starts=np.zeros(1, np.int32), positions=torch.zeros(0), tokens=torch.zeros(0))
+    _set(runners.V1View, "rows", lambda _view: nothing)
+
+
+def _no_residual() -> None:
+    """``hidden_states`` alone is taken for the residual stream."""
+    _move(lambda place: Place(place.block, Site("", "output", "first"), place.like))
+
+
+def _wrong_layer() -> None:
+    """Layers are counted from 1."""
+    found = Places.__call__
+    _set(Places, "__call__", lambda places, point: found(places, HookPoint(point.point, point.layer + 1)))
+
+
+def _offset_after_a_prefix_hit() -> None:
+    """Positions are counted from each request's first row instead of read from the device."""
+
+    def counted(rows: Rows) -> Rows:
+        offsets = np.concatenate([np.arange(count) for count in np.diff(rows.starts)])
+        return replace(rows, positions=torch.from_numpy(offsets))
+
+    _on_rows(counted)
+
+
+def _rows_off_by_one() -> None:
+    """Each row is booked to its neighbour."""
+    encode = Slot._encode  # noqa: SLF001 - a planted fault
+
+    def rolled(slot: Slot) -> None:
+        for one in slot._watched:  # noqa: SLF001 - a planted fault
+            one.sink.buffer[: slot._count] = torch.roll(one.sink.buffer[: slot._count], 1, 0)  # noqa: SLF001 - as above
+        encode(slot)
+
+    _set(Slot, "_encode", rolled)
+
+
+def _schedulers_order() -> None:
+    """Rows are given to requests in the order in which the scheduler named them."""
+    order: list[str] = []
+    execute = adapter.TapWorker.execute_model
+
+    def noted(worker: Any, scheduled: Any) -> Any:
+        order[:] = scheduled.num_scheduled_tokens
+        return execute(worker, scheduled)
+
+    _set(adapter.TapWorker, "execute_model", noted)
+    _on_rows(lambda rows: replace(rows, order=sorted(rows.order, key=order[::-1].index)))
+
+
+def _shape_only_liveness() -> None:
+    """A sink that counts its calls, has a buffer of the right shape, and writes nothing."""
+    _set(Sink, "forward", lambda one, _hidden, _residual: one.calls.add_(1))
+
+
+def _frozen_after_the_start() -> None:
+    """The sink's effect ran while the graph was traced, and never again."""
+    forward, start = Sink.forward, Tap.start
+    started: list[bool] = []
+
+    def frozen(one: Sink, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+        if not started:
+            forward(one, hidden, residual)
+
+    def noted(tap: Any) -> None:
+        started.append(True)
+        start(tap)
+
+    _set(Sink, "forward", frozen)
+    _set(Tap, "start", noted)
+
+
+def _damaged_encoder() -> None:
+    """The weights on the device are not those of the file."""
+    load = Encoder.load
+
+    def damaged(encoder: Encoder, *arguments: Any) -> None:
+        load(encoder, *arguments)
+        encoder._W.neg_()  # noqa: SLF001 - a planted fault
+
+    _set(Encoder, "load", damaged)
+
+
+def _first_request_only() -> None:
+    """Of a batch only the first request is kept."""
+    rows = Ledger._rows  # noqa: SLF001 - a planted fault
+
+    def first(books: Ledger, step: Step) -> Iterable[tuple[int, int, int, int, int]]:
+        return list(rows(books, step))[:1]
+
+    _set(Ledger, "_rows", first)
+
+
+def _drafts_never_settled() -> None:
+    """The row of a token that ended its request is reported too."""
+    _set(ledger.OpenRequest, "fed", property(lambda request: request.start.prompt_len + request.emitted))
+
+
+MUTANTS: Mapping[str, Mutant] = {
+    "hook_after_compile": Mutant(_hook_after_compile, "sinks hung on a graph that exists", mode="default"),
+    "stale_graph": Mutant(_graph_without_a_key, "a cached graph without the sinks is loaded", mode="forced"),
+    "swallowed_exception": Mutant(_swallowed_exception, "firings cannot be read, and nobody says so"),
+    "wrong_runner": Mutant(_wrong_runner, "nothing is captured on this runner"),
+    "no_residual": Mutant(_no_residual, "hidden_states without the residual"),
+    "wrong_layer": Mutant(_wrong_layer, "layers counted from 1"),
+    "offset_after_prefix_hit": Mutant(_offset_after_a_prefix_hit, "positions counted from the first computed row"),
+    "rows_off_by_one": Mutant(_rows_off_by_one, "each row booked to its neighbour"),
+    "schedulers_order": Mutant(_schedulers_order, "rows in the scheduler's order instead of the runner's"),
+    "shape_only_liveness": Mutant(_shape_only_liveness, "a buffer of the right shape that nobody writes"),
+    "frozen_after_start": Mutant(_frozen_after_the_start, "the sink ran at the trace only"),
+    "damaged_encoder": Mutant(_damaged_encoder, "other weights on the device than in the file"),
+    "first_request_only": Mutant(_first_request_only, "one request of each batch is kept"),
+    "surplus_row": Mutant(_drafts_never_settled, "the length of a request is one too many"),
+}
+BEFORE: Mapping[str, Callable[[], None]] = {"stale_graph": _no_sinks_and_no_key}
+"""What an engine before the mutant's did, on the same cache."""
+
+
+def plant(name: str) -> None:
+    """Plants one in this process. ``before:NAME``: what came before it."""
+    if name.startswith("before:"):
+        BEFORE[name.removeprefix("before:")]()
+    elif name:
+        MUTANTS[name].plant()
+
+
+def _move(change: Callable[[Place], Place]) -> None:
+    found = Places.__call__
+    _set(Places, "__call__", lambda places, point: change(found(places, point)))
+
+
+def _on_rows(change: Callable[[Rows], Rows]) -> None:
+    rows = runners.V1View.rows
+    _set(runners.V1View, "rows", lambda view: change(rows(view)))
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    setattr(owner, name, value)
