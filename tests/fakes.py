@@ -31,6 +31,7 @@ from saewatch.core.manifest import (
 from saewatch.core.records import (
     Ack,
     Beat,
+    Command,
     Record,
     RequestEnd,
     RequestLabel,
@@ -39,6 +40,7 @@ from saewatch.core.records import (
     StreamEnd,
     StreamOpen,
 )
+from saewatch.core.selftest import Check, CheckState, SelfTest
 from saewatch.core.wire import decode, encode
 from saewatch.monitor.tables import KnownDictionary
 
@@ -142,6 +144,26 @@ def beat(*, stream: int = 1, queue_bytes: int = 0, **books: Any) -> Beat:
     """A beat of ``engine-0`` with one stream's books."""
     one = StreamBeat(**{"stream": stream, "seq": 0, **books})
     return Beat(engine="engine-0", epoch=1000, time_ns=time.time_ns(), streams=(one,), queue_bytes=queue_bytes)
+
+
+def self_test(*, stream: int = 1, streams: int = 1, failing: str = "") -> SelfTest:
+    """A self-test in which all is well but the ``failing`` check."""
+    checks = [Check(name=name, state=CheckState.GOOD) for name in ("tap", "sink", "rows", "encoder") if name != failing]
+    if failing:
+        texts = {"found": "no call", "expected": "something else", "hint": "Restart it."}
+        checks.append(Check(name=failing, state=CheckState.FAILED, **texts))
+    return SelfTest(
+        stream=stream,
+        streams=streams,
+        checks=tuple(checks),
+        sink_calls=90,
+        calls_since=12,
+        steps_since=12,
+        rows=13,
+        compared=214,
+        error_max=3e-7,
+        oracle="oracle 1.0",
+    )
 
 
 def watch_set(known: KnownDictionary, *, stream: int = 1, watch: int = 1) -> WatchSet:
@@ -337,6 +359,17 @@ class FakeEngine(Peer):
         """A stream has ended."""
         final = StreamBeat(stream=stream, seq=self.seq.get(stream, 0))
         self.send(StreamEnd(stream=stream, reason=reason, final=final))
+
+    def commanded(self) -> Command:
+        """The next command."""
+        while not isinstance(record := self.receive(), Command):
+            assert record is not None, "no command came"
+        return record
+
+    def answer(self, *tests: SelfTest) -> None:
+        """Waits for a command and sends these self-tests."""
+        command = self.commanded()
+        self.send(*(test.result(command.command) for test in tests))
 
     def acked(self, seq: int, *, stream: int = 1, timeout_s: float = 5.0) -> bool:
         """Waits until ``seq`` is acknowledged."""

@@ -21,6 +21,7 @@ import structlog
 from saewatch import __version__
 from saewatch.config import Config
 from saewatch.core import limits
+from saewatch.core.records import Command
 from saewatch.edge import dictionaries
 from saewatch.edge.access import LocalAccess, require_loopback
 from saewatch.edge.pipeline import Item, Pipeline, SinkQueue
@@ -29,6 +30,7 @@ from saewatch.edge.rpc.feed import Feed
 from saewatch.edge.rpc.firing import FiringService
 from saewatch.edge.rpc.server import RpcServer
 from saewatch.edge.rpc.status import StatusService
+from saewatch.edge.rpc.tap import TapService
 from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.edge.sinks.statelog import StateLog
 from saewatch.edge.sources import SocketSource
@@ -99,7 +101,8 @@ class App:
         )
         sinks: list[Sink] = [self._metrics, feed, StateLog()]
         self._sinks = list(zip(sinks, queues, strict=True))
-        self._services = (self._firing, DictionaryService(known), status)
+        taps = TapService(pipeline=self._pipeline, send=self._command)
+        self._services = (self._firing, DictionaryService(known), status, taps)
         self._tasks: list[asyncio.Task[None]] = []
         self.addresses: Addresses | None = None
 
@@ -172,6 +175,10 @@ class App:
                 self._loop.call_soon_threadsafe(bell.set)
 
         return wake
+
+    def _command(self, link: int, command: Command) -> None:
+        if self._source is not None:
+            self._source.send(link, command)
 
     def _edge_faults(self) -> Mapping[str, int]:
         return {**self._source.counters, **self._rpc.counters} if self._source else {}

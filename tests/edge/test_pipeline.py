@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from saewatch.core.errors import RecordError
+from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import RequestStart
 from saewatch.edge.pipeline import Clock, Dropped, Pipeline, SinkQueue
 from saewatch.monitor.events import Observed, Standing
@@ -119,3 +119,47 @@ def test_the_clock_begins_with_the_wall_and_never_goes_back() -> None:
     times = [clock() for _ in range(100)]
     assert times == sorted(times)
     assert abs(times[0] - 1.8e18) < 4e17
+
+
+# --- self-tests -------------------------------------------------------------------------------------------------------
+def test_an_answer_is_booked_before_who_asked_has_it() -> None:
+    queue = SinkQueue("q", lambda: None)
+    one = pipeline(queue)
+    feed(one, 0)
+    asked, new = one.ask("engine-0")
+    assert new
+    seen: list[str] = []
+    asked.answer.add_done_callback(lambda _: seen.append("answered"))
+    queue.take()
+    one.receive(1, fakes.self_test(failing="rows").result(asked.command.command))
+    ((examined,), (standing,)) = asked.answer.result(0), queue.take()
+    assert (examined.stream.opening.engine, examined.test.good, seen) == ("engine-0", False, ["answered"])
+    assert isinstance(standing, Standing)
+    assert [state.reason for state in standing.blind] == ["self_test_failed"]
+    assert [state.reason for state in one.status().blind] == ["self_test_failed"]
+
+
+def test_only_a_connected_engine_can_be_asked() -> None:
+    one = pipeline()
+    assert one.engines() == []
+    feed(one, 0)
+    assert one.engines() == ["engine-0"]
+    with pytest.raises(UnreachableError, match="engine-7"):
+        one.ask("engine-7")
+    asked, _ = one.ask("engine-0")
+    one.disconnect(1)
+    with pytest.raises(UnreachableError, match="engine engine-0: found no connection"):
+        asked.answer.result(0)
+    with pytest.raises(UnreachableError, match="engine-0"):
+        one.ask("engine-0")
+
+
+def test_a_result_on_another_connection_is_refused_and_changes_nothing() -> None:
+    one = pipeline()
+    feed(one, 0)
+    one.connect(2)
+    asked, _ = one.ask("engine-0")
+    with pytest.raises(RecordError, match=r"result\.command"):
+        one.receive(2, fakes.self_test(failing="rows").result(asked.command.command))
+    assert not asked.answer.done()
+    assert one.status().streams[0].blind == ""

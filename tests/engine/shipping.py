@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from saewatch.core.records import (
 )
 from saewatch.engine.batching import Encoded
 from saewatch.engine.books import Stream
+from saewatch.engine.commands import Carried
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.shipper import Note, Shipper
@@ -130,6 +132,7 @@ class Bench:
         streams: int = 1,
         bound: int = limits.QUEUE_BYTES,
         beat_s: float = 0.02,
+        commands: Mapping[str, Carried] | None = None,
     ) -> Run:
         several = [Stream(opening=opening(stream), watch=[watch_set(stream)]) for stream in range(streams)]
         shipper = Shipper(
@@ -137,6 +140,7 @@ class Bench:
             streams=several,
             counters=lambda: [5] * streams,
             stages=lambda: {"encode": 0.5},
+            commands=commands,
             beat_every_s=beat_s,
             connect_every_s=0.02,
         )

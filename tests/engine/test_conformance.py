@@ -11,7 +11,8 @@ import torch
 
 from saewatch.core.errors import SelfTestFailed
 from saewatch.dictionary.convert import import_source
-from saewatch.engine.conformance import full_watch, load_rows, self_check
+from saewatch.engine import conformance
+from saewatch.engine.conformance import full_watch, load_rows, reference_of, self_check
 from saewatch.engine.dictionary_file import Bundle, Dictionary, load_bundle
 from saewatch.engine.encode import Folded
 from saewatch.engine.encoder import Encoder
@@ -53,6 +54,30 @@ def test_stored_rows_fire_latents_and_directions(bundle: Bundle) -> None:
     latents = bundle.manifest.encoder.latents
     assert (dense[:, :latents] > 0).any(dim=1).all()
     assert (dense[:, latents:] > 0).any()
+
+
+def test_rows_in_parts_give_what_they_give_together(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoder_of(bundle)
+    whole = self_check(encoder, bundle)
+    assert whole is not None
+    for pairs in (7 * encoder.slots, 1):
+        monkeypatch.setattr(conformance, "PAIRS", pairs)
+        parts = self_check(encoder, bundle)
+        assert parts is not None
+        assert (parts.compared, parts.mismatched, parts.in_grey_band) == (
+            whole.compared,
+            whole.mismatched,
+            whole.in_grey_band,
+        )
+
+
+def test_a_reference_needs_no_file_again(bundle: Bundle) -> None:
+    encoder = encoder_of(bundle)
+    reference = reference_of(encoder, bundle)
+    assert reference is not None
+    for file in bundle.folder.rglob("*.safetensors"):
+        file.unlink()
+    assert conformance.compared(encoder, reference).good
 
 
 def test_a_bundle_without_rows_proves_nothing(tmp_path: Path) -> None:

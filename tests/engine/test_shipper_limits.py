@@ -114,6 +114,32 @@ def test_a_sidecar_that_reads_and_never_acknowledges_is_sent_no_more_after_a_whi
         assert run.books.imbalance == 0
 
 
+def test_commands_are_carried_out_beside_the_steps(bench: Bench) -> None:
+    """Several results, and one that breaks: neither costs a token, and no stream is blind."""
+
+    def twice(command: Command) -> list[Result]:
+        return [Result(command=command.command, good=True, message=part) for part in "ab"]
+
+    def breaks(_: Command) -> list[Result]:
+        raise RuntimeError("the device is gone")
+
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open(commands={"self_test": twice, "off": breaks})
+        wait_until(lambda: sidecar.of(Beat))
+        for number, verb in enumerate(("self_test", "off", "on"), start=1):
+            sidecar.say(encode(Command(command=number, verb=verb)))
+            run.put(20)
+        wait_until(lambda: len(sidecar.of(Result)) == 4)
+        said = [(one.command, one.good, one.message) for one in sidecar.of(Result)]
+        assert said[:2] == [(1, True, "a"), (1, True, "b")]
+        assert said[2][:2] == (2, False)
+        assert said[3] == (3, False, "on: not carried out yet")
+        run.put()
+        assert at_rest(run, sidecar).blind == ""
+        assert check_connections(run, sidecar).keys() == seen_rows(run)
+        assert run.shipper.faults == 0
+
+
 def test_nonsense_from_the_sidecar_is_counted_and_a_command_is_answered(bench: Bench) -> None:
     with FakeSidecar(bench.path) as sidecar:
         run = bench.open()

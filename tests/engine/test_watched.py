@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from saewatch.core.footprint import footprint
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import watched as module
 from saewatch.engine.watched import blind_stream, open_watched
-from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, hidden, other_facts, rows_of
+from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, other_facts, rows_of
 
 
 def test_a_stream_says_what_it_is(tmp_path: Path) -> None:
@@ -72,13 +73,52 @@ def test_two_dictionaries_share_the_budget(tmp_path: Path) -> None:
         open_watched(enough_for_one, engine, Blocks())
 
 
-def test_two_dictionaries_have_two_streams_and_two_sinks(tmp_path: Path) -> None:
-    use, blocks = DictionaryUse(path=str(BUNDLE)), Blocks()
-    first, second = open_watched(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)
-    blocks.run(hidden(4))
+def uses(*bundles: Path) -> dict[str, Any]:
+    return {"dictionaries": tuple(DictionaryUse(path=str(path)) for path in bundles)}
+
+
+def test_dictionaries_on_one_hook_point_share_its_sink(tmp_path: Path) -> None:
+    blocks, config = Blocks(), a_config(tmp_path, **uses(BUNDLE, another_bundle(tmp_path / "other", features=2)))
+    first, second = open_watched(config, an_engine(), blocks)
     assert (first.opening.stream, second.opening.stream) == (1, 2)
-    assert int(first.sink.calls) == int(second.sink.calls) == 1
-    assert torch.equal(first.sink.buffer, second.sink.buffer)
+    assert first.opening.weights_digest == second.opening.weights_digest
+    assert first.opening.catalogue_digest != second.opening.catalogue_digest
+    assert first.sink is second.sink
+    assert sinks_on(blocks) == ["model.layers.2.saewatch_resid_post"]
+    blocks.run(hidden(4))
+    assert int(first.sink.calls) == 1, "once for both"
+    assert second.footprint.staging == first.footprint.staging - first.sink.buffer.nbytes, "its rows are there already"
+    first.prove()
+    second.prove()
+
+
+def test_every_hook_point_has_a_sink_of_its_own(tmp_path: Path) -> None:
+    blocks, points = Blocks(), ("resid_post.2", "resid_pre.2", "resid_mid.2", "mlp_out.0")
+    bundles = [another_bundle(tmp_path / point, point) for point in points]
+    found = open_watched(a_config(tmp_path, **uses(*bundles)), an_engine(), blocks)
+    layers = ["0.saewatch_mlp_out", *(f"2.saewatch_resid_{at}" for at in ("mid", "post", "pre"))]
+    assert sorted(sinks_on(blocks)) == [f"model.layers.{name}" for name in layers]
+    x = hidden(4)
+    blocks.run(x)
+    for one, times in zip(found, (3, 1, 2, 1), strict=True):
+        torch.testing.assert_close(one.sink.buffer[:4], times * x)
+    assert len({one.footprint.staging for one in found}) == 1, "nobody shares"
+
+
+@pytest.mark.parametrize("point", ["resid_post.3", "resid_post.2"])
+def test_nothing_hangs_on_the_model_when_a_later_dictionary_does_not_fit(tmp_path: Path, point: str) -> None:
+    other = another_bundle(tmp_path / "other", point)
+    blocks, engine = Blocks(), an_engine(rows=65_536)
+    (one,) = open_watched(a_config(tmp_path), engine, Blocks())
+    budget = one.footprint.total // 2**20 + 1
+    with pytest.raises(ConfigError, match=r"device_budget_mib: found .* left"):
+        open_watched(a_config(tmp_path, device_budget_mib=budget, **uses(BUNDLE, other)), engine, blocks)
+    assert sinks_on(blocks) == []
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in blocks.model.modules())  # noqa: SLF001 - torch has no door to them
+
+
+def sinks_on(blocks: Blocks) -> list[str]:
+    return [name for name, _ in blocks.model.named_modules() if "saewatch" in name]
 
 
 def test_a_dictionary_of_another_width_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from saewatch.core.records import StreamBeat, StreamEnd
+from saewatch.core.selftest import Check, CheckState, SelfTest
 from saewatch.monitor.monitor import Monitor
 from tests import fakes
 from tests.monitor.stage import ENGINE, SECOND, Stage, standing
@@ -112,3 +113,50 @@ def test_one_engine_does_not_cover_for_another() -> None:
         stage.beat()
     (state,) = stage.monitor.status(stage.now).blind
     assert state.subject.startswith("engine-1")
+
+
+def tell(stage: Stage, **states: str) -> int:
+    """A self-test with these checks; how many standings it made."""
+    checks = tuple(Check(name=name, state=CheckState(state)) for name, state in states.items())
+    _, events = stage.monitor.self_test(ENGINE, SelfTest(stream=1, streams=1, checks=checks), stage.now)
+    return len(standing(events))
+
+
+def test_a_failed_self_test_blinds_its_stream_until_one_passes() -> None:
+    stage = Stage().ready()
+    assert tell(stage, tap="good", sink="failed") == 1
+    (state,) = stage.monitor.status(stage.now).blind
+    assert (state.reason, state.scope) == ("self_test_failed", "tap")
+    assert "saewatch tap selftest" in state.hint
+    stage.beat()
+    assert reasons(stage) == ["self_test_failed"], "a beat says nothing of it"
+    assert tell(stage, tap="good", sink="good") == 1
+    assert reasons(stage) == []
+
+
+def test_what_a_later_self_test_cannot_verify_stays_failed() -> None:
+    stage = Stage().ready()
+    tell(stage, sink="failed", encoder="failed")
+    tell(stage, sink="unverified", encoder="good")
+    assert reasons(stage) == ["self_test_failed"], "an idle engine proves nothing"
+    tell(stage, sink="good", encoder="unverified")
+    assert reasons(stage) == []
+
+
+def test_what_was_never_verified_is_not_blind() -> None:
+    stage = Stage().ready()
+    assert tell(stage, sink="unverified", rows="unverified") == 0
+    assert reasons(stage) == []
+
+
+def test_a_failed_self_test_outlives_the_connection_but_not_the_engine() -> None:
+    stage = Stage().ready()
+    tell(stage, sink="failed")
+    stage.monitor.disconnect(ENGINE, stage.now)
+    stage.monitor.connect(ENGINE)
+    stage.ready()
+    assert reasons(stage) == ["self_test_failed"]
+    stage.monitor.disconnect(ENGINE, stage.now)
+    stage.monitor.connect(ENGINE)
+    stage.put(fakes.stream_open(stage.known, epoch=2000))
+    assert reasons(stage) == []

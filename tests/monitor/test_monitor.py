@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from saewatch.core.errors import RecordError
-from saewatch.core.records import Ack, Beat, RequestEnd, RequestStart, StreamBeat
+from saewatch.core.records import Ack, Beat, RequestEnd, RequestStart, Result, StreamBeat
 from saewatch.monitor.events import EngineCost, Unreadable
 from saewatch.monitor.monitor import Monitor
 from saewatch.monitor.requests import RequestTable
@@ -244,3 +244,19 @@ def test_an_older_engine_without_a_stream_cannot_open_one_beside_a_newer_one() -
     with pytest.raises(RecordError, match="`instance`"):
         stage.put(fakes.stream_open(stage.known))
     assert [state.identity.opening.epoch for state in stage.monitor.status(stage.now).streams] == [2000]
+
+
+def test_connected_engines_and_their_links() -> None:
+    stage = Stage()
+    assert stage.monitor.engines() == {}, "an API server is none"
+    stage.ready()
+    stage.monitor.connect(5)
+    stage.put(fakes.stream_open(stage.known, engine="engine-1"), link=5)
+    assert stage.monitor.engines() == {"engine-0": ENGINE, "engine-1": 5}
+    stage.monitor.disconnect(ENGINE, stage.now)
+    assert stage.monitor.engines() == {"engine-1": 5}
+
+
+def test_a_result_of_nothing_that_was_asked_is_refused() -> None:
+    with pytest.raises(RecordError):
+        Stage().ready().put(Result(command=1, good=True))

@@ -13,7 +13,7 @@ from saewatch.core.records import StreamBeat, StreamEnd
 from saewatch.monitor.events import StreamState
 from saewatch.monitor.streams import code_of
 from tests import fakes
-from tests.monitor.stage import ENGINE, Stage, observed
+from tests.monitor.stage import API, ENGINE, Stage, observed
 
 
 def states(stage: Stage) -> list[StreamState]:
@@ -184,3 +184,13 @@ def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_an_engine_says_becomes_one_word(said: str, word: str) -> None:
     assert code_of(said) == word
+
+
+def test_a_self_test_belongs_to_a_stream_of_its_connection() -> None:
+    stage = Stage().ready()
+    identity, _ = stage.monitor.self_test(ENGINE, fakes.self_test(), stage.now)
+    assert identity.opening.hook_point == "resid_post.3"
+    for link, stream in ((ENGINE, 2), (API, 1)):
+        with pytest.raises(RecordError, match=r"self_test\.stream"):
+            stage.monitor.self_test(link, fakes.self_test(stream=stream, failing="sink"), stage.now)
+    assert [state.blind for state in states(stage)] == [""]

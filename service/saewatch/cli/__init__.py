@@ -33,6 +33,7 @@ VERBS: Mapping[str, Verb] = {
     "config": Verb("saewatch.cli.config", "check a configuration"),
     "vllm-args": Verb("saewatch.cli.vllm_args", "print the arguments that switch the tap on in vLLM"),
     "status": Verb("saewatch.cli.status", "ask a running sidecar how it is doing"),
+    "tap": Verb("saewatch.cli.tap", "test whether the taps of running engines see"),
     "version": Verb("saewatch.cli.version", "print the version"),
 }
 

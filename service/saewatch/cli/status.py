@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-import grpc
 from google.protobuf.json_format import MessageToDict
 
+from saewatch.cli.asking import ask
 from saewatch.config import Grpc
-from saewatch.core.errors import AccessError, SaewatchError, UnreachableError
 from saewatch.edge.pb import common_pb2, status_pb2, status_pb2_grpc
 
 TIMEOUT_S = 5.0
-_UNREACHED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,21 +31,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ask(address: str) -> status_pb2.GetStatusResponse:
-    with grpc.insecure_channel(address) as channel:
-        try:
-            stub = status_pb2_grpc.StatusServiceStub(channel)
-            answer: status_pb2.GetStatusResponse = stub.GetStatus(status_pb2.GetStatusRequest(), timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise _told(address, error) from None  # gRPC's own text is long and says nothing more
-        return answer
-
-
-def _told(address: str, error: grpc.RpcError) -> SaewatchError:
-    code: grpc.StatusCode = getattr(error, "code", lambda: grpc.StatusCode.UNKNOWN)()
-    if code in _UNREACHED:
-        hint = "Is `saewatch serve` running, and is this its gRPC address?"
-        return UnreachableError(address, found="no answer", expected="a sidecar", hint=hint)
-    return AccessError(address, found=code.name, expected="an answer")
+    service, request = status_pb2_grpc.StatusServiceStub, status_pb2.GetStatusRequest()
+    return ask(address, lambda channel: service(channel).GetStatus(request, timeout=TIMEOUT_S))
 
 
 def _lines(status: status_pb2.GetStatusResponse) -> list[str]:

@@ -119,6 +119,9 @@ BACKLOG_FRAMES = 4096
 BAD_FRAMES_IN_A_ROW = 16
 """Frames that cannot be read before a connection is closed: it is not one of ours, or of another version."""
 
+COMMANDS_WAITING = 16
+"""Commands that wait for a connection to take them: a peer that reads takes each at once."""
+
 ACK_FRAMES = 64
 """Batches after which an acknowledgement is due: they bound what an engine has to remember."""
 

@@ -239,7 +239,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """Sidecar to engine: do ``verb``."""
+    """Sidecar to engine: do ``verb``. Carried out so far: ``self_test``, without arguments."""
 
     command: int
     verb: str  # load | watch | on | off | self_test
@@ -253,7 +253,11 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Engine to sidecar: what came of a command."""
+    """Engine to sidecar: what came of a command, or that it is not carried out.
+
+    A self-test has one for each stream, so that each fits a frame: its details are those of `selftest.SelfTest`, by
+    ``stream``, of ``streams`` in all. Without these two keys it is the only result.
+    """
 
     command: int
     good: bool

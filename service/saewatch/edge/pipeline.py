@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from saewatch.core import limits
-from saewatch.core.records import Ack, Record
+from saewatch.core import limits, selftest
+from saewatch.core.errors import RecordError, UnreachableError
+from saewatch.core.records import Ack, Record, Result
+from saewatch.edge.commands import Asked, Commands, Examined
 from saewatch.monitor import spans
 from saewatch.monitor.events import Event, Observed
 from saewatch.monitor.monitor import Monitor, Status
@@ -121,6 +123,7 @@ class Pipeline:
         self._queues = tuple(queues)
         self._clock = clock or Clock()
         self._lock = threading.Lock()
+        self._commands = Commands()
 
     # --- from the source ------------------------------------------------------------------------------------------
     def connect(self, link: int) -> None:
@@ -131,7 +134,10 @@ class Pipeline:
     def receive(self, link: int, record: Record) -> None:
         """Observes a record and hands on what it came to. Raises `RecordError` when it makes no sense."""
         with self._lock:
-            events = self._monitor.receive(link, record, self._clock())
+            if isinstance(record, Result):
+                events = self._answer(link, record)
+            else:
+                events = self._monitor.receive(link, record, self._clock())
         self._hand_on(events)
 
     def acknowledge(self, link: int, stream: int) -> Ack | None:
@@ -143,12 +149,28 @@ class Pipeline:
         """A connection is gone."""
         with self._lock:
             self._monitor.disconnect(link, self._clock())
+            self._commands.disconnect(link)
 
     def tick(self) -> None:
         """Time has passed."""
         with self._lock:
             events = self._monitor.tick(self._clock())
         self._hand_on(events)
+
+    def _answer(self, link: int, result: Result) -> list[Event]:
+        """A result of what was asked on this link; any other one makes no sense."""
+        asked = self._commands.find(link, result)
+        try:
+            test = selftest.read(result)
+            if test is None:
+                self._commands.refuse(asked, result.message)
+                return []
+            identity, events = self._monitor.self_test(link, test, self._clock())
+        except RecordError as error:
+            self._commands.refuse(asked, str(error))
+            raise
+        self._commands.take(asked, Examined(identity, test))
+        return events
 
     def _hand_on(self, events: list[Event]) -> None:
         if events:
@@ -165,6 +187,27 @@ class Pipeline:
         """The records of the requests of that name."""
         with self._lock:
             return self._monitor.records(name)
+
+    def engines(self) -> list[str]:
+        """The connected ones."""
+        with self._lock:
+            return sorted(self._monitor.engines())
+
+    def ask(self, engine: str) -> tuple[Asked, bool]:
+        """Asks ``engine`` for a self-test: what to wait for until `give_up`, and whether its command is to be sent.
+
+        Raises `UnreachableError` when it is not connected.
+        """
+        with self._lock:
+            link = self._monitor.engines().get(engine)
+            if link is None:
+                raise UnreachableError(f"engine {engine}", found="no connection", expected="a connected engine")
+            return self._commands.ask(engine, link)
+
+    def give_up(self, asked: Asked) -> None:
+        """The answer is there, or nobody waits for it any more."""
+        with self._lock:
+            self._commands.give_up(asked)
 
     def queues(self) -> list[QueueState]:
         """The sinks' queues."""

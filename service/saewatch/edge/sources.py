@@ -3,7 +3,8 @@
 A connection is read up to `limits.DRAIN_FRAMES` frames before the next one's turn. What comes is decoded, given to the
 consumer, and acknowledged after that: once for each stream that opens, at once, and then cumulatively at every
 `limits.ACK_FRAMES` batches or `limits.ACK_INTERVAL_NS`. An engine books what was not acknowledged when it connects
-again, so before a new connection is read everything that older ones left in the kernel is.
+again, so before a new connection is read everything that older ones left in the kernel is. Commands come from other
+threads through a queue; what a peer does not take at once waits for it.
 
 Nothing that arrives can stop the thread: frames that are none are counted by class, and a connection is closed after
 `limits.BAD_FRAMES_IN_A_ROW` of them; records that make no sense where they come are refused and counted.
@@ -11,12 +12,13 @@ Nothing that arrives can stop the thread: frames that are none are counted by cl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,7 +28,7 @@ import structlog
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch
 from saewatch.core.errors import AccessError, CorruptFrame, FrameError, RecordError, SaewatchError
-from saewatch.core.records import Ack, Record, StreamOpen
+from saewatch.core.records import Ack, Command, Record, StreamOpen
 from saewatch.core.wire import decode, encode
 from saewatch.edge.listener import Listener
 
@@ -40,6 +42,7 @@ FAULTS = (
     "VersionMismatch",
     "accept_failed",
     "closed_for_bad_frames",
+    "commands_dropped",
     "consumer_fault",
     "foreign_user",
     "refused_record",
@@ -81,6 +84,7 @@ class Connection:
     told: set[str] = field(default_factory=set)  # error classes that were logged
     due: dict[int, int] = field(default_factory=dict)  # streams to acknowledge, to batches since
     due_since: float = 0.0
+    commands: deque[Command] = field(default_factory=deque)  # that are to be sent
 
     @property
     def closed(self) -> bool:
@@ -99,7 +103,10 @@ class SocketSource:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wake, self._waker = socket.socketpair()
+        for end in (self._wake, self._waker):
+            end.settimeout(0)
         self._selector.register(self._wake, selectors.EVENT_READ)
+        self._outgoing: deque[tuple[int, Command]] = deque()
         self._connections: dict[int, Connection] = {}
         self._links = 0
         self._buffer = bytearray(limits.FRAME_BYTES)
@@ -119,10 +126,19 @@ class SocketSource:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
+    def send(self, link: int, command: Command) -> None:
+        """Called from any thread: the connection gets ``command`` when it takes it, unless it goes before that."""
+        self._outgoing.append((link, command))
+        self._rouse()
+
+    def _rouse(self) -> None:
+        with contextlib.suppress(OSError):  # full: it is roused already; closed: there is nobody to rouse
+            self._waker.send(b"\0")
+
     def stop(self) -> None:
         """Stops the thread, closes every connection and removes the socket's file."""
         self._stopping = True
-        self._waker.send(b"\0")
+        self._rouse()
         if self._thread.ident is not None:
             self._thread.join()
         self._close_all()
@@ -144,9 +160,13 @@ class SocketSource:
                 self._drain(connection, limits.DRAIN_FRAMES)
             elif key.fd == self._listener.fileno():
                 self._accept()
+            elif key.fd == self._wake.fileno():
+                self._wake.recv(4096)
+        self._sort_out()
         now = time.monotonic()
         for connection in list(self._connections.values()):
             self._acknowledge(connection, now)
+            self._command(connection)
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._listen()
@@ -281,6 +301,24 @@ class SocketSource:
             connection.told.add(what)
             logger.warning("not accepted", link=connection.link, what=what, reason=str(error))
 
+    # --- commanding -----------------------------------------------------------------------------------------------
+    def _sort_out(self) -> None:
+        """Gives what is to be sent to its connections; those that are gone were told to the consumer."""
+        links = {connection.link: connection for connection in self._connections.values()} if self._outgoing else {}
+        while self._outgoing:
+            link, command = self._outgoing.popleft()
+            connection = links.get(link)
+            if connection is None:
+                continue
+            if len(connection.commands) < limits.COMMANDS_WAITING:
+                connection.commands.append(command)
+            else:
+                self.counters["commands_dropped"] += 1
+
+    def _command(self, connection: Connection) -> None:
+        while connection.commands and self._put(connection, connection.commands[0]):
+            connection.commands.popleft()
+
     # --- acknowledging --------------------------------------------------------------------------------------------
     def _acknowledge(self, connection: Connection, now: float) -> None:
         """Sends what is due; on a peer that does not read, it stays due."""
@@ -295,11 +333,17 @@ class SocketSource:
             ack = self._consumer.acknowledge(connection.link, stream)
             if ack is None:
                 continue
-            try:
-                connection.socket.send(encode(ack), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except BlockingIOError:
+            if not self._put(connection, ack):
                 connection.due.setdefault(stream, 0)
                 return False
-            except OSError:
-                return True  # gone: the end will be read
+        return True
+
+    def _put(self, connection: Connection, record: Ack | Command) -> bool:
+        """Sends a record; False when the peer does not take it now."""
+        try:
+            connection.socket.send(encode(record), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # gone: the end will be read
         return True

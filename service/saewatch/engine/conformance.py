@@ -8,6 +8,8 @@ float32. Firing sets must be equal outside the grey band and values within 1e-5 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -20,28 +22,78 @@ from saewatch.engine.encode import VALUE_TOLERANCE, Verdict, compare, grey_pairs
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.slab import Slab
 
+PAIRS = 2**20
+"""(row, slot) pairs encoded at a time: a slab of 12 MiB, however many rows are stored, in an engine that serves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reference:
+    """What an encoder should give on the stored rows, for the rows that it watches. Kept, it needs no file again."""
+
+    weights: str  # the dictionary's digest
+    oracle: str
+    x: Tensor  # [n, d_in]
+    expected: Tensor  # [n, slots] dense values, 0: does not fire
+    grey: Tensor  # [n, slots] bool: float32 does not settle it
+    kept: Tensor  # [n] bool: rows that the data sheet does not exclude
+
 
 def self_check(encoder: Encoder, bundle: Bundle) -> Verdict | None:
     """The stored rows through ``encoder``'s own path, on the rows that it watches, against the stored answers.
 
     Returns None when the bundle has no conformance rows. Raises SelfTestFailed when they disagree.
     """
+    reference = reference_of(encoder, bundle)
+    return None if reference is None else agree(encoder, reference)
+
+
+def reference_of(encoder: Encoder, bundle: Bundle) -> Reference | None:
+    """The stored rows and answers, made ready for what ``encoder`` watches now; None without any."""
     stored = load_rows(bundle)
     if stored is None or encoder.dictionary is None:
         return None
     oracle, x, dense = stored
     watch, sheet = encoder.watch_list, bundle.manifest.encoder
     rows = torch.tensor(watch.rows, dtype=torch.int64)
-    expected, kept = dense[:, rows], _kept(encoder, x)
+    expected = dense[:, rows]
     floor = torch.tensor(watch.floors)
-    found = _fired(encoder, x)
     folded = bundle.dictionary.folded(encoder.mode)
     grey = grey_pairs(x, bundle.dictionary.W, folded, sheet, mode=encoder.mode)[:, rows]
     grey |= (expected - floor).abs() <= VALUE_TOLERANCE * expected.amax(dim=1, keepdim=True)
-    expected = torch.where(expected > floor, expected, 0.0)
-    verdict = compare(found[kept], expected[kept], grey[kept], oracle=oracle)
-    _refuse(verdict, bundle)
+    return Reference(
+        weights=bundle.sheet.weights,
+        oracle=oracle,
+        x=x,
+        expected=torch.where(expected > floor, expected, 0.0),
+        grey=grey,
+        kept=_kept(encoder, x),
+    )
+
+
+def compared(encoder: Encoder, reference: Reference) -> Verdict:
+    """What ``encoder`` gives now against ``reference``. Reads the encoder, and synchronises the current stream only."""
+    kept = reference.kept
+    found = _fired(encoder, reference.x)
+    return compare(found[kept], reference.expected[kept], reference.grey[kept], oracle=reference.oracle)
+
+
+def agree(encoder: Encoder, reference: Reference) -> Verdict:
+    """The same; raises SelfTestFailed when they disagree."""
+    verdict = compared(encoder, reference)
+    if not verdict.good:
+        raise disagreement(verdict, reference)
     return verdict
+
+
+def disagreement(verdict: Verdict, reference: Reference) -> SelfTestFailed:
+    """In words, with what to do about it."""
+    found = (
+        f"{verdict.mismatched} of {verdict.compared} firings differ outside the grey band, "
+        f"values by up to {verdict.error_max:.1e} of the row's largest"
+    )
+    hint = "Products may run in less than float32 here (torch.set_float32_matmul_precision), or the bundle is damaged."
+    expected = f"what {verdict.oracle} gives, within {VALUE_TOLERANCE:.0e}"
+    return SelfTestFailed(f"encoder of {reference.weights[:19]}", found=found, expected=expected, hint=hint)
 
 
 def load_rows(bundle: Bundle) -> tuple[str, Tensor, Tensor] | None:
@@ -74,25 +126,18 @@ def _neutral(encoder: Encoder, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _fired(encoder: Encoder, x: Tensor) -> Tensor:
-    slab = Slab(rows_max=len(x), firings_max=len(x) * max(1, encoder.slots), device=encoder.device)
-    positions, ids = _neutral(encoder, len(x))
-    encoder.encode(x.to(encoder.device), positions=positions, token_ids=ids, slab=slab)
-    slab.to_host()
-    if encoder.device.type != "cpu":
-        torch.cuda.synchronize(encoder.device)
-    firings = slab.encoded()
+    """Dense values ``[n, slots]`` on the host."""
+    at_once = max(1, min(len(x), PAIRS // max(1, encoder.slots)))
+    slab = Slab(rows_max=at_once, firings_max=at_once * max(1, encoder.slots), device=encoder.device)
     dense = torch.zeros(len(x), encoder.slots)
-    dense[torch.from_numpy(firings.row).long(), torch.from_numpy(firings.slot).long()] = torch.from_numpy(firings.value)
+    for first in range(0, len(x), at_once):
+        part = x[first : first + at_once]
+        positions, ids = _neutral(encoder, len(part))
+        encoder.encode(part.to(encoder.device), positions=positions, token_ids=ids, slab=slab)
+        slab.to_host()
+        if encoder.device.type != "cpu":
+            torch.cuda.current_stream(encoder.device).synchronize()
+        firings = slab.encoded()
+        row = torch.from_numpy(firings.row).long() + first
+        dense[row, torch.from_numpy(firings.slot).long()] = torch.from_numpy(firings.value)
     return dense
-
-
-def _refuse(verdict: Verdict, bundle: Bundle) -> None:
-    if verdict.good:
-        return
-    found = (
-        f"{verdict.mismatched} of {verdict.compared} firings differ outside the grey band, "
-        f"values by up to {verdict.error_max:.1e} of the row's largest"
-    )
-    hint = "Products may run in less than float32 here (torch.set_float32_matmul_precision), or the bundle is damaged."
-    expected = f"what {verdict.oracle} gives, within {VALUE_TOLERANCE:.0e}"
-    raise SelfTestFailed(f"encoder of {bundle.sheet.weights[:19]}", found=found, expected=expected, hint=hint)

@@ -27,20 +27,11 @@ from dataclasses import dataclass, replace
 from saewatch.core import limits
 from saewatch.core.batch import I32, Census, FiringBatch, Origin, Reason
 from saewatch.core.errors import RecordError, UnreachableError
-from saewatch.core.records import (
-    Ack,
-    Beat,
-    Command,
-    Record,
-    RequestEnd,
-    RequestStart,
-    Result,
-    StreamBeat,
-    StreamEnd,
-)
+from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, RequestStart, StreamBeat, StreamEnd
 from saewatch.core.wire import encode, fit
 from saewatch.engine.batching import Encoded, build, check_captured, losses
 from saewatch.engine.books import Books, Stream
+from saewatch.engine.commands import Carried, carry_out
 from saewatch.engine.ledger import Ledger, Settled, Step
 from saewatch.engine.outbox import Outbox
 
@@ -74,7 +65,8 @@ class Note:
 class Shipper:
     """Owns the thread, the ledger, the books and the socket.
 
-    ``counters`` reads each stream's device counter of sink calls, ``stages`` the seconds spent by stage.
+    ``counters`` reads each stream's device counter of sink calls, ``stages`` the seconds spent by stage, and
+    ``commands`` are carried out, by verb.
     """
 
     def __init__(
@@ -84,6 +76,7 @@ class Shipper:
         streams: Sequence[Stream],
         counters: Callable[[], Sequence[int]],
         stages: Callable[[], Mapping[str, float]],
+        commands: Mapping[str, Carried] | None = None,
         beat_every_s: float = limits.BEAT_INTERVAL_NS / 1e9,
         connect_every_s: float = CONNECT_EVERY_S,
     ) -> None:
@@ -91,6 +84,7 @@ class Shipper:
         self._streams = {stream.opening.stream: stream for stream in streams}
         self._counters = counters
         self._stages = stages
+        self._commands = commands or {}
         self._beat_every_s = beat_every_s
         self._connect_every_s = connect_every_s
         self._ledger = Ledger()
@@ -248,7 +242,8 @@ class Shipper:
             if stream is not None and record.epoch == stream.opening.epoch:
                 stream.books.acknowledge(record.seq, self._outbox.connection)
         elif isinstance(record, Command):
-            self._control(Result(command=record.command, good=False, message=f"{record.verb}: not carried out yet"))
+            for result in carry_out(record, self._commands):
+                self._control(result)
 
     # --- steps ----------------------------------------------------------------------------------------------------
     def _ship(self, note: Note) -> None:

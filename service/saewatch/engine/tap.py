@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from saewatch.core.batch import Reason
+from saewatch.core.batch import I32, Reason
 from saewatch.core.hookpoint import HookPoint
 from saewatch.core.records import StreamBeat
 from saewatch.core.tapconfig import TapConfig
@@ -30,7 +29,9 @@ from saewatch.core.wire import encode
 from saewatch.engine.books import Stream
 from saewatch.engine.ledger import Step
 from saewatch.engine.outbox import Outbox
+from saewatch.engine.selftest import Passes, TapTest
 from saewatch.engine.shipper import Note, Shipper
+from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows, Slot
 from saewatch.engine.watched import Engine, Watched, blind_stream, open_watched
 
@@ -43,6 +44,7 @@ class _Captured:
 
     rows: Rows
     slot: Slot
+    number: int  # of the forward pass
 
 
 class Tap:
@@ -55,22 +57,25 @@ class Tap:
         self._captured: _Captured | None = None
         self._reason = Reason.BLIND
         self._steps = 0
+        self._passes = Passes()
+        self._test = TapTest(streams, watched, self._passes)
         self._seconds = {"snapshot": 0.0, "encode": 0.0, "host": 0.0}
         self._shipper = Shipper(
             outbox=Outbox(path=config.socket, bound=config.queue_bytes),
             streams=streams,
             counters=lambda: [int(one.sink.calls) for one in watched] or [0] * len(streams),
             stages=lambda: dict(self._seconds),
+            commands={"self_test": self._test},
         )
 
     @classmethod
-    def open(cls, config: TapConfig, engine: Engine, block: Callable[[HookPoint], nn.Module]) -> Tap:
-        """A tap whose sinks hang on the model's blocks; call it after the weights and before the first forward.
+    def open(cls, config: TapConfig, engine: Engine, place: Callable[[HookPoint], Place]) -> Tap:
+        """A tap whose sinks hang on the model; call it after the weights and before the first forward.
 
         Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit, and `RecordError` for what
         could never be told to a sidecar.
         """
-        watched = open_watched(config, engine, block)
+        watched = open_watched(config, engine, place)
         streams = [Stream(opening=one.opening, watch=one.watch_sets()) for one in watched]
         for stream in streams:
             encode(stream.opening)
@@ -96,6 +101,7 @@ class Tap:
 
     def start(self) -> None:
         """Starts to report."""
+        self._test.begin()
         self._shipper.start()
 
     def disable(self, reason: str) -> None:
@@ -111,6 +117,7 @@ class Tap:
         """Takes the rows of the forward pass that was enqueued last. Nothing here waits for the device."""
         if not self.watched:
             return
+        self._passes.begun += 1
         started = time.perf_counter()
         slot = self._take_slot()
         if slot is None:
@@ -120,7 +127,7 @@ class Tap:
         slot.take(view)
         staged = time.perf_counter()
         slot.encode()
-        self._captured = _Captured(view, slot)
+        self._captured = _Captured(view, slot, self._passes.begun)
         self._seconds["snapshot"] += staged - started
         self._seconds["encode"] += time.perf_counter() - staged
 
@@ -145,7 +152,7 @@ class Tap:
                 Note(
                     step=step,
                     read=slot.read,
-                    positions=slot.positions,
+                    positions=lambda: self._positions(captured),
                     release=lambda: self._slots.append(slot),
                     census=census,
                 )
@@ -160,6 +167,12 @@ class Tap:
     def close(self) -> None:
         """Sends the last books and stops."""
         self._shipper.stop()
+
+    def _positions(self, captured: _Captured) -> I32:
+        """On the shipper's thread: they are there, so the pass is done."""
+        found = captured.slot.positions()
+        self._passes.done, self._passes.rows = captured.number, int(captured.rows.starts[-1])
+        return found
 
     def _take_slot(self) -> Slot | None:
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from saewatch.core import hookpoint
 from saewatch.core.batch import Census as CensusRecord
@@ -22,10 +22,10 @@ from saewatch.core.records import StreamOpen
 from saewatch.core.tapconfig import DictionaryUse, TapConfig
 from saewatch.engine.books import Stream
 from saewatch.engine.census import Census, sampled
-from saewatch.engine.conformance import self_check
+from saewatch.engine.conformance import Reference, agree, reference_of
 from saewatch.engine.dictionary_file import Bundle, load_bundle
 from saewatch.engine.encoder import Encoder
-from saewatch.engine.sink import Sink, attach
+from saewatch.engine.sink import Place, Sink, attach
 from saewatch.engine.slab import Slab
 from saewatch.engine.whole import Whole
 
@@ -63,6 +63,8 @@ class Watched:
     counting: Census | None = None
     rows_seen: int = 0
     census_due_ns: int = 0
+    reference: Reference | None = None
+    """What the encoder was proven with at start; the self-test compares it with the same."""
 
     def new_slab(self) -> Slab:
         """A slab for one step."""
@@ -93,7 +95,9 @@ class Watched:
         if not torch.equal(self.sink.buffer[:2], rows + rows):
             raise SelfTestFailed(f"sink of {point}", found="other rows in its buffer", expected="what it was given")
         self.sink.buffer.fill_(torch.nan)
-        self_check(self.encoder, self.bundle)
+        self.reference = reference_of(self.encoder, self.bundle)
+        if self.reference is not None:
+            agree(self.encoder, self.reference)
 
     def watch_sets(self) -> list[WatchSet]:
         """What the stream emits, in frames."""
@@ -142,16 +146,28 @@ class Watched:
         ]
 
 
-def open_watched(config: TapConfig, engine: Engine, block: Callable[[HookPoint], nn.Module]) -> list[Watched]:
-    """Loads each dictionary of ``config``, checks that it fits, and hangs its sink on the model.
+def open_watched(config: TapConfig, engine: Engine, place: Callable[[HookPoint], Place]) -> list[Watched]:
+    """Loads each dictionary of ``config``, checks that it fits, and hangs the sinks on the model when all of them do.
 
-    Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit.
+    Dictionaries on one hook point share its sink. Raises `DictionaryError`, `HookPointError` or `ConfigError` for what
+    does not fit.
     """
     loaded = [(use, load_bundle(Path(use.path), decoder=use.census > 0)) for use in config.dictionaries]
     found: list[Watched] = []
+    sinks: dict[HookPoint, Sink] = {}
+    places: dict[HookPoint, Place] = {}
     for number, (use, bundle) in enumerate(loaded, start=1):
-        taken = sum(one.footprint.total for one in found)
-        found.append(_watched(number, use, bundle, config=config, engine=engine, block=block, taken=taken))
+        point = hookpoint.parse(bundle.manifest.hook_point)
+        proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
+        _check_census(use, bundle, config)
+        like = places.setdefault(point, place(point)).like
+        sizes = _sizes(use, bundle, config, engine, like=like, shared=point in sinks, before=found)
+        if point not in sinks:
+            sinks[point] = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=like)
+        opening = _opening(number, engine, mode=use.mode, use=use, bundle=bundle, proof=proof)
+        found.append(_watched(use, bundle, sizes, opening=opening, sink=sinks[point]))
+    for point, sink in sinks.items():
+        attach(places[point], sink, f"saewatch_{point.point}")
     return found
 
 
@@ -160,23 +176,28 @@ def blind_stream(engine: Engine, reason: str) -> Stream:
     return Stream(opening=_opening(0, engine, mode="exact", blind=reason))
 
 
-def _watched(
-    number: int,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """What a stream's buffers hold."""
+
+    rows: int
+    slots: int
+    firings_max: int
+    footprint: Footprint
+
+
+def _sizes(
     use: DictionaryUse,
     bundle: Bundle,
-    *,
     config: TapConfig,
     engine: Engine,
-    block: Callable[[HookPoint], nn.Module],
-    taken: int,
-) -> Watched:
-    proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
-    _check_census(use, bundle, config)
-    point = hookpoint.parse(bundle.manifest.hook_point)
-    target = block(point)
-    like = next(target.parameters())
-    watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
-    rows, slots = engine.rows, len(watch.rows)
+    *,
+    like: Tensor,
+    shared: bool,
+    before: Sequence[Watched],
+) -> _Sizes:
+    """ConfigError when the budget does not hold them."""
+    rows, slots = engine.rows, len(bundle.catalogue.watch_list(bundle.manifest, use.watch).rows)
     needed = footprint(
         bundle.manifest,
         use,
@@ -185,24 +206,28 @@ def _watched(
         slots=slots,
         element_bytes=like.element_size(),
         staged=like.device.type != "cpu",
+        shared=shared,
     )
-    check_budget(needed, config, rows=rows, slots=slots, taken=taken)
-    encoder = _encoder(use, bundle, rows=rows, slots=slots, device=like.device)
-    encoder.load(bundle.dictionary, watch)
-    sink = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=like)
-    attach(target, sink, f"saewatch_sink_{number}")
+    check_budget(needed, config, rows=rows, slots=slots, taken=sum(one.footprint.total for one in before))
+    return _Sizes(rows=rows, slots=slots, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
+
+
+def _watched(use: DictionaryUse, bundle: Bundle, sizes: _Sizes, *, opening: StreamOpen, sink: Sink) -> Watched:
+    device = sink.buffer.device
+    encoder = _encoder(use, bundle, rows=sizes.rows, slots=sizes.slots, device=device)
+    encoder.load(bundle.dictionary, bundle.catalogue.watch_list(bundle.manifest, use.watch))
     counting = None
     if encoder.whole is not None and use.census > 0:
         encoding = bundle.manifest.encoder
         counting = Census(encoder.whole, d_in=encoding.d_in, norm=encoding.input_norm)
     return Watched(
-        opening=_opening(number, engine, mode=use.mode, use=use, bundle=bundle, proof=proof),
+        opening=opening,
         bundle=bundle,
         encoder=encoder,
         sink=sink,
         share=use.census,
-        footprint=needed,
-        firings_max=firings_max(config, rows=rows, slots=slots),
+        footprint=sizes.footprint,
+        firings_max=sizes.firings_max,
         counting=counting,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from saewatch.monitor.events import BlindState
 from saewatch.monitor.requests import EngineKey
-from saewatch.monitor.streams import NO_BEAT, UNKNOWN_DICTIONARY, StreamRecord
+from saewatch.monitor.streams import NO_BEAT, SELF_TEST_FAILED, UNKNOWN_DICTIONARY, StreamRecord
 
 NO_ENGINE = "no_engine"
 NO_STREAM = "no_stream"
@@ -16,6 +16,7 @@ HINTS: Mapping[str, str] = {
     NO_STREAM: "An engine is connected, but it has opened no stream or has ended all. See its log.",
     REPLACED: "Another engine of the same name has connected, and this one is not heard. Give each its own `instance`.",
     NO_BEAT: "The engine has not been heard of for 3 seconds. Is it running, and does it reach this socket?",
+    SELF_TEST_FAILED: "It is attached, but delivers what is wrong. See `saewatch tap selftest` and the engine's log.",
     UNKNOWN_DICTIONARY: "Add the dictionary's bundle to `dictionaries` in the sidecar's configuration and restart it.",
 }
 """Reasons of the sidecar's own; an engine's reasons are explained in its log."""

@@ -22,17 +22,17 @@ from saewatch.core.records import (
     RequestEnd,
     RequestLabel,
     RequestStart,
-    Result,
     StreamEnd,
     StreamOpen,
 )
+from saewatch.core.selftest import SelfTest
 from saewatch.monitor import observe
 from saewatch.monitor.blindness import HINTS, REPLACED, Blindness
 from saewatch.monitor.events import BlindState, EngineCost, Event, RequestEnded, Standing, StreamState, Unreadable
 from saewatch.monitor.record import RequestRecord, record_of
 from saewatch.monitor.requests import EngineKey, Request, RequestTable
 from saewatch.monitor.streams import StreamRecord, StreamTable
-from saewatch.monitor.tables import KnownDictionary, WatchTable
+from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable
 from saewatch.monitor.window import Rates, Window
 
 FAULTS = (
@@ -104,7 +104,6 @@ class Monitor:
             StreamEnd: self._stream_end,
             RequestLabel: self._label,
             Census: self._no_use,
-            Result: self._no_use,
         }
 
     # --- what the source calls ------------------------------------------------------------------------------------
@@ -142,7 +141,17 @@ class Monitor:
         stream = self._streams.find(engine, number) if engine else None
         return Ack(stream=number, epoch=engine[1], seq=stream.seq) if engine and stream else None
 
+    def self_test(self, link: int, test: SelfTest, now_ns: int) -> tuple[StreamIdentity, list[Event]]:
+        """The engine on ``link`` has tested a stream: which one, and what changed. Raises `RecordError` for none."""
+        stream = self._stream(self._links[link], test.stream, "self_test.stream")
+        stream.self_test(test)
+        return stream.identity, self._look(now_ns)
+
     # --- what others ask ------------------------------------------------------------------------------------------
+    def engines(self) -> dict[str, int]:
+        """The engines that are connected, and their links."""
+        return {engine[0]: state.link for engine, state in self._engines.items() if state.link is not None}
+
     def standing(self, now_ns: int) -> Standing:
         """The books and what is blind."""
         streams = tuple(stream.state(now_ns) for stream in self._streams)

@@ -10,11 +10,13 @@ from saewatch.core import limits
 from saewatch.core.batch import FiringBatch, Origin, WatchSet
 from saewatch.core.errors import RecordError
 from saewatch.core.records import Beat, StreamBeat, StreamEnd, StreamOpen
+from saewatch.core.selftest import CheckState, SelfTest
 from saewatch.monitor.events import StreamState
 from saewatch.monitor.requests import EngineKey
 from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join
 
 NO_BEAT = "no_beat"
+SELF_TEST_FAILED = "self_test_failed"
 UNKNOWN_DICTIONARY = "unknown_dictionary"
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -38,6 +40,7 @@ class StreamRecord:
     firings: int = 0
     seq_gaps: int = 0
     duplicates: int = 0
+    failing: frozenset[str] = frozenset()  # checks of self-tests that failed and have not been good since
 
     @property
     def opening(self) -> StreamOpen:
@@ -52,6 +55,8 @@ class StreamRecord:
             return NO_BEAT
         if told := self.books.blind if self.books else self.opening.blind:
             return code_of(told)
+        if self.failing:
+            return SELF_TEST_FAILED
         return UNKNOWN_DICTIONARY if self.identity.dictionary is None else ""
 
     def accept(self, batch: FiringBatch) -> bool:
@@ -66,6 +71,10 @@ class StreamRecord:
         self.missed += int(batch.missed_tokens.sum())
         self.firings += batch.firings
         return True
+
+    def self_test(self, test: SelfTest) -> None:
+        """A self-test came. A check that it could not verify stays as it was."""
+        self.failing = (self.failing - test.named(CheckState.GOOD)) | test.named(CheckState.FAILED)
 
     def state(self, now_ns: int) -> StreamState:
         """As it stands."""

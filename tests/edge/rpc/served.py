@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from saewatch.core.records import Record
+from saewatch.core.records import Command, Record
 from saewatch.edge.access import LocalAccess
 from saewatch.edge.pb import (
     dictionary_pb2_grpc,
     firing_pb2,
     firing_pb2_grpc,
     status_pb2_grpc,
+    tap_pb2_grpc,
 )
 from saewatch.edge.pipeline import Pipeline, SinkQueue
 from saewatch.edge.rpc.dictionary import DictionaryService
@@ -24,6 +25,7 @@ from saewatch.edge.rpc.feed import Feed
 from saewatch.edge.rpc.firing import FiringService
 from saewatch.edge.rpc.server import RpcServer
 from saewatch.edge.rpc.status import StatusService
+from saewatch.edge.rpc.tap import TapService
 from saewatch.monitor.tables import KnownDictionary
 from tests import fakes
 
@@ -53,7 +55,11 @@ class Served:
         status = StatusService(
             pipeline=self.pipeline, counters=lambda: {"CorruptFrame": 3}, subscribers=lambda: self.firing.subscribers
         )
-        services = (self.firing, DictionaryService(self.known), status)
+        self.asked = asyncio.Event()
+        self.commands: list[tuple[int, Command]] = []
+        self.obey: Callable[[int, Command], None] = lambda link, command: None
+        taps = TapService(pipeline=self.pipeline, send=self._send)
+        services = (self.firing, DictionaryService(self.known), status, taps)
         self.server = RpcServer(services=services, access=access or LocalAccess())
         self.address = ""
         self.seq = 0
@@ -69,11 +75,18 @@ class Served:
         self.firings: Any = firing_pb2_grpc.FiringServiceStub(channel)
         self.dictionaries: Any = dictionary_pb2_grpc.DictionaryServiceStub(channel)
         self.statuses: Any = status_pb2_grpc.StatusServiceStub(channel)
+        self.taps: Any = tap_pb2_grpc.TapServiceStub(channel)
 
     def put(self, *records: Record) -> None:
         """The engine on link 1 says something."""
         for record in records:
             self.pipeline.receive(1, record)
+
+    def _send(self, link: int, command: Command) -> None:
+        """A command leaves for an engine, which does as the test told it."""
+        self.commands.append((link, command))
+        self.asked.set()
+        self.obey(link, command)
 
     def ready(self) -> None:
         """A stream that is watched."""

@@ -10,7 +10,7 @@ import pytest
 
 from saewatch.core.errors import AccessError
 from saewatch.edge.access import LocalAccess, Principal
-from saewatch.edge.pb import dictionary_pb2, firing_pb2, status_pb2
+from saewatch.edge.pb import dictionary_pb2, firing_pb2, status_pb2, tap_pb2
 from tests import fakes
 from tests.edge.rpc.served import Served, serving
 
@@ -21,6 +21,7 @@ METHODS = [
     ("dictionaries", "GetDictionary", dictionary_pb2.GetDictionaryRequest()),
     ("dictionaries", "ListFeatures", dictionary_pb2.ListFeaturesRequest()),
     ("statuses", "GetStatus", status_pb2.GetStatusRequest()),
+    ("taps", "RunSelfTest", tap_pb2.RunSelfTestRequest(engine="nobody")),
 ]
 
 
@@ -47,6 +48,7 @@ def test_the_list_above_is_complete() -> None:
             (firing_pb2.DESCRIPTOR, "FiringService"),
             (dictionary_pb2.DESCRIPTOR, "DictionaryService"),
             (status_pb2.DESCRIPTOR, "StatusService"),
+            (tap_pb2.DESCRIPTOR, "TapService"),
         )
     ]
     assert {method.name for service in served for method in service.methods} == {name for _, name, _ in METHODS}

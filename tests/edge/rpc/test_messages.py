@@ -9,7 +9,8 @@ from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import SEVERITIES
 from saewatch.core.errors import RecordError
 from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
-from saewatch.edge.pb import common_pb2, firing_pb2
+from saewatch.core.selftest import CheckState
+from saewatch.edge.pb import common_pb2, firing_pb2, tap_pb2
 from saewatch.edge.rpc import messages
 from saewatch.monitor.monitor import Monitor
 from tests import fakes
@@ -22,6 +23,7 @@ LISTS = [
     (common_pb2.MissedReason, [one.name for one in Reason]),
     (common_pb2.UnitKind, [one.name for one in SlotKind]),
     (common_pb2.Severity, [one.upper() for one in SEVERITIES]),
+    (tap_pb2.CheckState, [one.name for one in CheckState]),
     (firing_pb2.Outcome, [one.name for one in Outcome if one is not Outcome.OPEN]),
 ]
 

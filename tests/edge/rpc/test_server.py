@@ -19,7 +19,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 async def test_health_of_the_whole_and_of_each_service() -> None:
     async with serving() as served:
         stub = health_pb2_grpc.HealthStub(served.channel)
-        for name in ("", "saewatch.v1.FiringService", "saewatch.v1.StatusService", "saewatch.v1.DictionaryService"):
+        for name in ("", *(f"saewatch.v1.{one}Service" for one in ("Firing", "Status", "Dictionary", "Tap"))):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == SERVING, name
         await served.server.leave()

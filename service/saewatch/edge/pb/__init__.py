@@ -8,6 +8,8 @@ from saewatch.edge.pb.saewatch.v1 import (
     firing_pb2_grpc,
     status_pb2,
     status_pb2_grpc,
+    tap_pb2,
+    tap_pb2_grpc,
 )
 
 __all__ = [
@@ -18,4 +20,6 @@ __all__ = [
     "firing_pb2_grpc",
     "status_pb2",
     "status_pb2_grpc",
+    "tap_pb2",
+    "tap_pb2_grpc",
 ]

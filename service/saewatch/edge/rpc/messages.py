@@ -10,7 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import Feature
 from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
-from saewatch.edge.pb import common_pb2, firing_pb2
+from saewatch.core.selftest import Check, CheckState
+from saewatch.edge.commands import Examined
+from saewatch.edge.pb import common_pb2, firing_pb2, tap_pb2
 from saewatch.monitor.events import BlindState, Identity, RequestEnded, Standing, StreamState
 from saewatch.monitor.record import RequestRecord
 from saewatch.monitor.tables import StreamIdentity, WatchTable
@@ -28,6 +30,8 @@ UNIT_KINDS = {int(one): common_pb2.UnitKind.Value(f"UNIT_KIND_{one.name}") for o
 OUTCOMES: Mapping[str, firing_pb2.Outcome.ValueType] = {
     str(one): firing_pb2.Outcome.Value(f"OUTCOME_{one.name}") for one in Outcome if one is not Outcome.OPEN
 }
+
+CHECK_STATES = {one: tap_pb2.CheckState.Value(f"CHECK_STATE_{one.name}") for one in CheckState}
 
 
 def timestamp(time_ns: int) -> Timestamp | None:
@@ -225,3 +229,30 @@ def _feature_records(table: WatchTable, tally: Tally) -> list[firing_pb2.Feature
             firing_pb2.Tally(count=count, max_value=largest, log_sum=log_sum, first_position=first, peak_position=peak)
         )
     return [found[number] for number in sorted(found)]
+
+
+def self_test(one: Examined) -> tap_pb2.SelfTest:
+    """A stream's self-test."""
+    test = one.test
+    return tap_pb2.SelfTest(
+        engine=one.stream.opening.engine,
+        stream=stream(one.stream),
+        good=test.good,
+        checks=map(check, test.checks),
+        sink_calls=test.sink_calls,
+        calls_since=test.calls_since,
+        steps_since=test.steps_since,
+        rows=test.rows,
+        rows_not_finite=test.rows_not_finite,
+        compared=test.compared,
+        mismatched=test.mismatched,
+        error_max=test.error_max,
+        oracle=test.oracle,
+    )
+
+
+def check(one: Check) -> tap_pb2.Check:
+    """One check of a self-test."""
+    return tap_pb2.Check(
+        name=one.name, state=CHECK_STATES[one.state], found=one.found, expected=one.expected, hint=one.hint
+    )
