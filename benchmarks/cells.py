@@ -118,7 +118,7 @@ def compared(spec: Spec, recorder: Recorder, found: Mapping[str, Any]) -> list[d
 
 
 def _stream(model: Path, watch: Watch, heard: Heard, answers: Mapping[str, Answer]) -> dict[str, Any]:
-    oracle = Oracle(model, Path(watch.source), Reading(watch.module, watch.side))
+    oracle = Oracle(model, Path(watch.source), Reading(watch.module, watch.side), attention="eager")
     sheet = json.loads((Path(watch.bundle) / "dictionary.json").read_text())
     named = {_engine_id(heard, name): answer for name, answer in answers.items()}
     comparison = Comparison(oracle, heard, latents=sheet["encoder"]["latents"], exclusions=sheet["tokens"])

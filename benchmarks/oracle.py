@@ -43,8 +43,18 @@ class Reading:
 class Oracle:
     """A model and its dictionary, by their own libraries. Units: latents, then directions."""
 
-    def __init__(self, model: Path, source: Path, reading: Reading, *, dtype: torch.dtype = torch.float32) -> None:
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    def __init__(
+        self,
+        model: Path,
+        source: Path,
+        reading: Reading,
+        *,
+        dtype: torch.dtype = torch.float32,
+        attention: str = "sdpa",  # "eager" where torch's own leaves something out, as Gemma 2's soft cap
+    ) -> None:
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, attn_implementation=attention
+        ).eval()
         self._sae = sae_lens.SAE.load_from_disk(str(source), device="cpu").float()
         probes = source / "probes.safetensors"
         self._probes = load_file(probes) if probes.exists() else None

@@ -25,7 +25,7 @@ from saewatch.engine.ledger import NewRequest
 from saewatch.engine.modelfacts import model_facts
 from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows
-from saewatch.engine.watched import Engine
+from saewatch.engine.watched import Engine, Watched, hang, open_watched
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixture"
 BUNDLE, MODEL = FIXTURE / "bundle", FIXTURE / "model"
@@ -255,3 +255,10 @@ def sampled(**tokens: list[int]) -> Any:
     return SimpleNamespace(
         sampled_token_ids=list(tokens.values()), req_id_to_index={name: row for row, name in enumerate(tokens)}
     )
+
+
+def hung(config: TapConfig, engine: Engine, blocks: Blocks) -> list[Watched]:
+    """Opened, and with its sinks on the blocks."""
+    watched = open_watched(config, engine, blocks)
+    hang(watched)
+    return watched

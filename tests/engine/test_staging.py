@@ -9,13 +9,12 @@ import torch
 
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine.staging import Slot
-from saewatch.engine.watched import open_watched
-from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, rows_of
+from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
 
 
 def test_a_slot_keeps_its_step(tmp_path: Path) -> None:
     blocks = Blocks()
-    (watched,) = open_watched(a_config(tmp_path), an_engine(), blocks)
+    (watched,) = hung(a_config(tmp_path), an_engine(), blocks)
     slot = Slot([watched])
     rows = rows_of(a=(0, 20), b=(5, 3))
     blocks.run(hidden(23))
@@ -35,7 +34,7 @@ def test_a_slot_keeps_its_step(tmp_path: Path) -> None:
 
 def test_a_slot_gives_what_the_encoder_gives(tmp_path: Path) -> None:
     blocks = Blocks()
-    (watched,) = open_watched(a_config(tmp_path), an_engine(), blocks)
+    (watched,) = hung(a_config(tmp_path), an_engine(), blocks)
     slot, slab, rows = Slot([watched]), watched.new_slab(), rows_of(a=(3, 40))
     blocks.run(hidden(40, seed=1))
     slot.take(rows)
@@ -50,7 +49,7 @@ def test_a_slot_gives_what_the_encoder_gives(tmp_path: Path) -> None:
 
 def test_streams_on_one_hook_point_find_the_same(tmp_path: Path) -> None:
     blocks, use = Blocks(), DictionaryUse(path=str(BUNDLE))
-    watched = open_watched(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)
+    watched = hung(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)
     slot, rows = Slot(watched), rows_of(a=(0, 20), b=(5, 3))
     blocks.run(hidden(23))
     slot.take(rows)
@@ -64,7 +63,7 @@ def test_streams_on_one_hook_point_find_the_same(tmp_path: Path) -> None:
 def test_streams_on_two_hook_points_find_each_its_own(tmp_path: Path) -> None:
     blocks = Blocks()
     uses = tuple(DictionaryUse(path=str(path)) for path in (BUNDLE, another_bundle(tmp_path / "o", "resid_pre.2")))
-    watched = open_watched(a_config(tmp_path, dictionaries=uses), an_engine(), blocks)
+    watched = hung(a_config(tmp_path, dictionaries=uses), an_engine(), blocks)
     slot, rows = Slot(watched), rows_of(a=(3, 40))
     blocks.run(hidden(40))
     slot.take(rows)

@@ -14,7 +14,7 @@ from saewatch.core.footprint import footprint
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import watched as module
 from saewatch.engine.watched import blind_stream, open_watched
-from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, other_facts, rows_of
+from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, other_facts, rows_of
 
 
 def test_a_stream_says_what_it_is(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def uses(*bundles: Path) -> dict[str, Any]:
 
 def test_dictionaries_on_one_hook_point_share_its_sink(tmp_path: Path) -> None:
     blocks, config = Blocks(), a_config(tmp_path, **uses(BUNDLE, another_bundle(tmp_path / "other", features=2)))
-    first, second = open_watched(config, an_engine(), blocks)
+    first, second = hung(config, an_engine(), blocks)
     assert (first.opening.stream, second.opening.stream) == (1, 2)
     assert first.opening.weights_digest == second.opening.weights_digest
     assert first.opening.catalogue_digest != second.opening.catalogue_digest
@@ -95,7 +95,7 @@ def test_dictionaries_on_one_hook_point_share_its_sink(tmp_path: Path) -> None:
 def test_every_hook_point_has_a_sink_of_its_own(tmp_path: Path) -> None:
     blocks, points = Blocks(), ("resid_post.2", "resid_pre.2", "resid_mid.2", "mlp_out.0")
     bundles = [another_bundle(tmp_path / point, point) for point in points]
-    found = open_watched(a_config(tmp_path, **uses(*bundles)), an_engine(), blocks)
+    found = hung(a_config(tmp_path, **uses(*bundles)), an_engine(), blocks)
     layers = ["0.saewatch_mlp_out", *(f"2.saewatch_resid_{at}" for at in ("mid", "post", "pre"))]
     assert sorted(sinks_on(blocks)) == [f"model.layers.{name}" for name in layers]
     x = hidden(4)
@@ -133,7 +133,7 @@ def test_over_budget_is_refused_with_what_would_fit(tmp_path: Path) -> None:
 
 def test_the_proof_needs_a_sink_that_fired(tmp_path: Path) -> None:
     blocks = Blocks()
-    (one,) = open_watched(a_config(tmp_path), an_engine(), blocks)
+    (one,) = hung(a_config(tmp_path), an_engine(), blocks)
     with pytest.raises(SelfTestFailed, match="no call"):
         one.prove()
     blocks.run(hidden(2))

@@ -120,6 +120,7 @@ def _first(output: Any) -> Pair:
 
 
 def _second(output: Any) -> Pair:
+    assert isinstance(output, tuple), "a norm that is given the residual returns it too"
     return output[1], None
 
 

@@ -33,7 +33,7 @@ from saewatch.engine.selftest import Passes, TapTest
 from saewatch.engine.shipper import Note, Shipper
 from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows, Slot
-from saewatch.engine.watched import Engine, Watched, blind_stream, open_watched
+from saewatch.engine.watched import Engine, Watched, blind_stream, hang, open_watched
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
 
@@ -81,7 +81,9 @@ class Tap:
             encode(stream.opening)
             for part in stream.watch:
                 encode(part)
-        return cls(config, streams, watched)
+        tap = cls(config, streams, watched)
+        hang(watched)
+        return tap
 
     @classmethod
     def blind(cls, config: TapConfig, engine: Engine, reason: str) -> Tap:

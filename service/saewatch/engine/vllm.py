@@ -206,6 +206,7 @@ class Watch:
         self._worker = worker
         self._view = view
         self._serving = False
+        self._failed = False
         self._facts: dict[str, Any] | None = None
         self.tap = tap
 
@@ -258,7 +259,10 @@ class Watch:
             self.tap.step(emitted=emitted, **facts)
 
     def _fault(self, error: Exception) -> None:
-        logger.error("saewatch: the tap failed and is off; this engine serves on, BLIND", exc_info=error)
+        self._facts = None
+        if not self._failed:
+            logger.error("saewatch: the tap failed and is off; this engine serves on, BLIND", exc_info=error)
+        self._failed = True
         self.tap.disable("fault")
 
 

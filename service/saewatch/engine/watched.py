@@ -56,7 +56,8 @@ class Watched:
     opening: StreamOpen
     bundle: Bundle
     encoder: Encoder
-    sink: Sink
+    place: Place
+    sink: Sink  # that of every stream on this hook point
     share: float  # of rows in the census
     footprint: Footprint
     firings_max: int
@@ -147,7 +148,7 @@ class Watched:
 
 
 def open_watched(config: TapConfig, engine: Engine, place: Callable[[HookPoint], Place]) -> list[Watched]:
-    """Loads each dictionary of ``config``, checks that it fits, and hangs the sinks on the model when all of them do.
+    """Loads each dictionary of ``config`` and checks that it fits; `hang` then attaches their sinks.
 
     Dictionaries on one hook point share its sink. Raises `DictionaryError`, `HookPointError` or `ConfigError` for what
     does not fit.
@@ -155,20 +156,23 @@ def open_watched(config: TapConfig, engine: Engine, place: Callable[[HookPoint],
     loaded = [(use, load_bundle(Path(use.path), decoder=use.census > 0)) for use in config.dictionaries]
     found: list[Watched] = []
     sinks: dict[HookPoint, Sink] = {}
-    places: dict[HookPoint, Place] = {}
     for number, (use, bundle) in enumerate(loaded, start=1):
         point = hookpoint.parse(bundle.manifest.hook_point)
         proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
         _check_census(use, bundle, config)
-        like = places.setdefault(point, place(point)).like
-        sizes = _sizes(use, bundle, config, engine, like=like, shared=point in sinks, before=found)
+        where = place(point)
+        sizes = _sizes(use, bundle, config, engine, like=where.like, shared=point in sinks, before=found)
         if point not in sinks:
-            sinks[point] = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=like)
+            sinks[point] = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=where.like)
         opening = _opening(number, engine, mode=use.mode, use=use, bundle=bundle, proof=proof)
-        found.append(_watched(use, bundle, sizes, opening=opening, sink=sinks[point]))
-    for point, sink in sinks.items():
-        attach(places[point], sink, f"saewatch_{point.point}")
+        found.append(_watched(use, bundle, sizes, opening=opening, place=where, sink=sinks[point]))
     return found
+
+
+def hang(watched: Sequence[Watched]) -> None:
+    """Attaches each sink once. The last thing that opening a tap does: nothing of one that failed is in the graph."""
+    for sink, one in {one.sink: one for one in watched}.items():
+        attach(one.place, sink, f"saewatch_{hookpoint.parse(one.opening.hook_point).point}")
 
 
 def blind_stream(engine: Engine, reason: str) -> Stream:
@@ -212,7 +216,9 @@ def _sizes(
     return _Sizes(rows=rows, slots=slots, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
 
 
-def _watched(use: DictionaryUse, bundle: Bundle, sizes: _Sizes, *, opening: StreamOpen, sink: Sink) -> Watched:
+def _watched(
+    use: DictionaryUse, bundle: Bundle, sizes: _Sizes, *, opening: StreamOpen, place: Place, sink: Sink
+) -> Watched:
     device = sink.buffer.device
     encoder = _encoder(use, bundle, rows=sizes.rows, slots=sizes.slots, device=device)
     encoder.load(bundle.dictionary, bundle.catalogue.watch_list(bundle.manifest, use.watch))
@@ -224,6 +230,7 @@ def _watched(use: DictionaryUse, bundle: Bundle, sizes: _Sizes, *, opening: Stre
         opening=opening,
         bundle=bundle,
         encoder=encoder,
+        place=place,
         sink=sink,
         share=use.census,
         footprint=sizes.footprint,
