@@ -7,7 +7,8 @@ off, on another hook point, on two, with another dictionary of the same shape, e
 
     python -m benchmarks.bench_matrix [--quick] [--json OUT] [--cells llama:v1,…] [--resume] [--budget-s S] [--check]
 
-A cell is a family (or ``cache``) and a runner. With ``--resume`` cells that OUT already has are left out.
+A cell is a family (or ``cache``) and a runner. With ``--resume`` cells are left out that OUT has, right and measured
+with the same code of the tap.
 """
 
 from __future__ import annotations
@@ -140,7 +141,13 @@ def _unbalanced(stream: Mapping[str, Any]) -> str:
 
 def _row(case: str, runner: str, mode: str, *, why: str, **found: Any) -> dict[str, Any]:
     counts = {name: found.pop(name, 0) for name in _COUNTS}
-    return {"case": case, "runner": runner, "mode": mode, **counts, "right": not why, "why": why, **found}
+    row = {"case": case, "runner": runner, "mode": mode, **counts, "right": not why, "why": why, **found}
+    return {**row, "code": tap_code()}
+
+
+def tap_code() -> str:
+    """What decides a row's figures, beside the model."""
+    return form.code_of("service/saewatch/engine", "service/saewatch/core")
 
 
 def _document(rows: list[dict[str, Any]], not_run: list[dict[str, str]], options: Any) -> dict[str, Any]:
@@ -183,7 +190,8 @@ def _rows_before(path: Path) -> list[dict[str, Any]]:
 
 
 def _whole(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return all(row["right"] for row in rows) and len(rows) == (7 if rows[0]["case"] == "cache" else 3)
+    current = all(row["right"] and row.get("code") == tap_code() for row in rows)
+    return current and len(rows) == (7 if rows[0]["case"] == "cache" else 3)
 
 
 def _cell_of(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -66,6 +67,14 @@ def goal(
         "met": met,
         "why": why,
     }
+
+
+def code_of(*folders: str) -> str:
+    """A digest of the Python files in ``folders``: what a kept row was measured with."""
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def machine() -> dict[str, Any]:

@@ -188,5 +188,9 @@ def _saelens(point: HookPoint) -> dict[str, Any]:
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": "6.54.12", "model_name": "tiny", "hook_name": point.transformer_lens},
+        "metadata": {
+            "sae_lens_version": "6.54.12",
+            "model_name": "tiny",
+            "hook_name": point.transformer_lens or point.hugging_face,
+        },
     }

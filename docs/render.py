@@ -121,7 +121,12 @@ def hook_points() -> str:
     """Points of a decoder block in three spellings."""
     head = ("ours", "TransformerLens", "transformers", "is")
     rows = [
-        (f"`{name}.i`", f"`blocks.i.{row.transformer_lens}`", f"`{row.hugging_face.format('i')}`", row.says)
+        (
+            f"`{name}.i`",
+            f"`blocks.i.{row.transformer_lens}`" if row.transformer_lens else "",
+            f"`{row.hugging_face.format('i')}`",
+            row.says,
+        )
         for name, row in hookpoint.POINTS.items()
     ]
     return table(head, rows)

@@ -14,15 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of a process that is to run V2 on the CPU. ``folder`` is made."""
+    """The environment of a process that is to run V2 on the CPU. ``folder`` is made.
+
+    vLLM then takes V2 by itself, or V1 without a word: look at the runner's class. The variable that asks for V2 would
+    be part of the compile cache's key.
+    """
     found = folder / "saewatch_interpreted-0.dist-info"
     found.mkdir(parents=True, exist_ok=True)
     (found / "METADATA").write_text("Metadata-Version: 2.1\nName: saewatch-interpreted\nVersion: 0\n")
     (found / "entry_points.txt").write_text("[triton.backends]\ncpu = benchmarks.interpreted\n")
     path = os.pathsep.join([str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {
-        "PYTHONPATH": path,
-        "TRITON_INTERPRET": "1",
-        "TRITON_DEFAULT_BACKEND": "cpu",
-        "VLLM_USE_V2_MODEL_RUNNER": "1",
-    }
+    return {"PYTHONPATH": path, "TRITON_INTERPRET": "1", "TRITON_DEFAULT_BACKEND": "cpu"}

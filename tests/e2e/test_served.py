@@ -167,7 +167,7 @@ def test_a_stopped_sidecar_changes_nothing_and_its_losses_are_counted(
     pair: Pair, collector: Collector, stopped_sidecar: int
 ) -> None:
     before = collector.rows
-    requests = [(name, {**body, "temperature": 0.0}) for name, body in load(pair, "stopped", 32, seed=5)]
+    requests = [(name, {**body, "temperature": 0.0}) for name, body in load(pair, "stopped", 64, seed=5)]
     on = send(pair.watched.port, requests, at_once=16)
     off = send(pair.plain.port, requests, at_once=16)
     assert {name: answer.tokens for name, answer in on.items()} == {name: answer.tokens for name, answer in off.items()}

@@ -54,6 +54,8 @@ class Block(nn.Module):
 class LlamaForCausalLM(nn.Module):
     """Has the name and the blocks of vLLM's class."""
 
+    __module__ = "vllm.model_executor.models.llama"
+
     def __init__(self, layers: int = 4) -> None:
         super().__init__()
         self.model = nn.Module()
@@ -167,9 +169,17 @@ CONFIG: Mapping[str, Mapping[str, Any]] = {
         "is_encoder_decoder": False,
         "is_multimodal_model": False,
         "enable_prompt_embeds": False,
+        "enable_sleep_mode": False,
+    },
+    "compilation_config": {"cache_dir": ""},
+    "offload_config": {
+        "uva": SimpleNamespace(cpu_offload_gb=0),
+        "prefetch": SimpleNamespace(offload_group_size=0),
     },
 }
 """Fields of a `VllmConfig` by the part that they stand in."""
+ABSENT = ("kv_transfer_config", "lora_config", "speculative_config", "weight_transfer_config")
+"""Parts that an ordinary engine does not have."""
 
 
 class Worker:
@@ -215,8 +225,7 @@ def a_worker(folder: Path, section: Any = None, **changes: Any) -> Any:
     config = SimpleNamespace(
         **parts,
         additional_config={} if section == "none" else {"saewatch": section or a_section(folder)},
-        speculative_config=changes.pop("speculative_config", None),
-        kv_transfer_config=changes.pop("kv_transfer_config", None),
+        **{name: changes.pop(name, None) for name in ABSENT},
     )
     assert not changes, f"no such fields: {', '.join(changes)}"
     return Worker(config, network=network, runner=runner)

@@ -220,8 +220,18 @@ def an_opt() -> nn.Module:
     model = type("OPTForCausalLM", (nn.Module,), {})()
     model.model = nn.Module()
     model.model.decoder = nn.Module()
-    model.model.decoder.layers = nn.ModuleList([nn.Identity()])
+    block = nn.Module()
+    block.fc1 = nn.Linear(2, 2)
+    model.model.decoder.layers = nn.ModuleList([block])
     return model  # type: ignore[no-any-return]  # a class made here
+
+
+def test_a_block_that_is_not_what_the_table_says_is_refused_before_anything_is_attached() -> None:
+    place = places(an_opt(), "OPTForCausalLM", SimpleNamespace(do_layer_norm_before=True))
+    with pytest.raises(HookPointError, match="found no fc2 in Module, expected first output of fc2"):
+        place(HookPoint("mlp_out", 0))
+    with pytest.raises(HookPointError, match="without hidden_states, expected sum input of the block"):
+        place(HookPoint("resid_pre", 0))
 
 
 def test_an_opt_with_its_norms_behind_is_refused() -> None:

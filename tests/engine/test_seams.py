@@ -17,7 +17,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from saewatch.engine.runners import new_request
 from saewatch.engine.vllm import MODES, SEAMS, VERSIONS, WORKERS
-from tests.engine.standin import CONFIG, a_request
+from tests.engine.standin import ABSENT, CONFIG, a_request
 
 WORKER, RUNNERS = "engine/vllm.py", "engine/runners.py"
 WATCHED = (
@@ -44,7 +44,7 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
         WORKER,
         "the modes that are refused",
         "vllm.config:VllmConfig",
-        ("speculative_config", "kv_transfer_config", *CONFIG),
+        (*ABSENT, *CONFIG),
     ),
     (
         WORKER,
@@ -67,8 +67,12 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
         WORKER,
         "the modes that are refused",
         "vllm.config:ModelConfig",
-        ("runner_type", "is_encoder_decoder", "is_multimodal_model", "enable_prompt_embeds"),
+        ("runner_type", "is_encoder_decoder", "is_multimodal_model", "enable_prompt_embeds", "enable_sleep_mode"),
     ),
+    (WORKER, "the modes that are refused", "vllm.config:CompilationConfig", ("cache_dir",)),
+    (WORKER, "the modes that are refused", "vllm.config.offload:OffloadConfig", ("uva", "prefetch")),
+    (WORKER, "the modes that are refused", "vllm.config.offload:UVAOffloadConfig", ("cpu_offload_gb",)),
+    (WORKER, "the modes that are refused", "vllm.config.offload:PrefetchOffloadConfig", ("offload_group_size",)),
     (WORKER, "the largest step", "vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
     (
         WORKER,
@@ -215,6 +219,7 @@ def test_every_field_that_a_mode_asks_for_is_in_the_table() -> None:
         found(Asked("vllm_config", asked))
     parts = ("vllm_config", "speculative_config", *CONFIG)
     owners = {part.title().replace("_", ""): part for part in parts}  # VllmConfig is what vllm_config names
+    owners |= {"UVAOffloadConfig": "uva", "PrefetchOffloadConfig": "prefetch"}
     known = {f"{owners[of]}.{name}" for _, _, owner, name in ROWS if (of := owner.partition(":")[2]) in owners}
     assert asked - known == set()
     assert len(asked) > 16

@@ -272,3 +272,14 @@ def test_the_operator_is_what_its_schema_says(rows: int, *, with_residual: bool)
 def test_more_rows_than_the_buffer_has_are_refused() -> None:
     with pytest.raises(RuntimeError, match="size"):
         make_sink()(torch.randn(ROWS + 1, WIDTH), None)
+
+
+def test_somebodys_wrapper_in_place_of_forward_does_not_hide_its_arguments() -> None:
+    """As vLLM's offloading leaves one."""
+    block, sink = Block(), make_sink()
+    forward = block.forward
+    block.forward = lambda *args, **kwargs: forward(*args, **kwargs)  # type: ignore[method-assign]
+    attach(Place(block, Site("", "input", "sum"), torch.zeros(1)), sink)
+    hidden, residual = torch.randn(3, WIDTH), torch.randn(3, WIDTH)
+    block(torch.arange(3), hidden, residual)
+    torch.testing.assert_close(sink.buffer[:3], hidden + residual)

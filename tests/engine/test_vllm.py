@@ -27,11 +27,12 @@ from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
 from saewatch.engine.runners import V1View
 from saewatch.engine.tap import Tap
-from saewatch.engine.vllm import GRAPH_VERSION, MODES, SEAMS, Fetched, Watch, open_watch
+from saewatch.engine.vllm import GRAPH_VERSION, MODES, SEAMS, Fetched, Watch, check_seams, open_watch
 from tests.engine.standin import (
     BUNDLE,
     MODEL,
     WIDTH,
+    Worker,
     a_request,
     a_section,
     a_worker,
@@ -70,6 +71,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "asynchronous scheduling": {"async_scheduling": True},
     "fast prefill (kv_sharing_fast_prefill)": {"kv_sharing_fast_prefill": True},
     "KV from elsewhere (a KV connector)": {"kv_transfer_config": object()},
+    "weight offloading": {"uva": SimpleNamespace(cpu_offload_gb=1)},
+    "LoRA adapters": {"lora_config": object()},
+    "sleep mode": {"enable_sleep_mode": True},
+    "transfer of new weights": {"weight_transfer_config": object()},
+    "a folder of its own for compiled graphs (cache_dir)": {"cache_dir": "/somewhere"},
     "a pooling model": {"runner_type": "pooling"},
     "an encoder-decoder model": {"is_encoder_decoder": True},
     "multimodal inputs": {"is_multimodal_model": True},
@@ -86,12 +92,28 @@ def test_an_untested_mode_is_refused_by_name(tmp_path: Path, mode: str) -> None:
     worker = a_worker(tmp_path, **REFUSED[mode])
     with pytest.raises(UnsupportedMode) as caught:
         open_watch(worker)
-    assert (caught.value.subject, caught.value.found) == ("vllm mode", mode)
+    assert caught.value.subject == "vllm mode"
+    assert mode in str(caught.value.found).split(", ")
     assert "on_failure: serve" in caught.value.hint
 
 
+def test_all_modes_are_told_at_once_with_the_option_against_one_that_nobody_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedMode) as caught:
+        open_watch(a_worker(tmp_path, async_scheduling=True, tensor_parallel_size=2))
+    assert caught.value.found == "tensor parallelism, asynchronous scheduling"
+    assert "--no-async-scheduling" in caught.value.hint
+
+
+def test_a_class_of_the_same_name_that_is_not_vllms_is_refused(tmp_path: Path) -> None:
+    class LlamaForCausalLM(torch.nn.Module): ...
+
+    with pytest.raises(UnsupportedMode, match="one of vLLM's own"):
+        open_watch(a_worker(tmp_path, network=LlamaForCausalLM()))
+
+
 def test_an_unknown_runner_or_model_is_refused_by_name(tmp_path: Path) -> None:
-    class NovelForCausalLM(torch.nn.Module): ...
+    class NovelForCausalLM(torch.nn.Module):
+        __module__ = "vllm.model_executor.models.novel"
 
     with pytest.raises(UnsupportedMode, match="model runner: found Novel"):
         open_watch(a_worker(tmp_path, runner=type("NovelRunner", (), {})()))
@@ -100,11 +122,11 @@ def test_an_unknown_runner_or_model_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", SEAMS)
-def test_a_worker_without_a_method_that_we_use_is_of_an_unsupported_version(tmp_path: Path, method: str) -> None:
-    worker = a_worker(tmp_path)
-    setattr(worker, method, None)
-    with pytest.raises(UnsupportedVersion, match=rf"found Worker, expected the method {method}, which vLLM 0\.32\.0 "):
-        open_watch(worker)
+def test_a_worker_without_a_method_that_we_use_is_of_an_unsupported_version(method: str) -> None:
+    check_seams(Worker)
+    moved = type("Moved", (), {name: getattr(Worker, name) for name in SEAMS if name != method})
+    with pytest.raises(UnsupportedVersion, match=rf"found Moved, expected the method {method}, which vLLM 0\.32\.0 "):
+        check_seams(moved)
 
 
 def test_a_dictionary_of_another_width_is_refused(tmp_path: Path) -> None:
@@ -329,6 +351,22 @@ def test_a_step_that_was_not_fetched_before_the_next_one_makes_the_tap_blind(tmp
     assert books.blind == "fault"
 
 
+def test_a_blind_engine_that_overlaps_its_steps_still_counts(tmp_path: Path) -> None:
+    """Asynchronous scheduling is refused, so it serves blind; each step is fetched after the next one has begun."""
+    watch = open_watch(a_worker(tmp_path, a_section(tmp_path, on_failure="serve"), async_scheduling=True))
+    assert watch is not None
+    watch.prove()
+    watch.after_forward(scheduled(new=[a_request("a", 3)]), sampling=True)
+    first = watch.after_sampling(Later(sampled(a=[7])))
+    watch.after_forward(scheduled(cached={"a": 3}), sampling=True)
+    second = watch.after_sampling(Later(sampled(a=[8])))
+    first.get_output()
+    second.get_output()
+    watch.tap.close()
+    (books,) = watch.tap.books
+    assert (books.fed, books.missed, books.blind) == (4, {"blind": 4}, "unsupported_mode")
+
+
 # --- the key of the compile cache -------------------------------------------------------------------------------------
 def key_of(tmp_path: Path, *bundles: Path, **settings: Any) -> tuple[dict[str, Any], str]:
     """What the adapter leaves in the additional configuration, and vLLM's own key of it."""
@@ -343,12 +381,12 @@ def key_of(tmp_path: Path, *bundles: Path, **settings: Any) -> tuple[dict[str, A
 
 
 def test_the_key_holds_what_the_tap_adds_to_the_graph_and_nothing_else(tmp_path: Path) -> None:
-    sinks: list[Any] = [("resid_post.2", [64, WIDTH])]
+    sinks: list[Any] = [("resid_post.2", ["sum output of the block", 64, WIDTH])]
     left, _ = key_of(tmp_path, queue_bytes=2**20, instance="one")
     assert left == {"saewatch": {"graph_version": GRAPH_VERSION, "sinks": sinks}}
     other = another_bundle(tmp_path / "other", "mlp_out.0")
     left, _ = key_of(tmp_path, BUNDLE, BUNDLE, other)
-    assert left["saewatch"]["sinks"] == [("mlp_out.0", [64, WIDTH]), *sinks]
+    assert left["saewatch"]["sinks"] == [("mlp_out.0", ["first output of mlp", 64, WIDTH]), *sinks]
 
 
 def test_another_dictionary_on_the_same_hook_point_has_the_same_key(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ from google.protobuf.json_format import MessageToDict
 from saewatch import cli
 from saewatch.cli.asking import ask
 from saewatch.config import Grpc
+from saewatch.core import limits
 from saewatch.edge.pb import tap_pb2, tap_pb2_grpc
 
-TIMEOUT_S = 10.0
-TIMEOUT_MAX_S = 60.0
 MARGIN_S = 2.0
 """For the sidecar to say who did not answer in time."""
 GOOD, UNVERIFIED = tap_pb2.CHECK_STATE_GOOD, tap_pb2.CHECK_STATE_UNVERIFIED
@@ -26,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["selftest"], help="selftest: check every stream's sink, rows and encoder")
     parser.add_argument("--address", default=Grpc().listen, help="of the sidecar's gRPC service (%(default)s)")
     parser.add_argument("--engine", default="", metavar="NAME", help="only this engine; without it: all of them")
-    parser.add_argument("--timeout-s", type=_seconds, default=TIMEOUT_S, help="for an engine's answer (%(default)g)")
+    parser.add_argument(
+        "--timeout-s", type=_seconds, default=limits.SELF_TEST_S, help="for an engine's answer (%(default)g)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,8 +47,8 @@ def _seconds(text: str) -> float:
         found = float(text)
     except ValueError:
         found = 0.0
-    if not 0.0 < found <= TIMEOUT_MAX_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and at most {TIMEOUT_MAX_S:g}")
+    if not 0.0 < found <= limits.SELF_TEST_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and at most {limits.SELF_TEST_MAX_S:g}")
     return found
 
 

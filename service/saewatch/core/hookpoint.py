@@ -19,7 +19,7 @@ from saewatch.core.errors import HookPointError
 class Point:
     """One row of the table."""
 
-    transformer_lens: str
+    transformer_lens: str  # empty: it has none
     hugging_face: str
     says: str
 
@@ -28,7 +28,7 @@ POINTS: Mapping[str, Point] = {
     "resid_pre": Point("hook_resid_pre", "model.layers.{}.input", "the residual stream that block i receives"),
     "resid_mid": Point("hook_resid_mid", "model.layers.{}.resid_mid", "after attention was added, before the MLP"),
     "resid_post": Point("hook_resid_post", "model.layers.{}", "the residual stream that block i passes on"),
-    "mlp_in": Point("ln2.hook_normalized", "model.layers.{}.mlp.input", "what the MLP reads, normalised"),
+    "mlp_in": Point("", "model.layers.{}.mlp.input", "what the MLP reads, normalised, after the norm's weights"),
     "mlp_out": Point("hook_mlp_out", "model.layers.{}.mlp", "what the MLP adds to the residual stream"),
     "attn_out": Point("hook_attn_out", "model.layers.{}.self_attn", "what attention adds to the residual stream"),
 }
@@ -49,8 +49,9 @@ class HookPoint:
 
     @property
     def transformer_lens(self) -> str:
-        """TransformerLens' spelling."""
-        return f"blocks.{self.layer}.{POINTS[self.point].transformer_lens}"
+        """TransformerLens' spelling; empty where it has no such point."""
+        name = POINTS[self.point].transformer_lens
+        return f"blocks.{self.layer}.{name}" if name else ""
 
     @property
     def hugging_face(self) -> str:
@@ -64,16 +65,17 @@ def parse(text: str) -> HookPoint:
     if match and match["point"] in POINTS:
         return HookPoint(match["point"], int(match["layer"]))
     for name, row in POINTS.items():
-        for spelling in (_pattern(f"blocks.{{}}.{row.transformer_lens}"), _pattern(row.hugging_face)):
-            other = re.fullmatch(spelling, text)
+        for spelling in (f"blocks.{{}}.{row.transformer_lens}", row.hugging_face):
+            other = re.fullmatch(_pattern(spelling), text)
             if other:
                 return HookPoint(name, int(other[1]))
-    raise HookPointError(
-        "hook point",
-        found=f"{text!r:.80}",
-        expected=f"<point>.<layer> with a point of {', '.join(POINTS)}",
-        hint="For the residual stream after block 14 write resid_post.14.",
-    )
+    hint = "For the residual stream after block 14 write resid_post.14."
+    if text.endswith("ln2.hook_normalized"):
+        hint = (
+            "That is before the norm's weights. If the dictionary was trained on what the MLP reads, write mlp_in.14."
+        )
+    expected = f"<point>.<layer> with a point of {', '.join(POINTS)}"
+    raise HookPointError("hook point", found=f"{text!r:.80}", expected=expected, hint=hint)
 
 
 def _pattern(template: str) -> str:

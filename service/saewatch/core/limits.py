@@ -121,6 +121,10 @@ BAD_FRAMES_IN_A_ROW = 16
 
 COMMANDS_WAITING = 16
 """Commands that wait for a connection to take them: a peer that reads takes each at once."""
+SELF_TEST_S = 10
+"""How long a self-test is waited for: an engine's thread answers in well under a second."""
+SELF_TEST_MAX_S = 60
+"""What a caller may ask for instead: what takes longer hangs."""
 
 ACK_FRAMES = 64
 """Batches after which an acknowledgement is due: they bound what an engine has to remember."""

@@ -138,7 +138,9 @@ class Places:
         if point.layer >= len(self._blocks):
             expected = f"a layer from 0 to {len(self._blocks) - 1}"
             raise HookPointError("hook point", found=str(point), expected=expected, hint="Layers count from 0.")
-        return Place(self._blocks[point.layer], site, self._like)
+        place = Place(self._blocks[point.layer], site, self._like)
+        place.target()
+        return place
 
 
 def _name(model: nn.Module, architecture: str) -> str:

@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saewatch.core.errors import HookPointError
+
 LIBRARY = torch.library.Library("saewatch", "DEF")
 _SCHEMA = "sink(Tensor hidden, Tensor? residual, Tensor(a!) buffer, Tensor(b!) calls) -> ()"
 LIBRARY.define(_SCHEMA)
@@ -83,6 +85,9 @@ class Site:
     only: tuple[str, object] | None = None
     """A field of the model's configuration and the value without which the block has no such tensor."""
 
+    def __str__(self) -> str:
+        return f"{self.part} {self.side} of {self.module or 'the block'}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
@@ -93,12 +98,23 @@ class Place:
     like: Tensor
     """Has the dtype and the device of the model's activations."""
 
+    def target(self) -> nn.Module:
+        """The module that is hooked. Raises `HookPointError` where the block is not what the table says."""
+        try:
+            module = self.block.get_submodule(self.site.module)
+        except AttributeError as error:
+            found = f"no {self.site.module} in {type(self.block).__qualname__}"
+            raise HookPointError("hook point", found=found, expected=str(self.site)) from error
+        if self.site.part == "sum" and self.site.side == "input" and "hidden_states" not in _parameters(module):
+            found = f"{type(module).__qualname__}.forward without hidden_states"
+            raise HookPointError("hook point", found=found, expected=str(self.site))
+        return module
+
 
 def attach(place: Place, sink: Sink, name: str = "saewatch_sink") -> None:
     """Hangs ``sink``, under ``name``, where ``place`` says. To be called before the first compilation."""
+    site, target = place.site, place.target()
     place.block.add_module(name, sink)
-    site = place.site
-    target = place.block.get_submodule(site.module)
     if site.side == "output":
         take = _OUTPUTS[site.part]
 
@@ -131,9 +147,14 @@ def _sum(output: Any) -> Pair:
 _OUTPUTS: Mapping[str, Callable[[Any], Pair]] = {"first": _first, "second": _second, "sum": _sum}
 
 
+def _parameters(module: nn.Module) -> list[str]:
+    """Of its class's ``forward``: what stands in its place on the object may be somebody's wrapper."""
+    return list(inspect.signature(type(module).forward).parameters)[1:]
+
+
 def _inputs_of(target: nn.Module, part: str) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Pair]:
     """Finds ``hidden_states`` and ``residual`` among what ``target`` is called with; else its first argument."""
-    names = list(inspect.signature(target.forward).parameters)
+    names = _parameters(target)
     hidden = names.index("hidden_states") if "hidden_states" in names else 0
     residual = names.index("residual") if part == "sum" and "residual" in names else None
 

@@ -32,7 +32,7 @@ import os
 import pkgutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from vllm.v1.outputs import AsyncModelRunnerOutput
 from saewatch import __version__
 from saewatch.core import tapconfig
 from saewatch.core.errors import ConfigError, SaewatchError, UnsupportedMode, UnsupportedVersion
+from saewatch.core.fit import ModelFacts
 from saewatch.engine.families import Places
 from saewatch.engine.modelfacts import model_facts
 from saewatch.engine.runners import RunnerView, facts_of, view_of
@@ -93,12 +94,22 @@ MODES: Mapping[str, Callable[[Any], bool]] = {
     "asynchronous scheduling": lambda config: bool(config.scheduler_config.async_scheduling),
     "fast prefill (kv_sharing_fast_prefill)": lambda config: bool(config.cache_config.kv_sharing_fast_prefill),
     "KV from elsewhere (a KV connector)": lambda config: config.kv_transfer_config is not None,
+    "weight offloading": lambda config: bool(
+        config.offload_config.uva.cpu_offload_gb or config.offload_config.prefetch.offload_group_size
+    ),
+    "LoRA adapters": lambda config: config.lora_config is not None,
+    "sleep mode": lambda config: bool(config.model_config.enable_sleep_mode),
+    "transfer of new weights": lambda config: config.weight_transfer_config is not None,
+    "a folder of its own for compiled graphs (cache_dir)": lambda config: bool(config.compilation_config.cache_dir),
     "a pooling model": lambda config: config.model_config.runner_type == "pooling",
     "an encoder-decoder model": lambda config: bool(config.model_config.is_encoder_decoder),
     "multimodal inputs": lambda config: bool(config.model_config.is_multimodal_model),
     "prompt embeddings": lambda config: bool(config.model_config.enable_prompt_embeds),
 }
-"""What is refused by name until it was tested."""
+"""What is refused by name until it was tested. In a folder of one's own vLLM looks for graphs without their key."""
+
+SWITCH_OFF: Mapping[str, str] = {"asynchronous scheduling": "--no-async-scheduling"}
+"""vLLM's option against a mode that nobody asked for."""
 
 
 def _platform_worker() -> Any:
@@ -159,8 +170,9 @@ def open_watch(worker: Any) -> Watch | None:
             raise
         logger.critical("saewatch: NOT WATCHING, this engine serves unwatched: %s", error)
         return None
-    engine = describe(worker, config)
+    engine = Engine(instance=instance_of(config), epoch=time.time_ns(), model_name="", facts=UNKNOWN, rows=1)
     try:
+        engine = describe(worker, config)
         check_supported(worker)
         view = view_of(worker.model_runner)
         tap = Tap.open(config, engine, places_of(worker))
@@ -172,9 +184,12 @@ def open_watch(worker: Any) -> Watch | None:
 
 def places_of(worker: Any) -> Places:
     """The hook points of the loaded model. UnsupportedMode for a family that is not known."""
-    model = worker.model_config
+    model, loaded = worker.model_config, worker.get_model()
+    if not type(loaded).__module__.startswith("vllm.model_executor.models."):
+        found = f"{type(loaded).__qualname__} of {type(loaded).__module__}"
+        raise UnsupportedMode("model class", found=found, expected="one of vLLM's own: others may go by the same name")
     like = torch.empty(0, dtype=model.dtype, device=worker.device)
-    return Places(worker.get_model(), architecture=model.architectures[0], config=model.hf_text_config, like=like)
+    return Places(loaded, architecture=model.architectures[0], config=model.hf_text_config, like=like)
 
 
 def key_graph(worker: Any, tap: Tap) -> None:
@@ -183,7 +198,7 @@ def key_graph(worker: Any, tap: Tap) -> None:
     The key hashes ``additional_config``, and is asked for at the first forward pass. Hook points stand in the
     dictionaries and not in our section, so the section alone would load a graph with other sinks.
     """
-    sinks = {one.opening.hook_point: list(one.sink.buffer.shape) for one in tap.watched}
+    sinks = {one.opening.hook_point: [str(one.place.site), *one.sink.buffer.shape] for one in tap.watched}
     other = worker.vllm_config.additional_config
     worker.vllm_config.additional_config = {
         **other,
@@ -207,7 +222,8 @@ class Watch:
         self._view = view
         self._serving = False
         self._failed = False
-        self._facts: dict[str, Any] | None = None
+        self._facts: dict[str, Any] | None = None  # of a step whose tokens are not sampled yet
+        self._waiting = 0  # steps whose tokens were sampled and not fetched yet
         self.tap = tap
 
     def prove(self) -> None:
@@ -226,37 +242,40 @@ class Watch:
         if not self._serving:
             return
         try:
-            assert self._facts is None, "asynchronous scheduling is refused: a step's tokens come before the next step"
-            self._facts = facts_of(scheduled)
+            assert not (self._waiting and self.tap.watched), "a step's tokens were not fetched before the next step"
+            facts = facts_of(scheduled)
             if scheduled.total_num_scheduled_tokens and self._view is not None:
                 self.tap.snapshot(self._view.rows)
-            if not sampling:
-                self._finish({})
+            if sampling:
+                self._facts = facts
+            else:
+                self.tap.step(emitted={}, **facts)
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
             self._fault(error)
 
     def after_sampling(self, output: Any) -> Any:
         """Learns what the step emitted, now or when the engine fetches it; returns the output to hand on."""
-        if not self._serving or self._facts is None:
+        facts, self._facts = self._facts, None
+        if facts is None:
             return output
         if isinstance(output, AsyncModelRunnerOutput):
-            return Fetched(output, self.learn)
-        self.learn(output)
+            self._waiting += 1
+            return Fetched(output, lambda fetched: self._fetched(facts, fetched))
+        self._learn(facts, output)
         return output
 
-    def learn(self, output: Any) -> None:
-        """The step's `ModelRunnerOutput`; None of a step that failed."""
+    def _fetched(self, facts: dict[str, Any], output: Any) -> None:
+        self._waiting -= 1
+        self._learn(facts, output)
+
+    def _learn(self, facts: dict[str, Any], output: Any) -> None:
+        """``output``: the step's `ModelRunnerOutput`; None of a step that failed."""
         try:
             sampled = output.sampled_token_ids if output is not None else []
             index = output.req_id_to_index if sampled else {}
-            self._finish({name: sampled[place] for name, place in index.items()})
+            self.tap.step(emitted={name: sampled[place] for name, place in index.items()}, **facts)
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
             self._fault(error)
-
-    def _finish(self, emitted: Mapping[str, Sequence[int]]) -> None:
-        facts, self._facts = self._facts, None
-        if facts is not None:
-            self.tap.step(emitted=emitted, **facts)
 
     def _fault(self, error: Exception) -> None:
         self._facts = None
@@ -285,14 +304,29 @@ def check_supported(worker: Any) -> None:
     if vllm.__version__.split("+")[0] not in VERSIONS:
         hint = "Install a tested version, or set on_failure: serve to run unwatched."
         raise UnsupportedVersion("vllm version", found=vllm.__version__, expected=" or ".join(VERSIONS), hint=hint)
+    check_seams(TapWorker.__mro__[1])
+    found = [name for name, holds in MODES.items() if holds(worker.vllm_config)]
+    if found:
+        options = " ".join(SWITCH_OFF[name] for name in found if name in SWITCH_OFF)
+        hint = f"Switch it off{f' ({options})' if options else ''}, or set on_failure: serve to run unwatched."
+        raise UnsupportedMode("vllm mode", found=", ".join(found), expected="modes that were tested", hint=hint)
+
+
+def check_seams(base: type) -> None:
+    """Refuses a platform's worker that lacks a method that the adapter needs."""
     for name in SEAMS:
-        if not callable(getattr(worker, name, None)):
+        if not callable(getattr(base, name, None)):
             expected = f"the method {name}, which vLLM {' and '.join(VERSIONS)} has"
-            raise UnsupportedVersion("vllm worker", found=type(worker).__qualname__, expected=expected)
-    for name, found in MODES.items():
-        if found(worker.vllm_config):
-            hint = "Switch it off, or set on_failure: serve to run unwatched."
-            raise UnsupportedMode("vllm mode", found=name, expected="a mode that was tested", hint=hint)
+            raise UnsupportedVersion("vllm worker", found=base.__qualname__, expected=expected)
+
+
+UNKNOWN = ModelFacts(architecture="", d_model=0, layers=0)
+"""Facts of a model that could not be described."""
+
+
+def instance_of(config: tapconfig.TapConfig) -> str:
+    """The engine's name in the deployment."""
+    return config.instance or f"{socket.gethostname()}:{os.getpid()}"
 
 
 def describe(worker: Any, config: tapconfig.TapConfig) -> Engine:
@@ -301,7 +335,7 @@ def describe(worker: Any, config: tapconfig.TapConfig) -> Engine:
     served = model.served_model_name
     scheduler = worker.vllm_config.scheduler_config
     return Engine(
-        instance=config.instance or f"{socket.gethostname()}:{os.getpid()}",
+        instance=instance_of(config),
         epoch=time.time_ns(),
         model_name=served if isinstance(served, str) else served[0],
         facts=model_facts(

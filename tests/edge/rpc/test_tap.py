@@ -221,7 +221,7 @@ async def test_a_timeout_has_bounds(timeout_s: float) -> None:
 
 
 async def test_without_a_timeout_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saewatch.edge.rpc.tap.TIMEOUT_S", 0.1)
+    monkeypatch.setattr("saewatch.core.limits.SELF_TEST_S", 0.1)
     async with serving() as served:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await served.taps.RunSelfTest(tap_pb2.RunSelfTestRequest())

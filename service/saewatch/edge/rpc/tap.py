@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 
+from saewatch.core import limits
 from saewatch.core.errors import EngineError, SaewatchError, UnreachableError
 from saewatch.core.records import Command
 from saewatch.core.selftest import Check, CheckState
@@ -18,10 +19,6 @@ from saewatch.edge.rpc import messages
 from saewatch.edge.rpc.calls import Streaming, Unary
 from saewatch.edge.rpc.refusals import Refusal, invalid, missing
 from saewatch.monitor.blindness import HINTS, NO_ENGINE
-
-TIMEOUT_S = 10.0
-TIMEOUT_MAX_S = 60.0
-"""An engine's thread answers in well under a second; what takes longer hangs."""
 
 
 class TapService:
@@ -81,10 +78,10 @@ class TapService:
 
 def _timeout(request: tap_pb2.RunSelfTestRequest) -> float:
     if not request.HasField("timeout"):
-        return TIMEOUT_S
+        return limits.SELF_TEST_S
     asked = request.timeout.seconds + request.timeout.nanos / 1e9
-    if not 0.0 < asked <= TIMEOUT_MAX_S:
-        raise invalid("timeout", found=f"{asked:g} s", expected=f"above 0 and at most {TIMEOUT_MAX_S:g} s")
+    if not 0.0 < asked <= limits.SELF_TEST_MAX_S:
+        raise invalid("timeout", found=f"{asked:g} s", expected=f"above 0 and at most {limits.SELF_TEST_MAX_S:g} s")
     return asked
 
 
