@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -278,7 +279,11 @@ def test_somebodys_wrapper_in_place_of_forward_does_not_hide_its_arguments() -> 
     """As vLLM's offloading leaves one."""
     block, sink = Block(), make_sink()
     forward = block.forward
-    block.forward = lambda *args, **kwargs: forward(*args, **kwargs)  # type: ignore[method-assign]
+
+    def wrapped(*args: Any, **named: Any) -> Any:
+        return forward(*args, **named)
+
+    block.forward = wrapped  # type: ignore[method-assign]  # as the wrapper does
     attach(Place(block, Site("", "input", "sum"), torch.zeros(1)), sink)
     hidden, residual = torch.randn(3, WIDTH), torch.randn(3, WIDTH)
     block(torch.arange(3), hidden, residual)
