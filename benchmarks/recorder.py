@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from deploy.demo.collect import Seen
 from saewatch.core.batch import FiringBatch, Reason, SlotKind, WatchSet
 from saewatch.core.records import Ack, Record, RequestStart, StreamBeat, StreamEnd, StreamOpen
 from saewatch.edge.pb.saewatch.v1 import common_pb2
 from saewatch.edge.sources import SocketSource
-
-I64 = npt.NDArray[np.int64]
-
-
-@dataclass(slots=True)
-class Request:
-    """What one stream said of one request."""
-
-    position: list[I64] = field(default_factory=list)
-    fired: list[I64] = field(default_factory=list)
-    slot: list[I64] = field(default_factory=list)
-    value: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    missed: Counter[int] = field(default_factory=Counter)  # by the API's reasons
-
-    def columns(self) -> tuple[I64, I64, I64, npt.NDArray[np.float32]]:
-        """Positions of rows, and position, slot and value of firings."""
-        none = np.zeros(0, np.int64)
-        return (
-            np.concatenate([none, *self.position]),
-            np.concatenate([none, *self.fired]),
-            np.concatenate([none, *self.slot]),
-            np.concatenate([np.zeros(0, np.float32), *self.value]),
-        )
 
 
 @dataclass(slots=True)
@@ -54,7 +30,7 @@ class Heard:
 
     opening: StreamOpen
     table: Table = field(default_factory=Table)
-    seen: dict[tuple[str, int], Request] = field(default_factory=dict)
+    seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
     seq: int = 0
     final: StreamBeat | None = None
 
@@ -122,7 +98,7 @@ class Recorder:
             fired = slice(*np.searchsorted(batch.row, [first, last]).tolist())
             request = self._request(heard, number)
             request.position.append(int(batch.position[span]) + np.arange(last - first, dtype=np.int64))
-            request.fired.append(batch.row[fired].astype(np.int64) - first + int(batch.position[span]))
+            request.fired_position.append(batch.row[fired].astype(np.int64) - first + int(batch.position[span]))
             request.slot.append(batch.slot[fired].astype(np.int64))
             request.value.append(batch.value[fired].copy())
         for number, reason, tokens in zip(
@@ -130,8 +106,8 @@ class Recorder:
         ):
             self._request(heard, number).missed[_api_reason(reason)] += tokens
 
-    def _request(self, heard: Heard, number: int) -> Request:
-        return heard.seen.setdefault((self._names.get(number, ""), 0), Request())
+    def _request(self, heard: Heard, number: int) -> Seen:
+        return heard.seen.setdefault((self._names.get(number, ""), 0), Seen(common_pb2.Request()))
 
 
 def _api_reason(reason: int) -> int:

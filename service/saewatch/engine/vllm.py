@@ -54,7 +54,7 @@ from saewatch.engine.watched import Engine
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
 
 VERSIONS: Mapping[str, str] = {
-    "0.32.0": "both runners, every family of the hook-point table",
+    "0.32.0": "both runners; which families how far is in docs/limits.md",
     "0.31.0": "runner V1, Llama; GPT-NeoX and Phi are refused, which it runs by code of its own",
 }
 """Versions of vLLM whose seams were tested, and with what."""

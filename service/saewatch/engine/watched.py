@@ -13,6 +13,7 @@ from torch import Tensor
 from saewatch.core import hookpoint
 from saewatch.core.batch import Census as CensusRecord
 from saewatch.core.batch import SlotKind, WatchSet
+from saewatch.core.catalogue import WatchList
 from saewatch.core.errors import ConfigError, SelfTestFailed
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.footprint import Footprint, check_budget, firings_max, footprint, needs_whole
@@ -185,7 +186,7 @@ class _Sizes:
     """What a stream's buffers hold."""
 
     rows: int
-    slots: int
+    watch: WatchList
     firings_max: int
     footprint: Footprint
 
@@ -201,7 +202,8 @@ def _sizes(
     before: Sequence[Watched],
 ) -> _Sizes:
     """ConfigError when the budget does not hold them."""
-    rows, slots = engine.rows, len(bundle.catalogue.watch_list(bundle.manifest, use.watch).rows)
+    watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
+    rows, slots = engine.rows, len(watch.rows)
     needed = footprint(
         bundle.manifest,
         use,
@@ -213,15 +215,15 @@ def _sizes(
         shared=shared,
     )
     check_budget(needed, config, rows=rows, slots=slots, taken=sum(one.footprint.total for one in before))
-    return _Sizes(rows=rows, slots=slots, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
+    return _Sizes(rows=rows, watch=watch, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
 
 
 def _watched(
     use: DictionaryUse, bundle: Bundle, sizes: _Sizes, *, opening: StreamOpen, place: Place, sink: Sink
 ) -> Watched:
     device = sink.buffer.device
-    encoder = _encoder(use, bundle, rows=sizes.rows, slots=sizes.slots, device=device)
-    encoder.load(bundle.dictionary, bundle.catalogue.watch_list(bundle.manifest, use.watch))
+    encoder = _encoder(use, bundle, rows=sizes.rows, slots=len(sizes.watch.rows), device=device)
+    encoder.load(bundle.dictionary, sizes.watch)
     counting = None
     if encoder.whole is not None and use.census > 0:
         encoding = bundle.manifest.encoder
