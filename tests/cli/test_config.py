@@ -56,7 +56,7 @@ def test_what_the_readme_tells_to_write(
     assert check(tmp_path, settings, "--json") == cli.GOOD
     taken = json.loads(capsys.readouterr().out)
     typed = [shlex.split(line, comments=True)[1:] for line in commands.splitlines()]
-    assert [words[0] for words in typed] == ["config", "serve", "vllm-args", "status"]
+    assert [words[0] for words in typed] == ["config", "serve", "vllm-args", "status", "tap"]
     assert cli.main(typed[0]) == cli.GOOD
     capsys.readouterr()
     assert cli.main([*typed[2], "--json"]) == cli.GOOD
