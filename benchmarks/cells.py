@@ -92,7 +92,7 @@ class Bench:
         return {**json.loads(files["json"].read_text()), "artifact": _artifact(text)}
 
     def _environment(self) -> dict[str, str]:
-        own = {"VLLM_CACHE_ROOT": str(self.folder / "cache"), "PYTHONPATH": str(form.ROOT), **ENVIRONMENT}
+        own = {"VLLM_CACHE_ROOT": str(self.folder / "cache"), "PYTHONPATH": form.IMPORTS, **ENVIRONMENT}
         if self.runner == "v2":
             own |= interpreted.environment(self.folder / "triton")
         return {**os.environ, **own}

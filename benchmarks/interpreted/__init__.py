@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.form import IMPORTS
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -23,5 +23,5 @@ def environment(folder: Path) -> dict[str, str]:
     found.mkdir(parents=True, exist_ok=True)
     (found / "METADATA").write_text("Metadata-Version: 2.1\nName: saewatch-interpreted\nVersion: 0\n")
     (found / "entry_points.txt").write_text("[triton.backends]\ncpu = benchmarks.interpreted\n")
-    path = os.pathsep.join([str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(folder), IMPORTS, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"PYTHONPATH": path, "TRITON_INTERPRET": "1", "TRITON_DEFAULT_BACKEND": "cpu"}
