@@ -58,6 +58,8 @@ STREAM_BEATS = st.builds(
     missed=st.dictionaries(st.sampled_from([reason.label for reason in Reason]), SHARE),
     in_flight=SHARE,
     firings=COUNT,
+    told=COUNT,
+    told_firings=COUNT,
     sink_calls=COUNT,
     blind=SHORT,
 )

@@ -111,6 +111,11 @@ class FiringBatch:
         return int(self.span_start[-1])
 
     @property
+    def fresh_rows(self) -> int:
+        """Rows that were not reported before."""
+        return int(np.diff(self.span_start)[self.origin != Origin.RECOMPUTED].sum())
+
+    @property
     def firings(self) -> int:
         """Firings in all rows."""
         return int(self.row.shape[0])

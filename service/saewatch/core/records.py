@@ -139,6 +139,8 @@ class StreamBeat:
     missed: Mapping[str, int] = field(default_factory=dict)  # by Reason.label
     in_flight: int = 0
     firings: int = 0
+    told: int = 0  # tokens of acknowledged batches, rows and losses: where a new sidecar's stream goes on
+    told_firings: int = 0  # of the same batches
     sink_calls: int = 0  # a counter on the device: forward passes that the sink saw
     blind: str = ""
 
@@ -156,6 +158,7 @@ class StreamBeat:
         """Raises `RecordError` where a field or their sum is out of range, or a reason is unknown."""
         in_range("stream_beat.stream", self.stream, 0, 0xFFFF)
         counts("stream_beat", self, "seq", "fed", "encoded", "reused", "in_flight", "firings", "sink_calls")
+        counts("stream_beat", self, "told", "told_firings")
         known = {reason.label for reason in Reason}
         for reason, tokens in self.missed.items():
             one_of("stream_beat.missed", reason, known)

@@ -35,7 +35,7 @@ class Pending:
 
     connection: int
     batch: FiringBatch
-    encoded: int  # rows that count: recomputed ones do not
+    encoded: int  # rows that count
     firings: int
 
 
@@ -48,6 +48,8 @@ class Books:
         self.fed = 0
         self.encoded = 0
         self.firings = 0
+        self.told = 0
+        self.told_firings = 0
         self.sink_calls = 0
         self.blind = ""
         self.missed: Counter[Reason] = Counter()
@@ -99,14 +101,14 @@ class Books:
         """``batch`` was queued."""
         self.firings += batch.firings
         rows_only = replace(batch, row=batch.row[:0].copy(), slot=batch.slot[:0].copy(), value=batch.value[:0].copy())
-        self._pending.append(Pending(connection, rows_only, counted(batch), batch.firings))
+        self._pending.append(Pending(connection, rows_only, batch.fresh_rows, batch.firings))
 
     def lose(self, batch: FiringBatch, reason: Reason, known: set[int] | None = None) -> None:
         """``batch`` will not arrive: its rows are missed, and what it told of other losses is to be told again.
 
         Requests that are not ``known`` to the present connection become NO_REQUEST.
         """
-        self._in_flight -= counted(batch)
+        self._in_flight -= batch.fresh_rows
         for request, tokens in counted_by_request(batch):
             self.missed[reason] += tokens
             self._untell(request, reason, tokens, known)
@@ -120,6 +122,8 @@ class Books:
             if item.batch.seq <= seq:
                 self._in_flight -= item.encoded
                 self.encoded += item.encoded
+                self.told += item.encoded + int(item.batch.missed_tokens.sum())
+                self.told_firings += item.firings
             else:
                 self.firings -= item.firings
                 self.lose(item.batch, Reason.GAP, self._known)
@@ -167,6 +171,8 @@ class Books:
             missed={reason.label: tokens for reason, tokens in sorted(self.missed.items()) if tokens},
             in_flight=self._in_flight,
             firings=self.firings,
+            told=self.told,
+            told_firings=self.told_firings,
             sink_calls=self.sink_calls,
             blind=self.blind,
         )
@@ -197,12 +203,7 @@ class Stream:
         self.books.blind = self.opening.blind
 
 
-def counted(batch: FiringBatch) -> int:
-    """Rows that were not reported before."""
-    return int(np.diff(batch.span_start)[batch.origin != Origin.RECOMPUTED].sum())
-
-
 def counted_by_request(batch: FiringBatch) -> list[tuple[int, int]]:
-    """The same, by request."""
+    """Rows that were not reported before, by request."""
     kept = batch.origin != Origin.RECOMPUTED
     return list(zip(batch.request[kept].tolist(), np.diff(batch.span_start)[kept].tolist(), strict=True))

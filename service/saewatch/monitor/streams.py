@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from saewatch.core import limits
-from saewatch.core.batch import FiringBatch, Origin, WatchSet
+from saewatch.core.batch import FiringBatch, WatchSet
 from saewatch.core.errors import RecordError
 from saewatch.core.records import Beat, StreamBeat, StreamEnd, StreamOpen
 from saewatch.core.selftest import CheckState, SelfTest
@@ -66,8 +66,7 @@ class StreamRecord:
             return False
         self.seq_gaps += batch.seq != self.seq + 1
         self.seq = batch.seq
-        lengths = batch.span_start[1:] - batch.span_start[:-1]
-        self.rows += int(lengths[batch.origin != Origin.RECOMPUTED].sum())
+        self.rows += batch.fresh_rows
         self.missed += int(batch.missed_tokens.sum())
         self.firings += batch.firings
         return True

@@ -53,6 +53,8 @@ BEAT = StreamBeat(
     missed={"cached": 9, "excluded": 1},
     in_flight=5,
     firings=412,
+    told=90,
+    told_firings=400,
     sink_calls=12,
     blind="",
 )

@@ -34,7 +34,9 @@ class _GapReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     GAP_REASON_EXPIRED: _GapReason.ValueType  # 2
     """The resume token's place is no longer kept."""
     GAP_REASON_RESTARTED: _GapReason.ValueType  # 3
-    """The resume token is of another run of the sidecar: how much is missing is not known here."""
+    """The resume token is of another run of the sidecar. One such gap for each stream that the token knows, as soon as its
+    engine has connected again, and before anything else of that stream.
+    """
     GAP_REASON_OVERLOAD: _GapReason.ValueType  # 4
     """The sidecar itself could not keep up: no subscriber got these."""
 
@@ -48,7 +50,9 @@ GAP_REASON_SLOW_CONSUMER: GapReason.ValueType  # 1
 GAP_REASON_EXPIRED: GapReason.ValueType  # 2
 """The resume token's place is no longer kept."""
 GAP_REASON_RESTARTED: GapReason.ValueType  # 3
-"""The resume token is of another run of the sidecar: how much is missing is not known here."""
+"""The resume token is of another run of the sidecar. One such gap for each stream that the token knows, as soon as its
+engine has connected again, and before anything else of that stream.
+"""
 GAP_REASON_OVERLOAD: GapReason.ValueType  # 4
 """The sidecar itself could not keep up: no subscriber got these."""
 Global___GapReason: typing_extensions.TypeAlias = GapReason
@@ -438,7 +442,9 @@ Global___Coverage: typing_extensions.TypeAlias = Coverage
 
 @typing.final
 class Gap(google.protobuf.message.Message):
-    """Events that this subscriber did not get. Sizes count what an unfiltered subscriber would have got."""
+    """Events that this subscriber did not get. Sizes count what an unfiltered subscriber would have got; after a restart
+    without the rows that were computed again.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -447,6 +453,9 @@ class Gap(google.protobuf.message.Message):
     LAST_EVENT_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
     FIRINGS_FIELD_NUMBER: builtins.int
+    STREAM_FIELD_NUMBER: builtins.int
+    REPEATED_TOKENS_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
     reason: Global___GapReason.ValueType
     """Why."""
     first_event: builtins.int
@@ -457,6 +466,20 @@ class Gap(google.protobuf.message.Message):
     """Rows and missed tokens in them."""
     firings: builtins.int
     """Firings in them."""
+    repeated_tokens: builtins.int
+    """After a restart: tokens that this subscriber was given and the engine had no acknowledgement for. It reports them
+    once more, as missed.
+    """
+    unknown: builtins.bool
+    """After a restart: nobody can tell how much is missing, since the stream's engine has gone too. tokens and firings
+    are 0.
+    """
+    @property
+    def stream(self) -> saewatch.edge.pb.saewatch.v1.common_pb2.Stream:
+        """After a restart: the stream that it is about, under its new number. Its tokens and firings come from the engine's
+        own books, so that they are exact although nobody was there; event numbers are 0.
+        """
+
     def __init__(
         self,
         *,
@@ -465,8 +488,12 @@ class Gap(google.protobuf.message.Message):
         last_event: builtins.int = ...,
         tokens: builtins.int = ...,
         firings: builtins.int = ...,
+        stream: saewatch.edge.pb.saewatch.v1.common_pb2.Stream | None = ...,
+        repeated_tokens: builtins.int = ...,
+        unknown: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["firings", b"firings", "first_event", b"first_event", "last_event", b"last_event", "reason", b"reason", "tokens", b"tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["stream", b"stream"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["firings", b"firings", "first_event", b"first_event", "last_event", b"last_event", "reason", b"reason", "repeated_tokens", b"repeated_tokens", "stream", b"stream", "tokens", b"tokens", "unknown", b"unknown"]) -> None: ...
 
 Global___Gap: typing_extensions.TypeAlias = Gap
 
