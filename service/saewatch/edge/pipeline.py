@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
@@ -30,6 +30,8 @@ class Dropped:
     events: int
     tokens: int
     firings: int
+    streams: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """By the stream's number: tokens, recomputed rows not among them, and firings."""
 
 
 Item = Event | Dropped
@@ -54,13 +56,13 @@ class SinkQueue:
         self._lock = threading.Lock()
         self._items: deque[Item] = deque()
         self._bytes = 0
-        self._missed = [0, 0, 0]
+        self._missed = Dropped(0, 0, 0)
         self._dropped = 0
 
     def put(self, events: Sequence[Event]) -> None:
         """Called by the ingest thread; never waits."""
         with self._lock:
-            first = not self._items and not self._missed[0]
+            first = not self._items and not self._missed.events
             for event in events:
                 if len(self._items) < self._bound:
                     self._keep(event)
@@ -73,10 +75,10 @@ class SinkQueue:
         """Everything that waits, and at its end what was dropped."""
         with self._lock:
             items = list(self._items)
-            if self._missed[0]:
-                items.append(Dropped(*self._missed))
+            if self._missed.events:
+                items.append(self._missed)
             self._items.clear()
-            self._missed = [0, 0, 0]
+            self._missed = Dropped(0, 0, 0)
             self._bytes = 0
         return items
 
@@ -92,10 +94,19 @@ class SinkQueue:
 
     def _drop(self, event: Event) -> None:
         self._dropped += 1
-        self._missed[0] += 1
-        if isinstance(event, Observed):
-            self._missed[1] += event.batch.rows + int(event.batch.missed_tokens.sum())
-            self._missed[2] += event.batch.firings
+        before = self._missed
+        if not isinstance(event, Observed):
+            self._missed = replace(before, events=before.events + 1)
+            return
+        batch, number = event.batch, event.table.stream.number
+        missed = int(batch.missed_tokens.sum())
+        tokens, firings = before.streams.get(number, (0, 0))
+        self._missed = Dropped(
+            events=before.events + 1,
+            tokens=before.tokens + batch.rows + missed,
+            firings=before.firings + batch.firings,
+            streams={**before.streams, number: (tokens + batch.fresh_rows + missed, firings + batch.firings)},
+        )
 
 
 class Clock:

@@ -92,6 +92,7 @@ class StreamState:
     seq_gaps: int
     duplicates: int
     slots: int
+    base: tuple[int, int] | None  # tokens and firings that the engine had told others before; None: it has not said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

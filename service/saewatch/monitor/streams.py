@@ -32,6 +32,7 @@ class StreamRecord:
     parts: dict[int, list[WatchSet]] = field(default_factory=dict)  # of watch sets that are not complete
     books: StreamBeat | None = None
     beat_time_ns: int = 0
+    base: tuple[int, int] | None = None  # what of it the engine had told others, by its first beat
     ended: str = ""
     seq: int = 0
     rows: int = 0
@@ -71,6 +72,14 @@ class StreamRecord:
         self.firings += batch.firings
         return True
 
+    def take(self, books: StreamBeat | None) -> None:
+        """The engine's books came, if they were in the beat. The first ones come before any batch."""
+        if books is None:
+            return
+        if self.books is None and not self.seq:
+            self.base = (books.told, books.told_firings)
+        self.books = books
+
     def self_test(self, test: SelfTest) -> None:
         """A self-test came. A check that it could not verify stays as it was."""
         self.failing = (self.failing - test.named(CheckState.GOOD)) | test.named(CheckState.FAILED)
@@ -92,6 +101,7 @@ class StreamRecord:
             seq_gaps=self.seq_gaps,
             duplicates=self.duplicates,
             slots=next(reversed(self.tables.values())).slots if self.tables else 0,
+            base=self.base,
         )
 
 
@@ -161,7 +171,7 @@ class StreamTable:
         found = [stream for (owner, _), stream in self._streams.items() if owner == engine and not stream.ended]
         for stream in found:
             stream.alive_ns, stream.beat_time_ns = now_ns, record.time_ns
-            stream.books = books.get(stream.opening.stream, stream.books)
+            stream.take(books.get(stream.opening.stream))
         return found
 
     def end(self, stream: StreamRecord, record: StreamEnd) -> None:

@@ -14,6 +14,8 @@ from saewatch.core.records import RequestEnd, RequestLabel, RequestStart
 from saewatch.edge.access import Principal
 from saewatch.edge.pb import common_pb2, firing_pb2
 from saewatch.edge.rpc import firing
+from saewatch.edge.rpc.places import name_of
+from saewatch.monitor.tables import StreamIdentity
 from tests import fakes
 from tests.edge.rpc.served import Response, Served, serving
 
@@ -170,19 +172,38 @@ async def test_a_token_that_is_too_old_gives_a_gap_of_exact_size() -> None:
         assert gap.last_event - gap.first_event + 1 == gap.firings
 
 
-async def test_a_token_of_another_run_begins_now() -> None:
+async def test_a_token_of_another_run_begins_with_this_one_and_gets_each_streams_gap_first() -> None:
     async with serving() as served:
+        served.put(fakes.beat(told=50, told_firings=9))
         request(served, 7)
         served.batch([(7, 0, 1)])
         served.pump()
-        watch = await served.watch(resume_token="1.8.1.0.0")
-        assert (await watch.until("gap"))[-1].gap.reason == firing_pb2.GAP_REASON_RESTARTED
-        served.batch([(7, 1, 1)])
+        (name,) = served.feed.account.names
+        watch = await served.watch(resume_token=f"2.8.1.0.0~{name}.14.4")
+        gap, table, batch = await watch.until("gap") + await watch.until("batch")
+        assert gap.gap.reason == firing_pb2.GAP_REASON_RESTARTED
+        assert (gap.gap.stream.number, gap.gap.tokens, gap.gap.firings, gap.gap.unknown) == (1, 30, 5, False)
+        assert (table.WhichOneof("event"), batch.batch.first_seq) == ("table", 1)
+        assert f"~{name}.33.9" in batch.resume_token
+
+
+async def test_what_is_owed_outlives_one_more_break() -> None:
+    async with serving() as served:
+        opening = fakes.stream_open(served.dictionary)
+        name = name_of(StreamIdentity(number=1, opening=opening, dictionary=served.dictionary))
+        watch = await served.watch(resume_token=f"2.8.1.0.0~{name}.14.4")
+        served.pipeline.tick()  # something happens: no beat yet
         served.pump()
-        assert (await watch.batch()).first_seq == 2
+        token = (await watch.next()).resume_token
+        assert f"!{name}.14.4?" in token
+        watch.call.cancel()
+        again = await served.watch(resume_token=token)
+        served.put(fakes.beat(told=50, told_firings=9))
+        served.pump()
+        assert (await again.until("gap"))[-1].gap.tokens == 30
 
 
-@pytest.mark.parametrize("token", ["nonsense", "1.7.ffff.0.0"])
+@pytest.mark.parametrize("token", ["nonsense", "2.7.ffff.0.0"])
 async def test_a_token_that_nobody_gave_is_refused(token: str) -> None:
     async with serving() as served:
         with pytest.raises(grpc.aio.AioRpcError, match="resume_token"):

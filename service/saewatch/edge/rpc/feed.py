@@ -17,6 +17,7 @@ from saewatch.edge.pipeline import Dropped, Item
 from saewatch.edge.rpc import messages, wire
 from saewatch.edge.rpc.filters import Filter
 from saewatch.edge.rpc.gather import Gathered, Gatherer
+from saewatch.edge.rpc.places import Account
 from saewatch.edge.rpc.ring import Entry, Ring
 from saewatch.monitor.events import Observed, RequestEnded, Standing
 
@@ -35,12 +36,23 @@ class Readers:
 
 
 class Feed:
-    """Events for subscribers. ``on_lag`` is told, in seconds, how long each batch took from its step to the ring."""
+    """Events for subscribers. ``on_lag`` is told, in seconds, how long each batch took from its step to the ring.
+
+    ``clock`` is the one that the steps were timed with, in nanoseconds since 1970.
+    """
 
     name = "grpc"
 
-    def __init__(self, *, on_lag: Callable[[Sequence[float]], None], bound: int = limits.REPLAY_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        on_lag: Callable[[Sequence[float]], None],
+        bound: int = limits.REPLAY_BYTES,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.ring: Ring[Shown] = Ring(bound)
+        self.account = Account()
+        self._clock = clock
         self._on_lag = on_lag
         self._gatherer = Gatherer()
         self._timer: asyncio.TimerHandle | None = None
@@ -70,7 +82,7 @@ class Feed:
         for gathered in self._gatherer.flush():
             self._append(gathered)
         if self._lags:
-            now = time.time_ns()
+            now = self._clock()
             self._on_lag([max(now - then, 0) / 1e9 for then in self._lags])
             self._lags.clear()
 
@@ -120,12 +132,17 @@ class Feed:
         return self._encoded[key]
 
     def _append(self, item: Shown) -> None:
+        if isinstance(item, Gathered | Dropped):
+            self.account.give(item)
+        elif isinstance(item, Standing):
+            self.account.learn(item)
+        places = self.account.places
         if isinstance(item, Gathered):
-            self.ring.append(item, size=item.nbytes, tokens=item.tokens, firings=item.batch.firings)
+            self.ring.append(item, size=item.nbytes, tokens=item.tokens, firings=item.batch.firings, places=places)
         elif isinstance(item, Dropped):
-            self.ring.append(item, size=64, tokens=item.tokens, firings=item.firings)
+            self.ring.append(item, size=64, tokens=item.tokens, firings=item.firings, places=places)
         else:
-            self.ring.append(item, size=512)
+            self.ring.append(item, size=512, places=places)
         self.ring_the_bell()
 
     def _set_timer(self) -> None:

@@ -25,12 +25,14 @@ from saewatch.edge.rpc.calls import Streaming, Unary
 from saewatch.edge.rpc.feed import DRAIN, GAP, HEARTBEAT, TABLE, Feed, Readers
 from saewatch.edge.rpc.filters import Filter
 from saewatch.edge.rpc.gather import Gathered
+from saewatch.edge.rpc.places import Owed
 from saewatch.edge.rpc.refusals import Refusal, invalid, missing
-from saewatch.edge.rpc.resume import Place, read_token, token
-from saewatch.edge.rpc.ring import Cursor, Missing
+from saewatch.edge.rpc.resume import read_token, token
+from saewatch.edge.rpc.ring import BEGINNING, Cursor, Missing
 from saewatch.monitor.tables import KnownDictionary
 
 HEARTBEAT_S = 1.0
+LOST_S = limits.LOST_ENGINE_NS // 10**9
 RESUME_TOKEN = 15
 ANSWER_BYTES = 3 * limits.MIB
 """Of GetRequestRecord: clients take 4 MiB unless told otherwise."""
@@ -109,7 +111,7 @@ class FiringService:
     async def watch(self, request: firing_pb2.WatchFiringsRequest, principal: Principal) -> AsyncGenerator[bytes, None]:
         """Every event from now, or from a resume token, on."""
         wanted = self._filter(request.filter, principal)
-        cursor, gap = self._begin(request.resume_token)
+        cursor, gap, owed = self._begin(request.resume_token)
         if self.subscribers >= self._subscribers_max:
             error = SaewatchError(
                 "subscribers",
@@ -122,10 +124,10 @@ class FiringService:
         self._nobody.clear()
         readers = self._feed.enter(wanted)
         try:
-            yield self._heartbeat(cursor)
+            yield self._heartbeat(cursor, owed)
             if gap is not None:
-                yield self._response(wire.delimited(GAP, gap.SerializeToString()), cursor)
-            async for message in self._events(cursor, readers):
+                yield self._response(wire.delimited(GAP, gap.SerializeToString()), cursor, owed)
+            async for message in self._events(cursor, readers, owed):
                 yield message
         finally:
             self._feed.leave(readers)
@@ -133,23 +135,25 @@ class FiringService:
             if not self.subscribers:
                 self._nobody.set()
 
-    async def _events(self, cursor: Cursor, readers: Readers) -> AsyncGenerator[bytes, None]:
+    async def _events(self, cursor: Cursor, readers: Readers, owed: Owed) -> AsyncGenerator[bytes, None]:
         ring, told = self._feed.ring, set[int]()
         spoke = time.monotonic()
         while True:
+            for gap in owed.settle(self._feed.account, cursor.places, time.time()) if owed.until_s else ():
+                yield self._response(wire.delimited(GAP, gap.SerializeToString()), cursor, owed)
             overtaken = ring.missing(cursor)
             if overtaken is not None:
                 cursor = ring.tail
-                yield self._response(wire.delimited(GAP, _gap(overtaken)), cursor)
+                yield self._response(wire.delimited(GAP, _gap(overtaken)), cursor, owed)
                 continue  # the ring went on while that was written
             entry = ring.next(cursor)
             if entry is None:
                 if self._draining:
                     message = firing_pb2.Drain(reason=self._draining).SerializeToString()
-                    yield self._response(wire.delimited(DRAIN, message), cursor)
+                    yield self._response(wire.delimited(DRAIN, message), cursor, owed)
                     return
                 if time.monotonic() - spoke >= HEARTBEAT_S:
-                    yield self._heartbeat(cursor)
+                    yield self._heartbeat(cursor, owed)
                     spoke = time.monotonic()
                 await self._feed.changed(HEARTBEAT_S)
                 continue
@@ -160,35 +164,37 @@ class FiringService:
                 continue
             if isinstance(entry.item, Gathered) and entry.item.table.number not in told:
                 told.add(entry.item.table.number)
-                yield self._response(wire.delimited(TABLE, messages.feature_table(entry.item.table)), entry.at)
-            yield self._response(data, cursor)
+                yield self._response(wire.delimited(TABLE, messages.feature_table(entry.item.table)), entry.at, owed)
+            yield self._response(data, cursor, owed)
             spoke = time.monotonic()
 
-    def _response(self, event: bytes, cursor: Cursor) -> bytes:
-        return event + wire.delimited(RESUME_TOKEN, token(self._run, cursor).encode())
+    def _response(self, event: bytes, cursor: Cursor, owed: Owed) -> bytes:
+        return event + wire.delimited(RESUME_TOKEN, token(self._run, cursor, owed).encode())
 
-    def _heartbeat(self, cursor: Cursor) -> bytes:
+    def _heartbeat(self, cursor: Cursor, owed: Owed) -> bytes:
         message = firing_pb2.Heartbeat(
             head_event=self._feed.ring.head.event - 1, server_time=messages.timestamp(time.time_ns())
         )
-        return self._response(wire.delimited(HEARTBEAT, message.SerializeToString()), cursor)
+        return self._response(wire.delimited(HEARTBEAT, message.SerializeToString()), cursor, owed)
 
     # --- arguments ------------------------------------------------------------------------------------------------
-    def _begin(self, text: str) -> tuple[Cursor, firing_pb2.Gap | None]:
-        """Where to begin, and what a token's place can no longer give."""
+    def _begin(self, text: str) -> tuple[Cursor, firing_pb2.Gap | None, Owed]:
+        """Where to begin, what a token's place can no longer give, and the streams of an earlier run."""
         if not text:
-            return self._feed.ring.head, None
-        place: Place = read_token(text)
-        if place.run != self._run:
-            return self._feed.ring.head, firing_pb2.Gap(reason=firing_pb2.GAP_REASON_RESTARTED)
-        if place.cursor.event > self._feed.ring.head.event:
+            return self._feed.ring.head, None, Owed()
+        ring, resumed = self._feed.ring, read_token(text)
+        cursor, owed = resumed.cursor, resumed.owed
+        if resumed.run != self._run:
+            owed = Owed({**cursor.places, **owed.places}, until_s=int(time.time()) + LOST_S)
+            cursor = BEGINNING
+        elif cursor.event > ring.head.event:
             raise invalid("resume_token", found="a place that is still to come", expected="a token of this service")
-        overtaken = self._feed.ring.missing(place.cursor)
+        overtaken = ring.missing(cursor)
         if overtaken is None:
-            return place.cursor, None
+            return cursor, None, owed
         gap = firing_pb2.Gap.FromString(_gap(overtaken))
         gap.reason = firing_pb2.GAP_REASON_EXPIRED
-        return self._feed.ring.tail, gap
+        return ring.tail, gap, owed
 
     def _filter(self, asked: firing_pb2.FiringFilter, principal: Principal) -> Filter:
         _known("filter.feature_ids", asked.feature_ids, self._features, "Ask DictionaryService.ListFeatures.")

@@ -7,21 +7,28 @@ before it, and a cursor how many it has seen.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from saewatch.core import limits
 
+_NOWHERE: Mapping[str, Any] = {}
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The next event of a subscriber, and what all events before it held."""
+    """The next event of a subscriber, and what all events before it held: in all, and in each engine's account."""
 
     event: int
     tokens: int
     firings: int
+    places: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+BEGINNING = Cursor(1, 0, 0)
+"""The first event of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class Ring(Generic[T]):
         self._bound = bound
         self._entries: deque[Entry[T]] = deque()
         self._bytes = 0
-        self.head = Cursor(1, 0, 0)
+        self.head = BEGINNING
         """Where the next event will be."""
 
     @property
@@ -64,9 +71,11 @@ class Ring(Generic[T]):
         """Bytes of what is kept."""
         return self._bytes
 
-    def append(self, item: T, *, size: int, tokens: int = 0, firings: int = 0) -> None:
-        """A new event; the oldest ones go."""
-        after = Cursor(self.head.event + 1, self.head.tokens + tokens, self.head.firings + firings)
+    def append(
+        self, item: T, *, size: int, tokens: int = 0, firings: int = 0, places: Mapping[str, Any] = _NOWHERE
+    ) -> None:
+        """A new event; the oldest ones go. ``places`` is where the streams are behind it."""
+        after = Cursor(self.head.event + 1, self.head.tokens + tokens, self.head.firings + firings, places)
         self._entries.append(Entry(self.head, item, size, after))
         self.head = after
         self._bytes += size

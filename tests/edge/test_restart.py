@@ -1,0 +1,182 @@
+"""A subscriber, a sidecar that is ended or killed and started again, and the engine's real shipper in between.
+
+What the subscriber adds up is what happened: every token that was fed is one that it saw, one that it was told is
+missed, or one in a gap, less those that it was told will be said again.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from deploy.demo.servers import free_port
+from saewatch.core import limits
+from saewatch.edge.pb import common_pb2, firing_pb2, firing_pb2_grpc
+from saewatch.engine.books import Stream
+from saewatch.engine.outbox import Outbox
+from saewatch.engine.shipper import Shipper
+from tests import fakes
+from tests.engine import shipping
+from tests.engine.shipping import Run
+from tests.sidecar import Sidecar
+from tests.simulate.engine import Engine, Traffic
+
+KNOWN = fakes.dictionary([fakes.feature(f"demo.l{slot + 1}", latents=(slot,)) for slot in range(shipping.SLOTS)])
+TRAFFIC = Traffic(requests=60, prompt_max=200, output_max=60, stops=0.005, preempted=0.02, arrivals=1.0)
+
+
+class Subscriber:
+    """Adds up what it is given, and comes back with its token for as long as it is wanted."""
+
+    def __init__(self, address: str, before: Subscriber | None = None) -> None:
+        self.address = address
+        self.token: str = before.token if before else ""
+        self.sums: Counter[str] = before.sums if before else Counter()
+        self.gaps: list[firing_pb2.Gap] = []
+        self.ready = threading.Event()
+        self._call: Any = None
+        self._leaving = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def leave(self) -> None:
+        self._leaving = True
+        if self._call is not None:
+            self._call.cancel()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._leaving:
+            with grpc.insecure_channel(self.address) as channel:
+                stub: Any = firing_pb2_grpc.FiringServiceStub(channel)
+                self._call = stub.WatchFirings(firing_pb2.WatchFiringsRequest(resume_token=self.token))
+                try:
+                    for message in self._call:
+                        self._take(message)
+                        self.token = message.resume_token
+                        self.ready.set()
+                except grpc.RpcError:
+                    time.sleep(0.05)
+
+    def _take(self, message: firing_pb2.WatchFiringsResponse) -> None:
+        if message.HasField("batch"):
+            batch = message.batch
+            for tokens, origin in zip(batch.span_tokens, batch.span_origin, strict=True):
+                self.sums["seen"] += tokens if origin != common_pb2.ORIGIN_RECOMPUTED else 0
+            self.sums["missed"] += sum(batch.missed_tokens)
+            self.sums["firings"] += len(batch.row)
+        elif message.HasField("gap"):
+            self.gaps.append(message.gap)
+            self.sums["gap"] += message.gap.tokens
+            self.sums["gap_firings"] += message.gap.firings
+            self.sums["repeated"] += message.gap.repeated_tokens
+
+    @property
+    def accounted(self) -> int:
+        return self.sums["seen"] + self.sums["missed"] + self.sums["gap"] - self.sums["repeated"]
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path) -> Iterator[Sidecar]:
+    with Sidecar(tmp_path, [KNOWN], grpc={"listen": f"127.0.0.1:{free_port()}"}) as one:
+        yield one
+
+
+@pytest.fixture
+def engine(sidecar: Sidecar) -> Iterator[Run]:
+    streams = [Stream(opening=fakes.stream_open(KNOWN, stream=0), watch=[fakes.watch_set(KNOWN, stream=0)])]
+    shipper = Shipper(
+        outbox=Outbox(path=sidecar.addresses["socket"], bound=limits.QUEUE_BYTES),
+        streams=streams,
+        counters=lambda: [5],
+        stages=dict,
+        beat_every_s=0.05,
+        connect_every_s=0.05,
+    )
+    simulated = Engine(TRAFFIC, 3)
+    run = Run(shipper, streams, simulated, list(simulated.steps()))
+    shipper.start()
+    yield run
+    shipper.stop()
+
+
+def wait(holds: Any, timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def put_some(engine: Run, share: float) -> None:
+    engine.put(int(len(engine.steps) * share))
+
+
+def at_rest(engine: Run) -> bool:
+    """Whether the sidecar has everything that was put so far."""
+    books = engine.streams[0].books
+    before = books.fed
+    time.sleep(0.2)
+    return books.fed == before and books.beat().in_flight == 0 and not books.untold
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("absent_s", [0.0, 0.5])
+def test_what_a_subscriber_adds_up_over_restarts_is_what_was_fed(
+    sidecar: Sidecar, engine: Run, number: signal.Signals, absent_s: float
+) -> None:
+    subscriber = Subscriber(sidecar.addresses["grpc"])
+    try:
+        assert subscriber.ready.wait(10)
+        put_some(engine, 0.3)
+        wait(lambda: subscriber.sums["seen"] > 0)
+        for _ in range(2):
+            put_some(engine, 0.3)
+            sidecar.signal(number)
+            sidecar.process.wait()
+            put_some(engine, 0.3)
+            time.sleep(absent_s)
+            sidecar.start_again()
+        engine.put()
+        wait(lambda: at_rest(engine))
+        wait(lambda: subscriber.accounted >= engine.fed)
+        time.sleep(0.3)
+    finally:
+        subscriber.leave()
+    assert subscriber.accounted == engine.fed, (subscriber.sums, subscriber.gaps)
+    assert subscriber.sums["seen"] > engine.fed / 20
+    books = engine.streams[0].books
+    if number is signal.SIGTERM:
+        assert subscriber.sums["repeated"] == 0
+        assert subscriber.sums["firings"] + subscriber.sums["gap_firings"] == books.told_firings
+
+
+def test_a_subscriber_that_was_away_for_a_whole_run_of_the_sidecar_is_told_of_it(sidecar: Sidecar, engine: Run) -> None:
+    subscriber = Subscriber(sidecar.addresses["grpc"])
+    assert subscriber.ready.wait(10)
+    put_some(engine, 0.2)
+    wait(lambda: subscriber.sums["seen"] > 0)
+    subscriber.leave()
+    for _ in range(2):
+        sidecar.signal(signal.SIGTERM)
+        sidecar.process.wait()
+        sidecar.start_again()
+        put_some(engine, 0.4)
+        wait(lambda: at_rest(engine))
+    again = Subscriber(sidecar.addresses["grpc"], subscriber)
+    try:
+        engine.put()
+        wait(lambda: at_rest(engine) and again.accounted >= engine.fed)
+    finally:
+        again.leave()
+    assert again.accounted == engine.fed
+    (gap,) = again.gaps
+    assert gap.tokens > 0
+    assert again.sums["firings"] + gap.firings == engine.streams[0].books.told_firings
