@@ -29,6 +29,9 @@ class Identity:
     prompt_len: int
     cached: int
     adapter: str
+    counted: bool
+    """Whether it counts in the metrics of features: all do that are not known to be ours. An unlabelled one does, or a
+    client would leave the metrics by its choice of endpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

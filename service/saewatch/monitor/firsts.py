@@ -42,9 +42,11 @@ class Firsts:
     def new(self, table: WatchTable, place: npt.NDArray[np.int64], feature: I32) -> I32:
         """The features of these (place, feature) pairs that had not fired there before; once for each pair."""
         width = len(table.features)
-        pairs = np.unique(place * width + feature)  # a step has far fewer pairs than firings
+        pairs = place * width + feature
         fired = self._table(table)
-        fresh = pairs[~fired.reshape(-1)[pairs]]
+        fresh = np.unique(
+            pairs[~fired.reshape(-1)[pairs]]
+        )  # few: looked up before they are sorted
         fired.reshape(-1)[fresh] = True
         return (fresh % width).astype(np.int32)
 

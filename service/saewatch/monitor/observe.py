@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from saewatch.core.batch import I32, U32, FiringBatch, Origin, Reason
-from saewatch.core.records import Role, TrafficClass
+from saewatch.core.records import Role
 from saewatch.monitor import spans
-from saewatch.monitor.events import UNKNOWN, Identity, Observed
+from saewatch.monitor.events import UNKNOWN, Observed
 from saewatch.monitor.firsts import Firsts
 from saewatch.monitor.requests import EngineKey, Request, RequestTable
 from saewatch.monitor.tables import WatchTable
@@ -121,20 +121,11 @@ def identified(batch: FiringBatch, table: WatchTable, owners: Attributed, firsts
     )
 
 
-def counts(identity: Identity) -> bool:
-    """Whether a request counts in the metrics of features: all that are not known to be ours.
-
-    An unlabelled one does, or a client would leave the metrics by its choice of endpoint. Every request has waited for
-    its label before.
-    """
-    return identity.traffic_class in {TrafficClass.LIVE, TrafficClass.UNLABELLED}
-
-
 def _newly_fired(
     batch: FiringBatch, table: WatchTable, requests: Sequence[Request], span_request: I32, firsts: Firsts
 ) -> I32:
     """Features that fire for the first time in a request that counts, once for each such request."""
-    counted_requests = np.array([*(one.identity and counts(one.identity) for one in requests), False], dtype=np.bool_)
+    counted_requests = np.array([*(one.identity and one.identity.counted for one in requests), False], dtype=np.bool_)
     if table.stream.opening.role != Role.STABLE or not counted_requests.any() or not len(batch.row):
         return _NONE
     firing, feature = table.fired(batch.slot, batch.value)

@@ -23,6 +23,7 @@ from saewatch.monitor.firsts import Firsts
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Budget, Tally
 
+_COUNTED = {TrafficClass.LIVE, TrafficClass.UNLABELLED}
 EngineKey = tuple[str, int]
 """Engine and epoch: request and stream numbers are given within one."""
 
@@ -246,4 +247,5 @@ def _identity(request: Request) -> Identity:
         prompt_len=request.start.prompt_len,
         cached=request.start.cached,
         adapter=request.start.adapter,
+        counted=label.traffic_class in _COUNTED,
     )

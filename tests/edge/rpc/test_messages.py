@@ -60,9 +60,9 @@ def test_a_request_is_encoded_once() -> None:
     stage.start(7)
     (first,) = observed(stage.batch([(7, 0, 1)]))
     (second,) = observed(stage.batch([(7, 1, 1)]))
-    data = messages.request_bytes(first.requests[0])
-    assert messages.request_bytes(second.requests[0]) is data
-    assert common_pb2.Request.FromString(data).key == fakes.key(7)
+    data = messages.request_field(first.requests[0])
+    assert messages.request_field(second.requests[0]) is data
+    assert firing_pb2.FiringBatch.FromString(data).requests[0].key == fakes.key(7)
 
 
 def test_books_before_the_first_beat() -> None:

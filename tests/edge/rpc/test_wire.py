@@ -56,7 +56,7 @@ def test_byte_identical(
         batch,
         table=TABLE,
         stream=STREAM,
-        requests=[one.SerializeToString() for one in requests],
+        requests=[wire.request(one.SerializeToString()) for one in requests],
         first_seq=FIRST_SEQ,
         first_time_ns=FIRST_TIME_NS,
     )

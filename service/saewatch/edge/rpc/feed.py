@@ -179,7 +179,7 @@ def _batch(gathered: Gathered) -> bytes:
         gathered.batch,
         table=gathered.table.number,
         stream=gathered.table.stream.number,
-        requests=map(messages.request_bytes, gathered.requests),
+        requests=map(messages.request_field, gathered.requests),
         first_seq=gathered.first_seq,
         first_time_ns=gathered.first_time_ns,
     )

@@ -13,6 +13,7 @@ from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
 from saewatch.core.selftest import Check, CheckState
 from saewatch.edge.commands import Examined
 from saewatch.edge.pb import common_pb2, firing_pb2, tap_pb2
+from saewatch.edge.rpc import wire
 from saewatch.monitor.events import BlindState, Identity, RequestEnded, Standing, StreamState
 from saewatch.monitor.record import RequestRecord
 from saewatch.monitor.tables import StreamIdentity, WatchTable
@@ -164,9 +165,9 @@ def request(identity: Identity) -> common_pb2.Request:
 
 
 @lru_cache(maxsize=8192)
-def request_bytes(identity: Identity) -> bytes:
-    """The same, encoded: a request is in every message while it runs."""
-    return request(identity).SerializeToString()
+def request_field(identity: Identity) -> bytes:
+    """The same as a field of a FiringBatch: a request is in every message while it runs."""
+    return wire.request(request(identity).SerializeToString())
 
 
 def ended(event: RequestEnded) -> firing_pb2.RequestEnded:

@@ -55,10 +55,15 @@ def packed_enum(number: int, column: npt.NDArray[np.uint8]) -> bytes:
     return delimited(number, (column + np.uint8(1)).tobytes()) if len(column) else b""
 
 
+def request(message: bytes) -> bytes:
+    """A request as a field of a FiringBatch."""
+    return delimited(7, message)
+
+
 def firing_batch(
     batch: FiringBatch, *, table: int, stream: int, requests: Iterable[bytes], first_seq: int, first_time_ns: int
 ) -> bytes:
-    """A saewatch.v1.FiringBatch. The batch's request columns are indexes into ``requests``, encoded messages."""
+    """A saewatch.v1.FiringBatch. The batch's request columns are indexes into ``requests``, each a `request` field."""
     parts = [
         integer(1, table),
         integer(2, stream),
@@ -66,7 +71,7 @@ def firing_batch(
         integer(4, batch.seq),
         fixed64(5, first_time_ns),
         fixed64(6, batch.time_ns),
-        *(delimited(7, request) for request in requests),
+        *requests,
         packed(8, batch.missed_request, "<u4"),
         packed_enum(9, batch.missed_reason),
         packed(10, batch.missed_tokens, "<u4"),

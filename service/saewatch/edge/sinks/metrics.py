@@ -25,13 +25,13 @@ from saewatch.edge.sinks.series import PREFIX, Counter
 from saewatch.monitor import spans
 from saewatch.monitor.blindness import HINTS
 from saewatch.monitor.events import EngineCost, Observed, Standing, Unreadable
-from saewatch.monitor.observe import counts
 from saewatch.monitor.tables import StreamIdentity, WatchTable
 
 COMMON = ("model_name", "engine")
 LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _CLASSES = tuple(str(one) for one in TrafficClass)
-_UNLABELLED = _CLASSES.index(TrafficClass.UNLABELLED)
+_CLASS_NUMBER = {name: number for number, name in enumerate(_CLASSES)}
+_UNLABELLED = _CLASS_NUMBER[TrafficClass.UNLABELLED]
 _OUTCOMES = {Origin.COMPUTED: "encoded", Origin.REUSED: "reused"}
 TABLES_UNFOLDED = 64
 
@@ -99,7 +99,7 @@ class MetricsSink(Collector):
 
     def _observe(self, item: Observed) -> None:
         batch, stream = item.batch, item.table.stream
-        classes = np.array([_CLASSES.index(one.traffic_class) for one in item.requests] + [_UNLABELLED], np.int64)
+        classes = np.array([*(_CLASS_NUMBER[one.traffic_class] for one in item.requests), _UNLABELLED], np.int64)
         rows = _sums(classes[item.span_request] * len(Origin) + batch.origin, np.diff(batch.span_start))
         for key, tokens in rows:
             outcome = _OUTCOMES.get(Origin(key % len(Origin)))
@@ -119,7 +119,7 @@ class MetricsSink(Collector):
 
     def _add_firings(self, item: Observed) -> None:
         batch, table = item.batch, item.table
-        of_request = np.array([*map(counts, item.requests), True], dtype=np.bool_)  # the last: requests not known
+        of_request = np.array([*(one.counted for one in item.requests), True], np.bool_)  # the last: not known
         counted = of_request[item.span_request] & (batch.origin != Origin.RECOMPUTED)
         chosen = counted[spans.span_of_firings(batch)]
         _, feature = table.fired(batch.slot[chosen], batch.value[chosen])
