@@ -29,6 +29,7 @@ LOCAL = {"listen": "127.0.0.1:0"}
 def settings(tmp_path: Path, **sections: Any) -> config.Config:
     fakes.write_bundle(tmp_path / "bundle", fakes.dictionary())
     values = {"socket": str(tmp_path / "s.sock"), "dictionaries": ("bundle",), "grpc": LOCAL, "web": LOCAL}
+    values["history"] = {"path": ""}
     return config.read({**values, **sections}, folder=tmp_path)
 
 

@@ -110,6 +110,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--fixture", action="store_true", help="the small test model; its text is no English")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of the script with --once")
     parser.add_argument("--max-tokens", type=int, default=40)
+    parser.add_argument("--record", type=Path, metavar="FILE", help="a new file for what the sidecar receives")
     parser.add_argument("--plain", action="store_true", help="no colours")
     return parser
 
@@ -123,10 +124,10 @@ def run(
     facts.setup_s = time.time() - facts.began
     screen.line("starting the sidecar and vLLM (compilation takes a minute or two on two cores)")
     with ending.held():
-        servers.append(start_sidecar(socket_path=socket_path, bundles=[bundle], folder=folder))
+        servers.append(start_sidecar(socket_path=socket_path, bundles=[bundle], folder=folder, record=options.record))
     log = WORK / "engine.log"
     extra = ("--dtype", "float32") if options.fixture else ()
-    tap = tap_arguments(socket_path=socket_path, bundles=[bundle], census=0.05)
+    tap = tap_arguments(socket_path=socket_path, bundles=[bundle], census=0.05, instance="demo")
     started = time.time()
     name = model_name(options)
     with ending.held():
@@ -147,6 +148,8 @@ def run(
             endless(options, shows, servers)
         code = once(options, shows, servers)
         fill(facts, collector)
+        if options.record:
+            servers[0].stop()  # a recording ends with its engine alive: so it can be asked after a replay
         return code
     finally:
         collector.close()

@@ -77,8 +77,8 @@ def start(name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str
     return Server(name, process, log)
 
 
-def start_sidecar(*, socket_path: Path, bundles: Sequence[Path], folder: Path) -> Server:
-    """``saewatch serve`` on free loopback ports; `addresses` tells which."""
+def start_sidecar(*, socket_path: Path, bundles: Sequence[Path], folder: Path, record: Path | None = None) -> Server:
+    """``saewatch serve`` on free loopback ports; `addresses` tells which. ``record``: what it receives goes there."""
     config = folder / "saewatch.yaml"
     config.write_text(
         json.dumps(  # JSON is YAML
@@ -93,6 +93,8 @@ def start_sidecar(*, socket_path: Path, bundles: Sequence[Path], folder: Path) -
     found = folder / "addresses.json"
     found.unlink(missing_ok=True)
     command = [sys.executable, "-m", "saewatch", "serve", "-c", str(config), "--addresses", str(found)]
+    if record is not None:
+        command += ["--record", str(record)]
     return start("the sidecar", command, folder / "sidecar.log")
 
 
@@ -112,10 +114,13 @@ def tap_arguments(
     on_failure: str = "stop",
     queue_bytes: int = limits.QUEUE_BYTES,
     worker: str = "saewatch.engine.vllm.TapWorker",
+    instance: str = "",
 ) -> list[str]:
     """vLLM's arguments that switch the tap on."""
     uses = tuple(DictionaryUse(path=str(bundle), census=census) for bundle in bundles)
-    tap = TapConfig(socket=str(socket_path), dictionaries=uses, on_failure=on_failure, queue_bytes=queue_bytes)
+    tap = TapConfig(
+        socket=str(socket_path), dictionaries=uses, on_failure=on_failure, queue_bytes=queue_bytes, instance=instance
+    )
     return [
         *("--worker-cls", worker, "--additional-config", additional_config(tap)),
         *("--middleware", "saewatch.engine.middleware.LabelMiddleware"),

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,19 @@ from typing import Protocol
 import structlog
 
 from saewatch import __version__
-from saewatch.config import Config
+from saewatch.config import Config, History
 from saewatch.core import limits
 from saewatch.core.records import Command
 from saewatch.edge import dictionaries
 from saewatch.edge.access import LocalAccess, require_loopback
+from saewatch.edge.history.retention import Bounds
+from saewatch.edge.history.sink import HistorySink
+from saewatch.edge.history.writer import HOUR_NS
 from saewatch.edge.pipeline import Item, Pipeline, SinkQueue
 from saewatch.edge.rpc.dictionary import DictionaryService
 from saewatch.edge.rpc.feed import Feed
 from saewatch.edge.rpc.firing import FiringService
+from saewatch.edge.rpc.history import HistoryQueries
 from saewatch.edge.rpc.server import RpcServer
 from saewatch.edge.rpc.status import StatusService
 from saewatch.edge.rpc.tap import TapService
@@ -35,6 +40,7 @@ from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.edge.sinks.statelog import StateLog
 from saewatch.edge.sources import SocketSource
 from saewatch.edge.web import WebServer, pages
+from saewatch.monitor.tables import KnownDictionary
 
 logger = structlog.get_logger(__name__)
 
@@ -54,18 +60,43 @@ class Sink(Protocol):
         """Takes what waits."""
 
 
+class Source(Protocol):
+    """What feeds the pipeline, from a thread of its own."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it feeds, or could."""
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended it, if it should not have ended."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What it refused."""
+
+    def start(self) -> None:
+        """Begins."""
+
+    def stop(self) -> None:
+        """Ends, having given everything on."""
+
+    def send(self, link: int, command: Command) -> None:
+        """Gives a command to an engine."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
     """Where the sidecar can be reached."""
 
-    socket: str
+    socket: str  # empty where engines cannot
     grpc: str
     web: str
 
     def named(self) -> Mapping[str, str]:
         """For people and programs."""
         return {
-            "socket": self.socket,
+            **({"socket": self.socket} if self.socket else {}),
             "grpc": self.grpc,
             "web": self.web,
             "metrics": f"{self.web}/metrics",
@@ -75,26 +106,42 @@ class Addresses:
 
 
 class App:
-    """One sidecar. Raises `ConfigError` or `ManifestError` from its constructor and from `start`."""
+    """One sidecar. Raises `ConfigError` or `ManifestError` from its constructor and from `start`.
 
-    def __init__(self, config: Config) -> None:
+    Without ``source`` it listens on the configured socket. ``known``: dictionaries beside the configured ones, which
+    have precedence. ``clock``: what the source's records are timed with.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        source: Callable[[Pipeline], Source] | None = None,
+        known: Mapping[str, KnownDictionary] | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
         self._config = config
         self._grpc_at = split_listen("grpc.listen", config.grpc.listen)
         self._web_at = split_listen("web.listen", config.web.listen)
-        known = dictionaries.load(Path(one) for one in config.dictionaries)
+        known = {**(known or {}), **dictionaries.load(Path(one) for one in config.dictionaries)}
         self._bells: dict[str, asyncio.Event] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         queues = [SinkQueue(name, self._bell(name)) for name in ("metrics", "grpc", "log")]
-        self._pipeline = Pipeline(dictionaries=known, queues=queues)
-        self._source: SocketSource | None = None
+        self._history = _history(config.history)
+        written = [self._history.queue] if self._history else []
+        self._pipeline = Pipeline(dictionaries=known, queues=[*queues, *written], clock=clock)
+        self._make_source = source or self._listening
+        self._source: Source | None = None
         self._metrics = MetricsSink(faults=self._faults, queues=self._pipeline.queues, series=config.limits.series)
-        feed = Feed(on_lag=self._metrics.observe_lag, bound=config.limits.replay_mib * limits.MIB)
+        bound, lag_clock = config.limits.replay_mib * limits.MIB, clock or time.time_ns
+        feed = Feed(on_lag=self._metrics.observe_lag, bound=bound, clock=lag_clock)
         self._firing = FiringService(
             feed=feed,
             pipeline=self._pipeline,
             dictionaries=known,
             run=secrets.randbits(63),
             subscribers=config.grpc.subscribers,
+            history=HistoryQueries(self._history.path if self._history else None).methods(),
         )
         status = StatusService(
             pipeline=self._pipeline, counters=self._edge_faults, subscribers=lambda: self._firing.subscribers
@@ -118,14 +165,16 @@ class App:
                 addresses=lambda: self.addresses.named() if self.addresses else {},
             )
         )
-        config = self._config
-        self._source = SocketSource(path=config.socket, consumer=self._pipeline, allowed_users=config.allowed_users)
+        self._source = self._make_source(self._pipeline)
+        if self._history:
+            self._history.start()
         self._tasks = [asyncio.create_task(self._feed(sink, queue)) for sink, queue in self._sinks]
+        self._pipeline.tick()  # nothing is ready before it was looked at
         grpc_port = await self._rpc.start(*self._grpc_at)
         web_port = await self._web.start(*self._web_at)
         self._source.start()
         self.addresses = Addresses(
-            socket=config.socket,
+            socket=self._config.socket,
             grpc=_joined(self._grpc_at[0], grpc_port),
             web=f"http://{_joined(self._web_at[0], web_port)}",
         )
@@ -138,6 +187,8 @@ class App:
             return
         await self._rpc.leave()
         await asyncio.to_thread(self._source.stop)
+        if self._history:
+            await asyncio.to_thread(self._history.stop)
         for (sink, queue), task in zip(self._sinks, self._tasks, strict=True):
             if not task.done():  # a sink that has failed would fail again
                 sink.take(queue.take())
@@ -160,6 +211,10 @@ class App:
                 if task.done() and not task.cancelled():
                     return task.exception() or RuntimeError("a sink ended")
 
+    def _listening(self, pipeline: Pipeline) -> Source:
+        config = self._config
+        return SocketSource(path=config.socket, consumer=pipeline, allowed_users=config.allowed_users)
+
     async def _feed(self, sink: Sink, queue: SinkQueue) -> None:
         bell = self._bells[queue.name]
         while True:
@@ -181,16 +236,25 @@ class App:
             self._source.send(link, command)
 
     def _edge_faults(self) -> Mapping[str, int]:
-        return {**self._source.counters, **self._rpc.counters} if self._source else {}
+        written = self._history.counters if self._history else {}
+        return {**self._source.counters, **self._rpc.counters, **written} if self._source else {}
 
     def _faults(self) -> Mapping[str, int]:
         return {**self._edge_faults(), **self._pipeline.status().counters}
 
 
-async def serve(config: Config, *, on_start: Callable[[Addresses], None]) -> None:
-    """Runs a sidecar until SIGTERM, SIGINT or the failure of one of its parts, which is raised."""
-    app = App(config)
-    ending = asyncio.Event()
+async def serve(
+    config: Config,
+    *,
+    on_start: Callable[[Addresses], None],
+    ending: asyncio.Event | None = None,
+    source: Callable[[Pipeline], Source] | None = None,
+    known: Mapping[str, KnownDictionary] | None = None,
+    clock: Callable[[], int] | None = None,
+) -> None:
+    """Runs a sidecar until SIGTERM, SIGINT, ``ending`` or the failure of one of its parts, which is raised."""
+    app = App(config, source=source, known=known, clock=clock)
+    ending = ending or asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
@@ -218,6 +282,13 @@ def split_listen(field: str, listen: str) -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
     require_loopback(field, host)
     return host.strip("[]"), int(port)
+
+
+def _history(config: History) -> HistorySink | None:
+    if not config.path:
+        return None
+    bounds = Bounds(keep_ns=config.keep_hours * HOUR_NS, max_bytes=config.max_mib * limits.MIB)
+    return HistorySink(Path(config.path), bounds)
 
 
 def _joined(host: str, port: int) -> str:

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, Origin, Reason, SlotKind, WatchSet
+from saewatch.core.marks import Happening, Mark, RecordingHead, RecordingIndex, Sheet
 from saewatch.core.records import (
     STAGES,
     Ack,
@@ -156,6 +157,29 @@ def censuses(draw: st.DrawFn) -> Census:
     )
 
 
+@st.composite
+def sheets(draw: st.DrawFn) -> Sheet:
+    """A sound part of a file, up to the largest that there is."""
+    count = draw(st.integers(0, 40))
+    total = draw(st.integers(count, limits.MANIFEST_BYTES))
+    return Sheet(
+        weights=draw(SHORT),
+        name=draw(TEXT.filter(bool)),
+        first=draw(st.integers(0, total - count)),
+        total=total,
+        data=draw(column(np.uint8, count, st.integers(0, 255))),
+    )
+
+
+@st.composite
+def indexes(draw: st.DrawFn) -> RecordingIndex:
+    """A sound index."""
+    count = draw(st.integers(0, 8))
+    offset, time_ns = (np.sort(draw(column(np.uint64, count, st.integers(0, limits.COUNT_MAX - 1)))) for _ in "ab")
+    totals = ("duration_ns", "frames", "rows", "missed", "firings", "requests", "lost")
+    return RecordingIndex(offset=offset, time_ns=time_ns, **{name: draw(COUNT) for name in totals})
+
+
 STREAM_OPENS = st.builds(
     StreamOpen,
     stream=U16,
@@ -234,6 +258,10 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Record]] = {
         arguments=TEXTS,
     ),
     Result: st.builds(Result, command=COUNT, good=st.booleans(), message=TEXT, details=TEXTS),
+    RecordingHead: st.builds(RecordingHead, program=SHORT, began_ns=COUNT, note=TEXT),
+    Mark: st.builds(Mark, link=REQUEST, time_ns=COUNT, what=st.sampled_from(Happening), lost=COUNT),
+    Sheet: sheets(),
+    RecordingIndex: indexes(),
 }
 RECORDS: st.SearchStrategy[Record] = st.one_of(*BY_KIND.values())
 
@@ -255,7 +283,7 @@ def columnar(head: Any, body: bytes = b"") -> bytes:
 def unframed(frame: bytes) -> tuple[int, Any, bytes | None]:
     """Kind, JSON and columns (None: a control record) of a sound frame."""
     kind, payload = frame[5], frame[16:]
-    if kind not in {2, 5, 6}:
+    if kind not in {2, 5, 6, 15, 16}:
         return kind, json.loads(payload), None
     (length,) = struct.unpack_from("<I", payload)
     return kind, json.loads(payload[8 : 8 + length]), payload[8 + length :]

@@ -147,7 +147,7 @@ def test_header_fields_are_refused_by_name() -> None:
         (framed(10, payload, version=2), VersionMismatch, "frame.version"),
         (framed(10, payload, version=2, length=2**32 - 1), VersionMismatch, "frame.version"),
         (framed(0, payload), CorruptFrame, "frame.kind"),
-        (framed(13, payload), CorruptFrame, "frame.kind"),
+        (framed(17, payload), CorruptFrame, "frame.kind"),
         (framed(10, payload, flags=1), CorruptFrame, "frame.kind"),
         (framed(10, payload, length=PAYLOAD_BYTES + 1), CorruptFrame, "frame.length"),
         (framed(10, payload, length=PAYLOAD_BYTES), TruncatedFrame, "frame"),
@@ -242,7 +242,7 @@ def test_a_key_that_comes_twice_is_refused_at_any_depth() -> None:
         decode(framed(12, b'{"command":1,"good":true,"details":{"a":"1","a":"2"}}'))
 
 
-@pytest.mark.parametrize("name", ["FiringBatch", "WatchSet", "Census"])
+@pytest.mark.parametrize("name", ["FiringBatch", "WatchSet", "Census", "Sheet", "RecordingIndex"])
 def test_counts_that_are_not_the_columns_are_refused(name: str) -> None:
     kind, head, body = unframed(FRAMES[name])
     assert body is not None
@@ -302,7 +302,7 @@ def test_a_list_has_at_most_so_many_items(count: int) -> None:
 def hostile_frames() -> Iterator[bytes]:
     """Small and full frames that claim, or unfold to, as much as they can."""
     for claim in (2**16, 2**17, 2**31 - 1, 2**32, 2**62):
-        for kind, groups in ((2, "K"), (5, "RMN"), (6, "K")):
+        for kind, groups in ((2, "K"), (5, "RMN"), (6, "K"), (15, "B"), (16, "K")):
             yield framed(kind, columnar({"stream": 0, "counts": dict.fromkeys(groups, claim)}))
     for unit in (b"[],", b"{},", b"0,", b'"",', b'{"a":0},', b"[[[]]],", b"1e9,"):
         yield framed(7, b'{"streams":[' + unit * ((PAYLOAD_BYTES - 20) // len(unit)) + b"0]}")

@@ -56,3 +56,23 @@ def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(limits, "MANIFEST_BYTES", 10)
     with pytest.raises(ManifestError, match="at most 10 bytes"):
         dictionaries.load_one(folder)
+
+
+def test_its_files_alone_make_it_known(tmp_path: Path) -> None:
+    known = fakes.dictionary()
+    folder = fakes.write_bundle(tmp_path / "a", known, model="demo/model")
+    (folder / "encoder.safetensors").write_bytes(b"tensors")
+    files = dictionaries.files(folder)
+    assert sorted(name.split(".")[0] for name in files) == ["attestations/fit", "bundle", "dictionary", "features"]
+    assert dictionaries.known(files, where="") == dictionaries.load_one(folder)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "dictionary.json", "features.json", "attestations/fit"])
+def test_files_are_checked_wherever_they_come_from(tmp_path: Path, name: str) -> None:
+    files = dict(dictionaries.files(fakes.write_bundle(tmp_path / "a", fakes.dictionary(), model="demo/model")))
+    name = next(one for one in files if one.startswith(name))
+    with pytest.raises(ManifestError, match="a recording, features.json: found sha256" if name[0] == "f" else name):
+        dictionaries.known({**files, name: files[name][:-1]}, where="a recording, ")
+    del files[name]
+    with pytest.raises(ManifestError, match=f"a recording, {name}: found nothing"):
+        dictionaries.known(files, where="a recording, ")

@@ -45,7 +45,7 @@ def test_a_full_queue_drops_the_newest_and_says_so_and_others_do_not() -> None:
     feed(pipeline(small, large), 12)
     items = small.take()
     assert [type(item) for item in items] == [Observed] * 5 + [Dropped]
-    assert items[-1] == Dropped(events=7, tokens=14, firings=7)
+    assert items[-1] == Dropped(events=7, tokens=14, firings=7, streams={1: (14, 7)})
     assert (small.state().dropped, large.state().dropped) == (7, 0)
     assert len(large.take()) == 12
     assert small.take() == []
@@ -58,7 +58,7 @@ def test_missed_tokens_count_as_tokens() -> None:
     stage.start(7, name="plain")
     events = stage.batch([(7, 0, 1)]) + stage.batch([], missed=[(7, 3, 9)])
     queue.put(events)
-    assert queue.take()[-1] == Dropped(events=1, tokens=9, firings=0)
+    assert queue.take()[-1] == Dropped(events=1, tokens=9, firings=0, streams={1: (9, 0)})
 
 
 def test_the_sink_is_woken_once_for_what_waits() -> None:

@@ -4,51 +4,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
-import json
-import os
+from functools import partial
 from pathlib import Path
 
-from saewatch import config as settings
 from saewatch import logs
-from saewatch.app import Addresses, serve, write_addresses
-from saewatch.core.errors import UnreachableError
+from saewatch.app import serve
+from saewatch.cli import sidecar
+from saewatch.config import Config
+from saewatch.edge.pipeline import Pipeline
+from saewatch.edge.recorder import RecordedSource
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Which configuration, and where to write the addresses."""
-    parser.add_argument("-c", "--config", type=Path, help="saewatch.yaml; without it: a default on loopback addresses")
-    parser.add_argument("--dictionary", type=Path, action="append", default=[], help="one more bundle; repeatable")
+    """Which configuration, where to write the addresses, and what is received."""
+    sidecar.config_arguments(parser)
     parser.add_argument("--addresses", type=Path, metavar="FILE", help="write the bound addresses, as JSON")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write what is received into a new file")
+    sidecar.size_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serves."""
-    config = settings.load(options.config)
-    more = tuple(str(folder.absolute()) for folder in options.dictionary)
-    config = config.model_copy(update={"dictionaries": config.dictionaries + more})
+    config = sidecar.configured(options)
     logs.set_up(config.log.level)
-
-    def started(addresses: Addresses) -> None:
-        if options.addresses:
-            _write(options.addresses, addresses)
-        print(_text(addresses, as_json=options.json), flush=True)
-
-    asyncio.run(serve(config, on_start=started))
+    source = partial(_recording, options, config) if options.record else None
+    asyncio.run(serve(config, on_start=partial(sidecar.announce, options=options), source=source))
     return 0
 
 
-def _write(path: Path, addresses: Addresses) -> None:
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        write_addresses(path, addresses)
-    except OSError as error:
-        raise UnreachableError(str(path), found=error.strerror, expected="a file that can be written") from error
-
-
-def _text(addresses: Addresses, *, as_json: bool) -> str:
-    named = addresses.named()
-    if as_json:
-        return json.dumps(named)
-    return "\n".join(f"{name:<8} {address}" for name, address in named.items())
+def _recording(options: argparse.Namespace, config: Config, pipeline: Pipeline) -> RecordedSource:
+    recorder = sidecar.recorder(options, config, file=options.record, consumer=pipeline)
+    return RecordedSource(path=config.socket, allowed_users=config.allowed_users, recorder=recorder)

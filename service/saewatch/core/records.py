@@ -25,6 +25,7 @@ from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, Reason, WatchSet
 from saewatch.core.checks import at_least_zero, counts, in_range, one_of
 from saewatch.core.errors import RecordError
+from saewatch.core.marks import Mark, RecordingHead, RecordingIndex, Sheet
 
 
 class Role(enum.StrEnum):
@@ -294,6 +295,10 @@ Record = (
     | Ack
     | Command
     | Result
+    | RecordingHead
+    | Mark
+    | Sheet
+    | RecordingIndex
 )
 
 

@@ -8,7 +8,7 @@
 
 Little-endian. The checksum covers version to length and the payload, so that no single changed byte passes. The payload
 of a control record is JSON with the record's fields and no others (one that has a default may be missing: a later
-version adds fields); that of a columnar record (batch, watch set, census) is a JSON head padded to eight bytes,
+version adds fields); that of a columnar record (one with ``COLUMNS``, as a batch) is a JSON head padded to eight bytes,
 preceded by its length, and then the columns in the order of the record's ``COLUMNS``, widest first, so that every
 column is aligned and can be viewed in place. A length is compared with what is there before anything is made of it,
 and a record is held to the same types before it is written as after it was read.
@@ -33,6 +33,7 @@ import numpy as np
 from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, WatchSet
 from saewatch.core.errors import CorruptFrame, FrameError, RecordError, TruncatedFrame, VersionMismatch
+from saewatch.core.marks import Mark, RecordingHead, RecordingIndex, Sheet
 from saewatch.core.records import (
     Ack,
     Beat,
@@ -65,6 +66,10 @@ KINDS: Mapping[int, type[Any]] = {
     10: Ack,
     11: Command,
     12: Result,
+    13: RecordingHead,
+    14: Mark,
+    15: Sheet,
+    16: RecordingIndex,
 }
 _NUMBER = {kind: number for number, kind in KINDS.items()}
 _HINTS = {kind: get_type_hints(kind) for kind in (*KINDS.values(), StreamBeat)}

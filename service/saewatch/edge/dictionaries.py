@@ -1,4 +1,7 @@
-"""Loads what the sidecar has to know of each configured dictionary: data sheet, catalogue and model, but no tensors."""
+"""Loads what the sidecar has to know of each dictionary: data sheet, catalogue and model, but no tensors.
+
+They come from the folder of a bundle, or from a recording that holds the same files; what is checked is the same.
+"""
 
 from __future__ import annotations
 
@@ -36,42 +39,67 @@ def load(folders: Iterable[Path]) -> Mapping[str, KnownDictionary]:
 
 def load_one(folder: Path) -> KnownDictionary:
     """The dictionary of one bundle. Raises `ManifestError`."""
+    return known(files(folder), where=f"{folder}/")
+
+
+def files(folder: Path) -> Mapping[str, bytes]:
+    """What of a bundle makes its dictionary known, by the names in its folder. Raises `ManifestError`."""
     data = _read(folder, sheets.BUNDLE_FILE)
     sheet = sheets.read_bundle_sheet(data, subject=str(folder / sheets.BUNDLE_FILE))
-    manifest = sheets.read_manifest(
-        _named(folder, sheets.MANIFEST_FILE, sheet.weights), subject=str(folder / sheets.MANIFEST_FILE)
-    )
-    catalogue = read_catalogue(
-        _named(folder, sheets.CATALOGUE_FILE, sheet.catalogue), manifest, subject=str(folder / sheets.CATALOGUE_FILE)
-    )
+    fit = _fit(sheet)
+    names = [sheets.MANIFEST_FILE, sheets.CATALOGUE_FILE, *([fit[0]] if fit else [])]
+    return {sheets.BUNDLE_FILE: data, **{name: _read(folder, name) for name in names}}
+
+
+def known(found: Mapping[str, bytes], *, where: str) -> KnownDictionary:
+    """The dictionary of a bundle's `files`; ``where`` stands before their names in messages.
+
+    Raises `ManifestError` for a file that is missing, malformed or not the one that the bundle names.
+    """
+    data = _present(found, sheets.BUNDLE_FILE, where)
+    sheet = sheets.read_bundle_sheet(data, subject=f"{where}{sheets.BUNDLE_FILE}")
+    data = _named(found, sheets.MANIFEST_FILE, sheet.weights, where)
+    manifest = sheets.read_manifest(data, subject=f"{where}{sheets.MANIFEST_FILE}")
+    data = _named(found, sheets.CATALOGUE_FILE, sheet.catalogue, where)
     return KnownDictionary(
         manifest=manifest,
-        catalogue=catalogue,
+        catalogue=read_catalogue(data, manifest, subject=f"{where}{sheets.CATALOGUE_FILE}"),
         weights_digest=sheet.weights,
         catalogue_digest=sheet.catalogue,
         bundle_digest=sheet.digest,
-        model_id=_model(folder, sheet),
+        model_id=_model(found, sheet, where),
     )
 
 
-def _model(folder: Path, sheet: sheets.BundleSheet) -> str:
+def _model(found: Mapping[str, bytes], sheet: sheets.BundleSheet, where: str) -> str:
     """The model that the dictionary was made for, where that is attested."""
-    for kind, digest in sheet.attestations:
-        if kind == "fit":
-            path = sheets.attestation_path(kind, digest)
-            attested = read_attestation(_named(folder, path, digest), subject=path, weights=sheet.weights)
-            return read_fit(attested).model
-    return ""
+    fit = _fit(sheet)
+    if fit is None:
+        return ""
+    data = _named(found, *fit, where)
+    return read_fit(read_attestation(data, subject=f"{where}{fit[0]}", weights=sheet.weights)).model
 
 
-def _named(folder: Path, name: str, digest: str) -> bytes:
+def _fit(sheet: sheets.BundleSheet) -> tuple[str, str] | None:
+    """Path and digest of the attestation that names the model."""
+    attested = sheet.attestations
+    return next(((sheets.attestation_path(kind, digest), digest) for kind, digest in attested if kind == "fit"), None)
+
+
+def _named(found: Mapping[str, bytes], name: str, expected: str, where: str) -> bytes:
     """A file that the bundle names by its digest."""
-    data = _read(folder, name)
-    found = canonical.digest(data)
-    if found != digest:
+    data = _present(found, name, where)
+    digest = canonical.digest(data)
+    if digest != expected:
         hint = "The bundle names another file: fetch it again as a whole."
-        raise ManifestError(str(folder / name), found=found, expected=digest, hint=hint)
+        raise ManifestError(f"{where}{name}", found=digest, expected=expected, hint=hint)
     return data
+
+
+def _present(found: Mapping[str, bytes], name: str, where: str) -> bytes:
+    if name not in found:
+        raise ManifestError(f"{where}{name}", found="nothing", expected="a file of the bundle")
+    return found[name]
 
 
 def _read(folder: Path, name: str) -> bytes:

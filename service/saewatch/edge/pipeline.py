@@ -44,6 +44,7 @@ class QueueState:
     name: str
     bytes: int
     dropped: int
+    waiting: int = 0  # events
 
 
 class SinkQueue:
@@ -85,7 +86,7 @@ class SinkQueue:
     def state(self) -> QueueState:
         """How it stands."""
         with self._lock:
-            return QueueState(self.name, self._bytes, self._dropped)
+            return QueueState(self.name, self._bytes, self._dropped, len(self._items))
 
     def _keep(self, event: Event) -> None:
         self._items.append(event)
@@ -150,6 +151,14 @@ class Pipeline:
             else:
                 events = self._monitor.receive(link, record, self._clock())
         self._hand_on(events)
+
+    def retell(self, link: int, result: Result) -> None:
+        """Observes a self-test that was asked for when this was recorded. Raises `RecordError` when it makes none."""
+        test = selftest.read(result)
+        if test is not None:
+            with self._lock:
+                _, events = self._monitor.self_test(link, test, self._clock())
+            self._hand_on(events)
 
     def acknowledge(self, link: int, stream: int) -> Ack | None:
         """What has been received of a stream."""

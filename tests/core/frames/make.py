@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from saewatch.core.batch import Census, FiringBatch, Origin, Reason, SlotKind, WatchSet
+from saewatch.core.marks import Happening, Mark, RecordingHead, RecordingIndex, Sheet
 from saewatch.core.records import (
     Ack,
     Beat,
@@ -61,8 +62,8 @@ BEAT = StreamBeat(
 
 
 def records() -> list[Record]:
-    """One record of each kind, every field away from its default, in the order of a connection."""
-    return [*watched(), *told()]
+    """One record of each kind, every field away from its default, in the order of a connection, and of a recording."""
+    return [*watched(), *told(), *kept()]
 
 
 def watched() -> list[Record]:
@@ -167,6 +168,32 @@ def told() -> list[Record]:
         Ack(stream=3, epoch=EPOCH, seq=7),
         Command(command=5, verb="load", arguments={"digest": f"sha256:{'5' * 64}"}),
         Result(command=5, good=True, message="loaded", details={"seconds": "1.25"}),
+    ]
+
+
+def kept() -> list[Record]:
+    """What only a recording holds."""
+    return [
+        RecordingHead(program="0.1.0", began_ns=TIME_NS, note="“Montag”, 24 prompts"),
+        Sheet(
+            weights=f"sha256:{'2' * 64}",
+            name="attestations/fit.0123456789ab.json",
+            first=3,
+            total=8,
+            data=np.array([123, 0, 255, 10, 125], dtype=np.uint8),
+        ),
+        Mark(link=2, time_ns=TIME_NS + 2, what=Happening.DISCONNECTED, lost=3),
+        RecordingIndex(
+            duration_ns=12_345_678_901,
+            frames=1234,
+            rows=5678,
+            missed=90,
+            firings=98_765,
+            requests=24,
+            lost=3,
+            offset=np.array([190, 4_294_967_296, 2**62], dtype=np.uint64),
+            time_ns=np.array([TIME_NS, TIME_NS + 1, TIME_NS + 1], dtype=np.uint64),
+        ),
     ]
 
 

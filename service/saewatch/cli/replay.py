@@ -1,0 +1,222 @@
+"""Replay a recording through the same sidecar as `saewatch serve`: gRPC, metrics and status, without an engine.
+
+It goes at the recorded pace from the first request on, with the dictionaries in the recording (a configured one with
+the same weights has precedence), and serves on when it has ended. The figures do not depend on the pace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from saewatch import logs
+from saewatch.app import Addresses, serve
+from saewatch.cli import sidecar
+from saewatch.config import Config, Grpc, Web
+from saewatch.core.errors import ConfigError, FrameError, ManifestError, UnreachableError
+from saewatch.core.recording import Recording
+from saewatch.edge import dictionaries
+from saewatch.edge.pipeline import Pipeline
+from saewatch.edge.replay import RecordedClock, ReplaySource
+from saewatch.monitor.tables import KnownDictionary
+
+logger = structlog.get_logger(__name__)
+
+LOOK_S = 0.05
+ANY_PORT = "127.0.0.1:0"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What, how fast, which part of it, and what then."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a recording")
+    sidecar.config_arguments(parser)
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument("--speed", type=sidecar.above_zero, default=1.0, metavar="X", help="times the recorded pace")
+    pace.add_argument("--fast", action="store_true", help="as fast as it goes")
+    parser.add_argument("--once", action="store_true", help="end with the recording, and print what it came to")
+    from_says = "the pace begins here, what is before it goes as fast as it can; without it: at the first request"
+    parser.add_argument("--from", type=_from_zero, dest="begin_s", metavar="SECONDS", help=from_says)
+    parser.add_argument("--to", type=_from_zero, dest="end_s", default=math.inf, metavar="SECONDS", help="end here")
+    parser.add_argument("--addresses", type=Path, metavar="FILE", help="write the bound addresses, as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replays."""
+    config = _configured(options)
+    logs.set_up(config.log.level)
+    with _opened(options.file) as file:
+        replay = Replay(options, _recording(file, options.file))
+        asyncio.run(replay.run(config))
+        if options.once:
+            print(replay.text())
+    return 0
+
+
+class Replay:
+    """One replay, from its recording to its figures."""
+
+    def __init__(self, options: argparse.Namespace, recording: Recording) -> None:
+        self._options = options
+        self._recording = recording
+        self._line = sidecar.ProgressLine()
+        self._source: ReplaySource
+        self._pipeline: Pipeline
+        self._check()
+
+    async def run(self, config: Config) -> None:
+        """Serves until it is to end."""
+        clock, ending = RecordedClock(self._recording.began_ns), asyncio.Event()
+
+        def source(pipeline: Pipeline) -> ReplaySource:
+            speed = 0.0 if self._options.fast else self._options.speed
+            begin_s, end_s = self._options.begin_s, self._options.end_s
+            self._pipeline = pipeline
+            self._source = ReplaySource(
+                recording=self._recording, pipeline=pipeline, clock=clock, speed=speed, begin_s=begin_s, end_s=end_s
+            )
+            return self._source
+
+        tasks: list[asyncio.Task[None]] = []
+
+        def started(addresses: Addresses) -> None:
+            sidecar.announce(addresses, self._options, silent=self._options.once)
+            tasks.append(asyncio.create_task(self._look(ending)))
+
+        try:
+            await serve(config, on_start=started, ending=ending, source=source, known=self._known(), clock=clock)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _look(self, ending: asyncio.Event) -> None:
+        """Shows how far it has come, and says or does what is to come after it."""
+        shown = 0.0
+        while not self._source.progress.ended:
+            if time.monotonic() - shown > sidecar.PROGRESS_S:
+                progress, shown = self._source.progress, time.monotonic()
+                self._line.show(f"{self._position(progress.seconds)}  {sidecar.counted(progress.totals)}")
+            await asyncio.sleep(LOOK_S)
+        self._line.clear()
+        if self._source.failed is not None:
+            return  # the sidecar ends with it
+        if self._options.once:
+            ending.set()
+        else:
+            print(self.text(), flush=True)
+
+    # --- before ---------------------------------------------------------------------------------------------------
+    def _check(self) -> None:
+        """Refuses what cannot be replayed, and says what is missing."""
+        index, begin_s = self._recording.index, self._options.begin_s or 0.0
+        if begin_s >= self._options.end_s:
+            raise ConfigError("--from", found=f"{begin_s:g} s", expected=f"less than --to, {self._options.end_s:g} s")
+        if index is None:
+            logger.warning("recording without an index", file=str(self._options.file), reason="its recorder was killed")
+        elif begin_s > index.duration_ns / 1e9:
+            expected = f"at most {index.duration_ns / 1e9:.3f} s, which it has"
+            raise ConfigError("--from", found=f"{begin_s:g} s", expected=expected)
+        elif index.lost:
+            logger.warning("recording with gaps", file=str(self._options.file), lost_records=index.lost)
+
+    def _known(self) -> Mapping[str, KnownDictionary]:
+        """The dictionaries in the recording."""
+        found = {}
+        for weights, files in self._recording.sheets.items():
+            try:
+                found[weights] = dictionaries.known(files, where=f"{self._options.file}: ")
+            except ManifestError as error:
+                logger.warning("dictionary left out", weights=weights, reason=str(error))
+        return found
+
+    # --- afterwards -----------------------------------------------------------------------------------------------
+    def text(self) -> str:
+        """What it came to, for people or programs."""
+        facts = self._facts()
+        if self._options.json:
+            return json.dumps(facts)
+        progress = self._source.progress
+        damage = f" {facts['damaged_frames']:,} damaged frames ({facts['damaged_bytes']:,} B) were left out."
+        stays = " Status, request records, features and metrics can still be asked for; Ctrl-C ends."
+        return (
+            f"The recording has ended after {sidecar.clock_time(progress.seconds)}: "
+            f"{sidecar.counted(progress.totals)}.{damage if facts['damaged_frames'] else ''}"
+            f"{'' if self._options.once else stays}"
+        )
+
+    def _facts(self) -> dict[str, float]:
+        status, progress, recording = self._pipeline.status(), self._source.progress, self._recording
+        books = [stream.books for stream in status.streams if stream.books]
+        facts = {
+            "frames": progress.totals.frames,
+            "damaged_frames": recording.damaged_frames,
+            "damaged_bytes": recording.damaged_bytes,
+            "lost_records": recording.index.lost if recording.index else 0,
+            "requests": progress.totals.requests,
+            "tokens": sum(one.fed for one in books),
+            "encoded": sum(one.encoded for one in books),
+            "reused": sum(one.reused for one in books),
+            "missed": sum(sum(one.missed.values()) for one in books),
+            "imbalance": sum(abs(one.imbalance) for one in books),
+            "firings": sum(stream.received_firings for stream in status.streams),
+            "gaps": sum(stream.seq_gaps for stream in status.streams),
+            "dropped": sum(queue.dropped for queue in self._pipeline.queues()),
+            "duration_s": round(progress.seconds, 3),
+        }
+        if progress.first_firing is not None:
+            facts["first_firing_s"] = round(progress.first_firing - _began(), 2)
+        return facts
+
+    def _position(self, seconds: float) -> str:
+        index = self._recording.index
+        return sidecar.clock_time(seconds) + (f" / {sidecar.clock_time(index.duration_ns / 1e9)}" if index else "")
+
+
+def _configured(options: argparse.Namespace) -> Config:
+    """As for `saewatch serve`, without a socket; with ``--once`` and no configuration on whichever ports are free."""
+    config = sidecar.configured(options).model_copy(update={"socket": ""})
+    if options.once and options.config is None:
+        config = config.model_copy(update={"grpc": Grpc(listen=ANY_PORT), "web": Web(listen=ANY_PORT)})
+    return config
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UnreachableError(str(path), found=error.strerror, expected="a recording that can be read") from error
+    with file:
+        if not file.seekable():
+            raise UnreachableError(str(path), found="a pipe", expected="a file")
+        yield file
+
+
+def _recording(file: BinaryIO, path: Path) -> Recording:
+    try:
+        return Recording(file)
+    except FrameError as error:
+        raise type(error)(str(path), found=error.found, expected=error.expected, hint=error.hint) from error
+
+
+def _began() -> float:
+    """When this process began, on `time.monotonic`."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc(5): starttime, in ticks
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - age
+
+
+def _from_zero(text: str) -> float:
+    found = float(text)
+    if not 0.0 <= found < math.inf:
+        raise argparse.ArgumentTypeError("a number from 0 on")
+    return found
