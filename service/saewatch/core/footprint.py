@@ -18,7 +18,11 @@ ROWS = 1024
 BLOCK = 8192
 """Latents of the whole dictionary at a time: 1,024 rows of them are 32 MiB in float32."""
 
-_TEMPORARY = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4  # bytes per (row, slot): u, value, fires, kept, three i64, row, slot
+TEMPORARY_BYTES = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4
+"""Per (row, slot) between the product and the slab: u, value, fires, kept, three i64, row, slot."""
+
+HISTORY_FIRING_BYTES = 10
+"""Per firing in the history, at most about: the columns row, slot and value of a frame, which a block compresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,7 @@ def footprint(
         whole=sheet.rows * (stored * sheet.d_in + 20) if whole else 0,
         decoder=sheet.rows * stored * d_out + 12 * d_out,
         slabs=config.slots * (12 * (firings + 1) + 2 * rows + 16),
-        temporary=at_once * (4 * sheet.d_in + 16) + at_once * slots * _TEMPORARY + block,
+        temporary=at_once * (4 * sheet.d_in + 16) + at_once * slots * TEMPORARY_BYTES + block,
     )
 
 

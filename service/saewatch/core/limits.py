@@ -177,3 +177,83 @@ ENCODINGS_BYTES = 8 * MIB
 
 PAGE_ITEMS = 1000
 """Items of one page of a list; 50 unless asked otherwise (AIP-158)."""
+
+# --- recordings ---------------------------------------------------------------------------------------------------
+RECORDING_BYTES = 1024 * MIB
+"""A recording unless another bound is asked for: two days of the demo, ten minutes of a busy engine at 2 MB/s."""
+
+RECORDING_QUEUE_BYTES = 16 * MIB
+"""Records that wait for the disk: some 8 s of a busy engine, which is twice what it keeps itself."""
+
+RECORDING_SEARCH_BYTES = MIB
+"""A file without one frame of ours in so many bytes at its beginning is no recording."""
+
+RECORDING_SILENCE_NS = 3600 * BEAT_INTERVAL_NS
+"""A longer silence is not replayed beat by beat: a clock that was wrong could make it endless."""
+
+MARK_INTERVAL_NS = 1_000_000
+"""Frames of one connection within this time share a mark, 80 B: a busy engine sends tens of frames in it."""
+
+INDEX_MARKS = 4096
+"""Marks in a recording's index: 64 KiB, so that it is one frame."""
+
+SHEET_PART_BYTES = 64 * KIB
+"""A bundle's file goes into a recording in parts of this size."""
+
+# --- history ------------------------------------------------------------------------------------------------------
+HISTORY_FLUSH_S = 1.0
+"""Age at which gathered batches become a block: what a query may be behind, and a transaction a second."""
+
+HISTORY_BLOCK_FIRINGS = 100_000
+"""Firings at which they do earlier: some 500 KB, which a query reads at once."""
+
+HISTORY_BLOCK_ROWS = 2**20
+"""Rows at which they do: a block's rows stay far from what an i32 counts."""
+
+HISTORY_BLOCK_NS = 2_000_000_000
+"""From a block's first step to its last: a query finds every block of a time by looking this far around it."""
+
+HISTORY_PENDING_BYTES = 32 * MIB
+"""Batches kept while the disk takes none: some ten seconds of a busy engine."""
+
+HISTORY_MIB_MIN = 32
+HISTORY_MIB_MAX = 1024 * 1024
+"""What a history may take: below, its write-ahead log would be most of it; above, one file is no place for it."""
+
+HISTORY_HOURS_MAX = 10 * 8784
+"""Ten years."""
+
+HISTORY_WAL_BYTES = 8 * MIB
+"""Of that, the write-ahead log: 4 MiB, at which SQLite moves it into the file, and the largest transaction."""
+
+HISTORY_LOSSES = 10_000
+"""Losses that are remembered, one for each cause and hour: a year of one cause; oldest out first."""
+
+HISTORY_REMOVED_BLOCKS = 128
+"""Blocks that retention removes in one transaction: the write-ahead log holds what they touch."""
+
+QUERY_BLOCKS = 1024
+"""Blocks opened for one page of a query."""
+
+QUERY_S = 1.0
+"""Time spent on one page, but for a bucket or a request that takes longer by itself."""
+
+QUERIES = 4
+"""Queries of the history at a time; more wait. Each has a thread and holds a block or two."""
+
+QUERY_REQUESTS = 10_000
+"""Requests chosen by a filter that are looked up beforehand; more are decided block by block."""
+
+QUERY_FEATURES = 32
+"""Features listed in a request's summary."""
+
+QUERY_BYTES = 3 * MIB
+"""Of one page: clients take 4 MiB unless told otherwise."""
+
+# --- client -------------------------------------------------------------------------------------------------------
+MESSAGE_BYTES = 16 * MIB
+"""One message that the Python client takes: the sidecar's have at most 4 MiB, those of a stream some 64 KiB."""
+
+# --- scoring ------------------------------------------------------------------------------------------------------
+SCORE_FILE_BYTES = 64 * MIB
+"""One file of prompts: it is tokenised as a whole before the first is read, some 16 million tokens."""
