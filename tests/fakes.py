@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import select
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -279,6 +280,11 @@ class Peer:
         except (TimeoutError, ConnectionResetError):
             return None
         return decode(data) if data else None
+
+    def drop_what_came(self) -> None:
+        """Reads what the sidecar has said so far, and forgets it."""
+        while select.select([self._socket], [], [], 0)[0] and self._socket.recv(limits.FRAME_BYTES):
+            pass
 
     def closed_by_sidecar(self, timeout_s: float = 5.0) -> bool:
         """Whether the sidecar closes the connection; what it says before is dropped."""

@@ -44,6 +44,12 @@ def test_only_its_user_may_connect(listener: Listener, path: str) -> None:
     assert stat.S_IMODE(found.st_mode) == 0o600
 
 
+def test_others_may_connect_where_they_are_allowed(path: str) -> None:
+    one = Listener(path, mode=0o666)
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o666
+    one.close()
+
+
 def test_the_file_goes_with_it(path: str) -> None:
     Listener(path).close()
     assert not Path(path).exists()

@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,6 +277,7 @@ def test_a_listed_user_may_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("saewatch.edge.listener.peer_uid", lambda _: 4242)
     source = SocketSource(path=str(tmp_path / "s.sock"), consumer=pipeline, allowed_users=[4242])
     source.start()
+    assert stat.S_IMODE((tmp_path / "s.sock").stat().st_mode) == 0o666, "or the kernel would refuse that user"
     with FakeEngine(str(tmp_path / "s.sock"), known) as engine:
         assert engine.open_stream() == 0
     source.stop()

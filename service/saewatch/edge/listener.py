@@ -1,7 +1,7 @@
 """The Unix socket that engines connect to: made safely, and removed again.
 
-Datagrams with boundaries (`SOCK_SEQPACKET`), in a folder that nobody else can write to, mode 0600, and open for
-connections only after that. A file left by a dead sidecar is removed; one on which somebody listens is not. The folder
+Datagrams with boundaries (`SOCK_SEQPACKET`), in a folder that nobody else can write to, mode 0600 unless other users are
+allowed, and open for connections only after that. A file left by a dead sidecar is removed; one on which somebody listens is not. The folder
 is locked while that is decided, so that two sidecars that start together cannot both find it dead.
 """
 
@@ -25,16 +25,16 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 class Listener:
-    """A listening socket at ``path``."""
+    """A listening socket at ``path``. ``mode`` is the file's: who it is that connects is looked at again by `accept`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, mode: int = 0o600) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
             with _locked_folder(path):
                 _remove_dead(path)
                 self._socket.bind(path)
-                Path(path).chmod(0o600)  # nobody can connect before listen()
+                Path(path).chmod(mode)  # nobody can connect before listen()
                 self._socket.listen(limits.CONNECTIONS)
             self._place = _place(path)
         except OSError as error:

@@ -96,10 +96,11 @@ class SocketSource:
     """Listens on ``path`` and feeds ``consumer`` from a thread of its own."""
 
     def __init__(self, *, path: str, consumer: Consumer, allowed_users: Collection[int] = ()) -> None:
-        self._listener = Listener(path)
+        ours = {0, os.geteuid()}
+        self._allowed = ours.union(allowed_users)
+        self._listener = Listener(path, mode=0o600 if self._allowed == ours else 0o666)
         self._listening = True
         self._consumer = consumer
-        self._allowed = {0, os.geteuid(), *allowed_users}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wake, self._waker = socket.socketpair()
