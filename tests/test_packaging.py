@@ -25,7 +25,7 @@ IMPORTED_AS = {
 }
 """Import name to distribution where they differ."""
 
-HOSTS = {"vllm", "transformers", "triton"}
+HOSTS = {"vllm", "triton", "pytest"}
 """What a room lives in and never installs: its host brings them."""
 
 

@@ -24,6 +24,7 @@ LAZY_IMPORTS = {
     "deploy/demo/model.py: gguf": MODEL_LOADS_LATE,
     "deploy/demo/model.py: torch": MODEL_LOADS_LATE,
     "deploy/demo/model.py: safetensors.torch": MODEL_LOADS_LATE,
+    "service/saewatch/cli/score.py: saewatch": "an extra of its own, and seconds to load: --help needs neither",
 }
 """``path: imported name`` to the reason why the import waits inside a function."""
 
@@ -160,6 +161,7 @@ BAD: list[tuple[str, Iterable[str]]] = [
     ("core: numpy only", tidy.foreign_imports(in_room("core.x", "import torch"))),
     ("vllm in one file", tidy.foreign_imports(in_room("engine.tap", "from vllm.config import VllmConfig"))),
     ("vllm anywhere else", tidy.foreign_imports(in_room("edge.x", "import vllm"))),
+    ("no transformers in engine", tidy.foreign_imports(in_room("engine.hf", "import transformers"))),
     ("triton in kernels", tidy.foreign_imports(in_room("engine.encode", "import triton.language as tl"))),
     ("clock", tidy.impure_imports(in_room("monitor.window", "from time import monotonic_ns"))),
     ("thread", tidy.impure_imports(in_room("core.wire", "import threading"))),
@@ -204,6 +206,7 @@ GOOD: list[tuple[str, Iterable[str]]] = [
     ("the version", tidy.upward_imports(in_room("core.x", "from saewatch import __version__"))),
     ("the fold", tidy.upward_imports(in_room("dictionary.evaluate", "from saewatch.engine.encode import encode"))),
     ("the stubs", tidy.upward_imports(in_room("client.stream", "from saewatch.edge import pb"))),
+    ("score", tidy.upward_imports(in_room("score.x", "from saewatch.engine.hf import HfTap"))),
     ("vllm in its file", tidy.foreign_imports(in_room("engine.vllm", "import vllm"))),
     ("triton in kernels", tidy.foreign_imports(in_room("engine.kernels.relu", "import triton"))),
     ("lazy with a reason", tidy.hidden_imports(Source("a.py", "def f():\n    import json"), {"a.py: json": "why"})),

@@ -7,18 +7,23 @@ import os
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from benchmarks.bench_parity import comparison
 from benchmarks.faulty import FAULTS
-from benchmarks.oracle import Oracle
+from benchmarks.oracle import Expected, Oracle, Reading
 from benchmarks.rig import MODEL_NAME, mixed_load, send, text_tokens
 from deploy.demo.collect import Collector
+from saewatch.core.batch import SlotKind
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
-from tests.e2e.conftest import Pair
+from saewatch.score import Scorer
+from tests.e2e.conftest import FIXTURE, Pair
 
 pytestmark = pytest.mark.engine
 
@@ -50,6 +55,35 @@ def test_firings_equal_those_of_transformers_and_saelens(pair: Pair, oracle: Ora
     assert outcome.tally.compared > 20_000
     assert (outcome.tally.mismatched, outcome.duplicates, outcome.missing, outcome.unknown) == (0, 0, 0, 0)
     assert outcome.excluded_wrong == 0
+
+
+class Offline(Oracle):
+    """`saewatch score` in the oracle's place. Of the oracle it has the distances to thresholds, for the grey band."""
+
+    def __init__(self, bundle: Path) -> None:
+        super().__init__(FIXTURE / "model", FIXTURE / "source", Reading("model.layers.2"))
+        self._scorer = Scorer.load(FIXTURE / "model", bundle)
+
+    def expected(self, tokens: Sequence[int]) -> Expected:
+        """What it fires on ``tokens``; elsewhere a value that is not above the floor."""
+        found, scored = super().expected(tokens), self._scorer.score(list(tokens)).texts[0]
+        table, dictionary = self._scorer.table, self._scorer.table.stream.dictionary
+        assert dictionary is not None
+        unit = table.unit + np.where(table.kind == SlotKind.LATENT, 0, dictionary.manifest.encoder.latents)
+        floor = np.zeros(found.value.shape[1], np.float32)
+        floor[unit] = table.floor
+        value = np.minimum(found.value, floor)
+        value[scored.position, unit[scored.slot]] = scored.value
+        return replace(found, value=value)
+
+
+def test_scoring_without_serving_gives_the_served_firings(pair: Pair, collector: Collector) -> None:
+    answers = send(pair.watched.port, load(pair, "offline", 24, seed=7), at_once=24)
+    collector.settled()
+    time.sleep(0.5)
+    outcome = comparison(pair.watched, Offline(pair.watched.bundle), collector).compare(answers)
+    assert outcome.tally.compared > 10_000
+    assert (outcome.tally.mismatched, outcome.missing, outcome.unknown, outcome.excluded_wrong) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -1,0 +1,236 @@
+"""Score texts without serving: which features fire on which tokens, through the tap on a transformers model.
+
+A text is tokenised as the server would a prompt; with --chat it is a user's message in the model's chat template. A
+file has one prompt a line: of plain text (empty lines are passed over), or, named *.jsonl, objects with "text",
+"messages" or "tokens" (with "tokens", "answer" may hold the answer's). Ends with 2 when the model gave a number that is
+not finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from saewatch import cli
+from saewatch.cli import marked
+from saewatch.core import limits
+from saewatch.core.errors import ConfigError, UnreachableError
+
+if TYPE_CHECKING:  # an extra of its own, and seconds to load
+    from saewatch.score import Coverage, Peak, Scored, Scorer
+
+KEYS = ("text", "messages", "tokens")
+"""What a line of a *.jsonl file holds: one of these."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is scored, with what, and how it is told."""
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("text", nargs="*", default=[], metavar="TEXT", help="a text; repeatable")
+    given.add_argument("--file", metavar="FILE", help="prompts, one a line; - reads them from standard input")
+    parser.add_argument("--model", required=True, help="a transformers model's folder or name")
+    parser.add_argument("--dictionary", type=Path, required=True, help="the bundle's folder")
+    parser.add_argument("--feature", action="append", default=[], metavar="ID", help="only these; repeatable")
+    parser.add_argument("--category", action="append", default=[], help="only features of these; repeatable")
+    parser.add_argument("--mode", choices=["exact", "thresholded"], default="exact", help="for latents that compete")
+    parser.add_argument("--chat", action="store_true", help="each text is a user's message")
+    parser.add_argument("--generate", type=int, default=0, metavar="N", help="tokens of a greedy answer, scored too")
+    parser.add_argument("--cut", action="store_true", help="cut prompts that are too long, instead of refusing them")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model (%(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="of the model and the encoder (%(default)s)")
+    parser.add_argument("--format", choices=list(FORMATS), default="table", help="table (default): the text, marked")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Scores and prints; fails when rows were not finite."""
+    entries = _entries(options.file) if options.file else [{"text": text} for text in options.text]
+    score = _scoring()
+    given = [_given(entry, score, chat=options.chat) for entry in entries]
+    scorer = score.Scorer.load(
+        options.model,
+        options.dictionary,
+        dtype=options.dtype,
+        device=options.device,
+        progress=sys.stderr.isatty(),
+        features=options.feature,
+        categories=options.category,
+        mode=options.mode,
+    )
+    coverage: list[Coverage] = []
+    each = scorer.each(given, generate=options.generate, cut=options.cut)
+    table = options.format == "table" and not options.json
+    with _output(options.out) as out:
+        quiet = not sys.stderr.isatty() or (table and out.isatty())
+        write = _json if options.json else FORMATS[options.format]
+        write(_told(each, len(given), coverage, quiet=quiet), scorer, out)
+    return _judged(score.total(coverage), shown=table and len(coverage) == 1)
+
+
+def _judged(coverage: Coverage, *, shown: bool) -> int:
+    if not shown:
+        print(f"saewatch: {coverage}", file=sys.stderr)
+    if coverage.not_finite:
+        print("saewatch: the model's numbers are not finite; try --dtype float32", file=sys.stderr)
+    return cli.FAILED if coverage.not_finite else cli.GOOD
+
+
+def _scoring() -> Any:
+    """The module that scores. ConfigError where what it needs is not installed."""
+    try:
+        from saewatch import score
+    except ModuleNotFoundError as error:
+        hint = "Install it: pip install 'saewatch[score]'."
+        raise ConfigError("saewatch score", found=f"no {error.name}", expected="it installed", hint=hint) from error
+    return score
+
+
+# --- what is scored ---------------------------------------------------------------------------------------------------
+def _entries(name: str) -> list[Mapping[str, Any]]:
+    """The prompts of a file. UnreachableError when it cannot be read, ConfigError naming the line that is wrong."""
+    lines = list(enumerate(_text(name).splitlines(), start=1))
+    if not name.endswith(".jsonl"):
+        return [{"text": line} for _, line in lines if line.strip()]
+    return [_entry(line, f"{name}:{number}") for number, line in lines if line.strip()]
+
+
+def _text(name: str) -> str:
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+            data = file.read(limits.SCORE_FILE_BYTES + 1)
+    except OSError as error:
+        raise UnreachableError(name, found=error.strerror, expected="a file of prompts") from error
+    if len(data) > limits.SCORE_FILE_BYTES:
+        raise ConfigError(name, found="a larger file", expected=f"at most {limits.SCORE_FILE_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(name, found=str(error), expected="text in UTF-8") from error
+
+
+def _entry(line: str, subject: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigError(subject, found=str(error), expected="a JSON object") from error
+    keys = [key for key in KEYS if isinstance(found, dict) and key in found]
+    if len(keys) != 1:
+        raise ConfigError(subject, found=f"{line:.60}", expected=f"an object with one of {', '.join(KEYS)}")
+    kinds = {"text": str, "messages": dict, "tokens": int}
+    values = [found["text"]] if keys == ["text"] else found[keys[0]]
+    answer = found.get("answer", []) if keys == ["tokens"] else []
+    for key, of in ((keys[0], values), ("answer", answer)):
+        if not isinstance(of, list) or not all(type(one) is kinds.get(key, int) for one in of):
+            raise ConfigError(f"{subject}: {key}", found=f"{of!r:.60}", expected=f"{key} as the help says")
+    return dict(found)
+
+
+def _given(entry: Mapping[str, Any], score: Any, *, chat: bool) -> Any:
+    """As `Scorer.each` takes it."""
+    if "tokens" in entry:
+        return score.Exchange(entry["tokens"], entry.get("answer", ()))
+    if "messages" in entry:
+        return entry["messages"]
+    return [{"role": "user", "content": entry["text"]}] if chat else entry["text"]
+
+
+# --- how it is told ---------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        with path.open("w", encoding="utf-8", newline="") as out:
+            yield out
+    except OSError as error:
+        raise UnreachableError(str(path), found=error.strerror, expected="a file that can be written") from error
+
+
+def _told(each: Iterator[Scored], count: int, coverage: list[Coverage], *, quiet: bool) -> Iterator[Scored]:
+    """The texts as they come, with a line of progress; notes what was seen of each."""
+    for one in each:
+        coverage.append(one.coverage)
+        if not quiet:
+            end = "\r\x1b[K" if len(coverage) == count else ""
+            print(f"\r\x1b[K{len(coverage)} of {count} texts{end}", end="", file=sys.stderr, flush=True)
+        yield one
+
+
+def _table(texts: Iterator[Scored], _scorer: Scorer, out: TextIO) -> None:
+    colour = marked.in_colour(out)
+    for one in texts:
+        print("\n".join(marked.lines(one, colour=colour)), file=out)
+    print("\n".join(marked.legend(colour=colour)), file=out)
+
+
+def _jsonl(texts: Iterator[Scored], scorer: Scorer, out: TextIO) -> None:
+    for one in texts:
+        frame = scorer.together([one]).frame()
+        if len(frame):
+            frame.to_json(out, orient="records", lines=True, force_ascii=False)
+
+
+def _csv(texts: Iterator[Scored], scorer: Scorer, out: TextIO) -> None:
+    scorer.together([]).frame().to_csv(out, index=False)
+    for one in texts:
+        scorer.together([one]).frame().to_csv(out, index=False, header=False)
+
+
+def _parquet(texts: Iterator[Scored], scorer: Scorer, out: TextIO) -> None:
+    if out.isatty():
+        raise ConfigError("out", found="a terminal", expected="a file for parquet", hint="Name one with --out.")
+    out.buffer.write(scorer.together(texts).frame().to_parquet(None, index=False))
+
+
+def _json(texts: Iterator[Scored], scorer: Scorer, out: TextIO) -> None:
+    opening = scorer.opening
+    document = {
+        "model_proof": opening.model_proof,
+        "hook_point": opening.hook_point,
+        "weights": opening.weights_digest,
+        "catalogue": opening.catalogue_digest,
+        "texts": [_plain(one) for one in texts],
+    }
+    print(json.dumps(document), file=out)
+
+
+def _plain(scored: Scored) -> dict[str, Any]:
+    """One text, without its words."""
+    seen = scored.coverage
+    return {
+        "tokens": scored.ids.tolist(),
+        "prompt_len": scored.prompt_len,
+        "fed": seen.fed,
+        "encoded": seen.encoded,
+        "missed": dict(seen.missed),
+        "not_finite": seen.not_finite,
+        "cut": seen.cut,
+        "features": [_plain_peak(one) for one in scored.peaks],
+        "firings": [
+            {"position": token.position, "feature": one.feature.id, "unit": one.unit, "value": one.value}
+            for token in scored.tokens
+            for one in token.firings
+        ],
+    }
+
+
+def _plain_peak(peak: Peak) -> dict[str, Any]:
+    feature = peak.feature
+    named = {"id": feature.id, "label": feature.label, "category": feature.category}
+    return named | {"part": peak.part, "firings": peak.firings, "value": peak.value, "position": peak.position}
+
+
+FORMATS: Mapping[str, Callable[[Iterator[Scored], Scorer, TextIO], None]] = {
+    "table": _table,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "parquet": _parquet,
+}
