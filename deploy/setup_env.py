@@ -2,9 +2,9 @@
 
     python3 deploy/setup_env.py [--level demo|test]
 
-Two levels. ``demo`` is the engine (vLLM on the CPU), this package and its extras; ``test`` adds the tools in
-requirements/test.txt. A stamp in .venv holds a hash over the requirement files and the Python version; while it is
-current, a run returns at once. Everything is pinned by requirements/constraints.txt, which ``--lock`` makes anew.
+``demo`` is the engine (vLLM on the CPU) and this package; ``test`` adds requirements/test.txt. A stamp in .venv holds a
+hash over the requirement files and the Python version; while it is current, a run returns at once. Everything is pinned
+by requirements/constraints.txt, which ``--lock`` makes anew.
 
 uv does the installing, because only uv can leave packages out: vLLM's CPU wheel asks for torchvision, torchaudio and
 torchcodec, whose default builds are for CUDA and do not load beside a CPU torch (requirements/excludes.txt; text models
@@ -44,9 +44,8 @@ UV = VENV / "bin" / "uv"
 
 UV_PIN = "uv==0.13.8"
 TORCH = "2.13.0"
-EXTRAS = "engine,serve,client"
-PYTHON_OLDEST = (3, 11)
-PYTHON_NEWEST = (3, 14)  # vLLM 0.32 says Python < 3.15
+EXTRAS = ("engine", "serve", "client")
+PYTHON_OLDEST, PYTHON_NEWEST = (3, 11), (3, 14)  # vLLM 0.32 says Python < 3.15
 QUIET_S = 5.0  # a step that prints nothing for so long prints how far it is
 
 MIB = 1024 * 1024
@@ -58,13 +57,14 @@ class Level(NamedTuple):  # not a slotted dataclass: an old Python must get as f
 
     files: tuple[str, ...]
     disk_bytes: int
+    extras: tuple[str, ...]  # of this package
     alone: tuple[str, ...] = ()
     """Installed after the rest, without what they ask for, and though requirements/excludes.txt names them."""
 
 
 LEVELS = {
-    "demo": Level(("demo.txt",), 5 * GIB),
-    "test": Level(("demo.txt", "test.txt"), 7 * GIB, alone=("triton.txt",)),
+    "demo": Level(("demo.txt",), 5 * GIB, extras=EXTRAS),
+    "test": Level(("demo.txt", "test.txt"), 7 * GIB, extras=(*EXTRAS, "score", "tables"), alone=("triton.txt",)),
 }
 
 
@@ -143,7 +143,7 @@ def uv_arguments(level: str) -> list[str]:
     return [
         *("--python", str(PYTHON)),
         *[part for name in LEVELS[level].files for part in ("-r", str(REQUIREMENTS / name))],
-        *("-e", f"{ROOT}[{EXTRAS}]"),
+        *("-e", f"{ROOT}[{','.join(LEVELS[level].extras)}]"),
         *("--constraints", str(REQUIREMENTS / "constraints.txt")),
         *("--build-constraints", str(REQUIREMENTS / "constraints.txt")),
         *("--excludes", str(REQUIREMENTS / "excludes.txt")),
@@ -256,7 +256,7 @@ def lock() -> None:
         "--upgrade",
         "--no-header",
     ]
-    command += ["--extra", "engine", "--extra", "serve", "--extra", "client", "--no-annotate"]
+    command += [*(word for extra in LEVELS["test"].extras for word in ("--extra", extra)), "--no-annotate"]
     command += ["--excludes", REQUIREMENTS / "excludes.txt", *index_arguments(), *torch_source(), "--quiet"]
     command += ["--output-file", VENV / "constraints.txt"]
     run(command, because="the requirements have no common solution")

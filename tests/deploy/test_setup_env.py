@@ -109,7 +109,7 @@ def test_no_compiler_but_set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_too_little_disk_but_set_up() -> None:
     with pytest.raises(SetupError, match="of free disk found"):
-        setup_env.check_machine(setup_env.Level(("demo.txt",), 2**60))
+        setup_env.check_machine(setup_env.Level(("demo.txt",), 2**60, ()))
 
 
 def test_stamp_follows_every_file_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
