@@ -44,7 +44,8 @@ class Sidecar:
         bundles = [fakes.write_bundle(folder / f"bundle{n}", one).name for n, one in enumerate(self.known)]
         self.config = folder / "saewatch.yaml"
         local = {"listen": "127.0.0.1:0"}
-        settings = {"socket": str(folder / "s.sock"), "dictionaries": bundles, "grpc": local, "web": local, **sections}
+        settings = {"socket": str(folder / "s.sock"), "dictionaries": bundles, "grpc": local, "web": local}
+        settings |= {"history": {"path": str(folder / "history.db")}, **sections}
         self.config.write_text(json.dumps(settings))  # JSON is YAML
         self.log = folder / "log"
         self.addresses: dict[str, str] = {}

@@ -19,7 +19,7 @@ import pytest
 from saewatch import config
 from saewatch.app import App, serve, split_listen, write_addresses
 from saewatch.core.errors import ConfigError, ManifestError
-from saewatch.edge.pb import firing_pb2, firing_pb2_grpc
+from saewatch.edge.pb import firing_pb2, firing_pb2_grpc, history_pb2
 from tests import fakes
 from tests.fakes import FakeApi, FakeEngine
 
@@ -29,7 +29,7 @@ LOCAL = {"listen": "127.0.0.1:0"}
 def settings(tmp_path: Path, **sections: Any) -> config.Config:
     fakes.write_bundle(tmp_path / "bundle", fakes.dictionary())
     values = {"socket": str(tmp_path / "s.sock"), "dictionaries": ("bundle",), "grpc": LOCAL, "web": LOCAL}
-    values["history"] = {"path": ""}
+    values |= {"history": {"path": ""}}
     return config.read({**values, **sections}, folder=tmp_path)
 
 
@@ -82,6 +82,33 @@ async def test_from_the_socket_to_grpc_and_prometheus(tmp_path: Path) -> None:
                 in text
             )
             assert "saewatch_lag_seconds_count 1.0" in text
+
+
+async def test_what_fired_can_be_asked_for_after_a_restart(tmp_path: Path) -> None:
+    history = {"path": "h.db"}
+    async with running(tmp_path, history=history) as app:
+        assert app.addresses is not None
+        with FakeEngine(app.addresses.socket, fakes.dictionary()) as engine:
+            await in_thread(engine.ready)
+            engine.start(7, name="plain")
+            seq = engine.batch([(7, 0, 4)], [(1, 2, 2.0)])
+            assert await in_thread(engine.acked, seq)
+    assert "saewatch-history" not in {thread.name for thread in threading.enumerate()}
+    async with running(tmp_path, history=history) as app:
+        assert app.addresses is not None
+        async with grpc.aio.insecure_channel(app.addresses.grpc) as channel:
+            stub: Any = firing_pb2_grpc.FiringServiceStub(channel)
+            answer = await stub.QueryFirings(history_pb2.QueryFiringsRequest())
+            assert [(row.engine_id, row.value) for row in answer.firings] == [("plain", 2.0)]
+            assert answer.coverage.tokens_seen == 4
+
+
+async def test_a_history_that_another_sidecar_writes_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, history={"path": "h.db"}):
+        other = App(settings(tmp_path, socket=str(tmp_path / "t.sock"), history={"path": "h.db"}))
+        with pytest.raises(ConfigError, match=r"history\.path"):
+            await other.start()
+        await other.stop()
 
 
 async def test_nothing_is_left(tmp_path: Path) -> None:

@@ -31,6 +31,22 @@ def test_the_default_socket_is_in_ones_own_folder(monkeypatch: pytest.MonkeyPatc
     assert config.load(None).socket.endswith(f"/saewatch-{os.geteuid()}/saewatch.sock")
 
 
+def test_the_default_history_is_in_ones_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert config.load(None).history.path == f"{tmp_path}/saewatch/history.db"
+    for nothing in ("", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", nothing)
+        monkeypatch.setenv("HOME", "/somewhere")
+        assert config.load(None).history.path == "/somewhere/.local/state/saewatch/history.db"
+
+
+def test_a_history_may_be_elsewhere_or_nowhere(tmp_path: Path) -> None:
+    assert load(tmp_path, "history: {path: h.db}").history.path == str(tmp_path / "h.db")
+    assert load(tmp_path, "history: {path: /var/h.db}").history.path == "/var/h.db"
+    assert load(tmp_path, 'history: {path: ""}').history.path == ""
+    assert load(tmp_path, "history: {keep_hours: 5}").history.path == config.load(None).history.path
+
+
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     assert load(tmp_path, "# nothing\n") == config.load(None)
 
@@ -46,11 +62,13 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
         web: {listen: "localhost:9000"}
         limits: {series: 2000, replay_mib: 8}
         log: {level: debug}
+        history: {path: h.db, keep_hours: 24, max_mib: 64}
         """,
     )
     assert found.dictionaries == (str(tmp_path / "demo"), "/srv/other")
     assert (found.socket, found.allowed_users, found.grpc.subscribers) == ("/run/saewatch/s.sock", (1000, 1001), 8)
     assert (found.limits.series, found.limits.replay_mib, found.log.level) == (2000, 8, "debug")
+    assert (found.history.keep_hours, found.history.max_mib) == (24, 64)
 
 
 REFUSED = {
@@ -61,6 +79,9 @@ REFUSED = {
     "truth for a number": ("limits: {series: true}", "limits.series", "True", "integer"),
     "too many": ("limits: {series: 2001}", "limits.series", "2001", "2000"),
     "too few": ("grpc: {subscribers: 0}", "grpc.subscribers", "0", "1"),
+    "a history too small": ("history: {max_mib: 31}", "history.max_mib", "31", "32"),
+    "a history of no time": ("history: {keep_hours: 0}", "history.keep_hours", "0", "1"),
+    "NUL in the history's path": (r'history: {path: "a\0b"}', "history.path", r"'a\x00b'", "without NUL"),
     "no port": ("grpc: {listen: localhost}", "grpc.listen", "'localhost'", "host:port"),
     "no host": ('web: {listen: ":9108"}', "web.listen", "':9108'", "host:port"),
     "a port beyond": ('web: {listen: "x:65536"}', "web.listen", "'x:65536'", "host:port"),

@@ -87,6 +87,7 @@ def start_sidecar(*, socket_path: Path, bundles: Sequence[Path], folder: Path, r
                 "dictionaries": [str(bundle) for bundle in bundles],
                 "grpc": {"listen": "127.0.0.1:0"},
                 "web": {"listen": "127.0.0.1:0"},
+                "history": {"path": "history.db"},
             }
         )
     )

@@ -166,9 +166,9 @@ class App:
             )
         )
         self._source = self._make_source(self._pipeline)
+        self._tasks = [asyncio.create_task(self._feed(sink, queue)) for sink, queue in self._sinks]
         if self._history:
             self._history.start()
-        self._tasks = [asyncio.create_task(self._feed(sink, queue)) for sink, queue in self._sinks]
         self._pipeline.tick()  # nothing is ready before it was looked at
         grpc_port = await self._rpc.start(*self._grpc_at)
         web_port = await self._web.start(*self._web_at)

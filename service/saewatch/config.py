@@ -29,6 +29,13 @@ def default_socket() -> str:
     return f"{folder}/saewatch.sock"
 
 
+def default_history() -> str:
+    """In the user's folder for state."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    folder = state if state.startswith("/") else os.path.expanduser("~/.local/state")  # noqa: PTH111 - Path raises without a home
+    return f"{folder}/saewatch/history.db"
+
+
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
@@ -84,6 +91,18 @@ class Bounds(Section):
     """Events kept for subscribers that fall behind or come back."""
 
 
+class History(Section):
+    """The store of firings and requests that queries read."""
+
+    path: BundlePath = Field(default_factory=default_history)
+    """Its file, in the user's folder for state unless it is named; "" keeps none. A relative path begins at the
+    configuration's own folder."""
+    keep_hours: Annotated[int, Field(ge=1, le=limits.HISTORY_HOURS_MAX)] = 72
+    """Hours after which what was stored is removed."""
+    max_mib: Annotated[int, Field(ge=limits.HISTORY_MIB_MIN, le=limits.HISTORY_MIB_MAX)] = 1024
+    """The file with its write-ahead log; the oldest is removed before it grows beyond."""
+
+
 class Log(Section):
     """The log, on standard error."""
 
@@ -96,12 +115,13 @@ class Config(Section):
     socket: SocketPath = Field(default_factory=default_socket)
     """Unix socket that engines connect to."""
     allowed_users: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Users, by number, that may connect besides root and our own."""
+    """Users, by number, that may connect besides root and our own. They must be able to enter the socket's folder."""
     dictionaries: tuple[BundlePath, ...] = ()
     """Folders of bundles; a relative path begins at the configuration's own folder."""
     grpc: Grpc = Field(default_factory=Grpc)
     web: Web = Field(default_factory=Web)
     limits: Bounds = Field(default_factory=Bounds)
+    history: History = Field(default_factory=History)
     log: Log = Field(default_factory=Log)
 
 
@@ -122,7 +142,10 @@ def read(values: object, *, folder: Path, subject: str = "saewatch.yaml") -> Con
         config = Config.model_validate(_tuples(values))
     except ValidationError as error:
         raise _refused(error) from None  # the original would show values
-    return config.model_copy(update={"dictionaries": tuple(str(folder / one) for one in config.dictionaries)})
+    found: dict[str, object] = {"dictionaries": tuple(str(folder / one) for one in config.dictionaries)}
+    if config.history.path and "path" in config.history.model_fields_set:
+        found["history"] = config.history.model_copy(update={"path": str(folder / config.history.path)})
+    return config.model_copy(update=found)
 
 
 def _yaml(path: Path) -> object:

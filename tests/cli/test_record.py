@@ -157,6 +157,7 @@ def test_serving_and_recording_at_once(tmp_path: Path) -> None:
     bundle = fakes.write_bundle(tmp_path / "bundle", KNOWN)
     local = {"listen": "127.0.0.1:0"}
     config = {"socket": str(tmp_path / "s.sock"), "dictionaries": [str(bundle)], "grpc": local, "web": local}
+    config |= {"history": {"path": ""}}
     (tmp_path / "c.yaml").write_text(json.dumps(config))
     words = sidecar.command("serve", "-c", tmp_path / "c.yaml", "--record", tmp_path / "a.frames", "--json")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=sidecar.ENVIRONMENT) as process:

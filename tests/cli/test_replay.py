@@ -101,8 +101,9 @@ def serving(folder: Path, *arguments: object) -> Iterator[Serving]:
     local = {"listen": "127.0.0.1:0"}
     (folder / "c.yaml").write_text(json.dumps({"grpc": local, "web": local}))
     words = sidecar.command("replay", "-c", folder / "c.yaml", *arguments, "--addresses", folder / "addresses.json")
+    own = {"TMPDIR": str(folder), "XDG_STATE_HOME": str(folder / "state")}
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=sidecar.ENVIRONMENT
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**sidecar.ENVIRONMENT, **own}
     ) as process:
         try:
             end = time.monotonic() + 20
@@ -285,3 +286,18 @@ def test_the_recording_that_is_shipped() -> None:
         engines = {got.record.engine for got in recording.received() if isinstance(got.record, StreamOpen | Beat)}
     assert engines == {"demo"}, "and not the name of a machine"
     assert recording.index is not None
+
+
+def test_what_it_replays_can_be_queried_and_is_nobody_elses_history(slow: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, slow, "--fast") as one:
+        one.line()
+        one.line()
+        asked = ("query", "firings", "--address", one.addresses["grpc"], "--json", "--limit", "0")
+        end, found = time.monotonic() + 10, dict[str, Any]()
+        while len(found.get("firings", ())) < STEPS:
+            assert time.monotonic() < end, found
+            found = json.loads(sidecar.run(*asked).stdout)
+        assert [row["value"] for row in found["firings"]] == [2.0 + step for step in range(STEPS)]
+        assert (found["coverage"]["tokens_seen"], found["losses"]) == (STEPS, [])
+        assert found["firings"][0]["time"] == "2023-11-14T22:14:20Z"
+    assert not (tmp_path / "state").exists()

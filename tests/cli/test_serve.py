@@ -186,7 +186,8 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
 def test_addresses_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     local = {"listen": "127.0.0.1:0"}
-    (tmp_path / "c.yaml").write_text(json.dumps({"socket": f"{tmp_path}/s.sock", "grpc": local, "web": local}))
+    config = {"socket": f"{tmp_path}/s.sock", "grpc": local, "web": local, "history": {"path": ""}}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
     done = sidecar.run("serve", "-c", tmp_path / "c.yaml", "--addresses", tmp_path / place)
     assert done.returncode == 3, done.stderr
     assert f"{tmp_path / place}: found" in done.stderr
@@ -197,9 +198,9 @@ def test_addresses_that_cannot_be_written(tmp_path: Path, place: str) -> None:
 
 def test_the_addresses_are_printed_and_a_dictionary_may_be_named(tmp_path: Path) -> None:
     bundle = fakes.write_bundle(tmp_path / "bundle", KNOWN)
-    (tmp_path / "c.yaml").write_text(
-        f'{{"socket": "{tmp_path}/s.sock", "grpc": {{"listen": "127.0.0.1:0"}}, "web": {{"listen": "127.0.0.1:0"}}}}'
-    )
+    local = {"listen": "127.0.0.1:0"}
+    config = {"socket": f"{tmp_path}/s.sock", "grpc": local, "web": local, "history": {"path": ""}}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
     words = sidecar.command("serve", "-c", tmp_path / "c.yaml", "--dictionary", bundle, "--json")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=sidecar.ENVIRONMENT) as process:
         assert process.stdout is not None

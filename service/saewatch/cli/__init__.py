@@ -30,10 +30,18 @@ class Verb:
 
 VERBS: Mapping[str, Verb] = {
     "serve": Verb("saewatch.cli.serve", "receive from engines, and serve gRPC and metrics"),
+    "record": Verb("saewatch.cli.record", "write what engines send into a file"),
+    "replay": Verb("saewatch.cli.replay", "serve a recording as if it happened now"),
     "config": Verb("saewatch.cli.config", "check a configuration"),
     "vllm-args": Verb("saewatch.cli.vllm_args", "print the arguments that switch the tap on in vLLM"),
     "status": Verb("saewatch.cli.status", "ask a running sidecar how it is doing"),
+    "watch": Verb("saewatch.cli.watch", "show what fires, as it happens"),
+    "fake-server": Verb("saewatch.cli.fake_server", "serve made-up events, to test a client with"),
+    "query": Verb("saewatch.cli.query", "ask what fired before"),
     "tap": Verb("saewatch.cli.tap", "test whether the taps of running engines see"),
+    "doctor": Verb("saewatch.cli.doctor", "examine an installation, and say what to do"),
+    "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),
+    "score": Verb("saewatch.cli.score", "score texts without serving: what fires on each token"),
     "version": Verb("saewatch.cli.version", "print the version"),
 }
 
@@ -68,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top.parse_args(words)  # prints the help, or says what is wrong
         top.error("a verb is missing")
     verb = VERBS[words[0]]
+    # gRPC reads it when it is imported, and would tell the terminal of each lost connection in words of its own.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     module: Any = importlib.import_module(verb.module)
     parser = Parser(prog=f"saewatch {words[0]}", description=module.__doc__)
     module.arguments(parser)

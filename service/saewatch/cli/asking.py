@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
+import argparse
+import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 
-from saewatch.core.errors import AccessError, SaewatchError, UnreachableError
+from saewatch.client.channel import ADDRESS
+from saewatch.client.failures import told
 
 T = TypeVar("T")
+VARIABLE = "SAEWATCH_ADDRESS"
 
-_UNREACHED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-_REFUSAL = "grpc-status-details-bin"
-"""Only the sidecar itself sends this along."""
-_SAID = re.compile(
-    r"(?P<subject>.+?): found (?P<found>.+?), expected (?P<expected>.+?)(?:\. (?P<hint>.+))?", flags=re.DOTALL
-)
+
+def address_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--address``; without it the address in the environment, and else the default one."""
+    says = f"of the sidecar's gRPC service; without it {VARIABLE} in the environment, and else %(default)s"
+    parser.add_argument("--address", default=os.environ.get(VARIABLE) or ADDRESS, help=says)
 
 
 def ask(address: str, call: Callable[[grpc.Channel], T]) -> T:
@@ -30,18 +32,3 @@ def ask(address: str, call: Callable[[grpc.Channel], T]) -> T:
             return call(channel)
         except grpc.RpcError as error:
             raise told(address, error) from None  # gRPC's own text is long and says nothing more
-
-
-def told(address: str, error: Any) -> SaewatchError:
-    """What a failed call says."""
-    code = error.code()
-    if _REFUSAL in dict(error.trailing_metadata() or ()) and (said := _SAID.fullmatch(error.details() or "")):
-        kind = UnreachableError if code in _UNREACHED else SaewatchError
-        return kind(said["subject"], found=said["found"], expected=said["expected"], hint=said["hint"] or "")
-    if code in _UNREACHED:
-        hint = "Is `saewatch serve` running, and is this its gRPC address?"
-        return UnreachableError(address, found="no answer", expected="a sidecar", hint=hint)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        hint = "Update the sidecar: it is older than this command."
-        return SaewatchError(address, found="an unknown call", expected="a sidecar that has it", hint=hint)
-    return AccessError(address, found=code.name, expected="an answer")

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
     """Replays."""
     config = _configured(options)
     logs.set_up(config.log.level)
-    with _opened(options.file) as file:
+    with _opened(options.file) as file, tempfile.TemporaryDirectory(prefix="saewatch-") as folder:
         replay = Replay(options, _recording(file, options.file))
-        asyncio.run(replay.run(config))
+        asyncio.run(replay.run(_history_in(Path(folder), config)))
         if options.once:
             print(replay.text())
     return 0
@@ -187,6 +188,13 @@ def _configured(options: argparse.Namespace) -> Config:
     if options.once and options.config is None:
         config = config.model_copy(update={"grpc": Grpc(listen=ANY_PORT), "web": Web(listen=ANY_PORT)})
     return config
+
+
+def _history_in(folder: Path, config: Config) -> Config:
+    """With a history of its own, unless one is configured: that of `saewatch serve` is about what really happened."""
+    if "path" in config.history.model_fields_set:
+        return config
+    return config.model_copy(update={"history": config.history.model_copy(update={"path": str(folder / "history.db")})})
 
 
 @contextlib.contextmanager

@@ -7,8 +7,7 @@ import json
 
 from google.protobuf.json_format import MessageToDict
 
-from saewatch.cli.asking import ask
-from saewatch.config import Grpc
+from saewatch.cli.asking import address_argument, ask
 from saewatch.edge.pb import common_pb2, status_pb2, status_pb2_grpc
 
 TIMEOUT_S = 5.0
@@ -16,7 +15,7 @@ TIMEOUT_S = 5.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Whom to ask."""
-    parser.add_argument("--address", default=Grpc().listen, help="of its gRPC service (%(default)s)")
+    address_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:

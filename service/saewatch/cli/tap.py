@@ -10,8 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
 from saewatch import cli
-from saewatch.cli.asking import ask
-from saewatch.config import Grpc
+from saewatch.cli.asking import address_argument, ask
 from saewatch.core import limits
 from saewatch.edge.pb import tap_pb2, tap_pb2_grpc
 
@@ -23,7 +22,7 @@ GOOD, UNVERIFIED = tap_pb2.CHECK_STATE_GOOD, tap_pb2.CHECK_STATE_UNVERIFIED
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and whom to ask."""
     parser.add_argument("action", choices=["selftest"], help="selftest: check every stream's sink, rows and encoder")
-    parser.add_argument("--address", default=Grpc().listen, help="of the sidecar's gRPC service (%(default)s)")
+    address_argument(parser)
     parser.add_argument("--engine", default="", metavar="NAME", help="only this engine; without it: all of them")
     parser.add_argument(
         "--timeout-s", type=_seconds, default=limits.SELF_TEST_S, help="for an engine's answer (%(default)g)"

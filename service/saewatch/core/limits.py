@@ -201,7 +201,7 @@ SHEET_PART_BYTES = 64 * KIB
 """A bundle's file goes into a recording in parts of this size."""
 
 # --- history ------------------------------------------------------------------------------------------------------
-HISTORY_FLUSH_S = 1.0
+HISTORY_FLUSH_S = 1
 """Age at which gathered batches become a block: what a query may be behind, and a transaction a second."""
 
 HISTORY_BLOCK_FIRINGS = 100_000
@@ -217,11 +217,13 @@ HISTORY_PENDING_BYTES = 32 * MIB
 """Batches kept while the disk takes none: some ten seconds of a busy engine."""
 
 HISTORY_MIB_MIN = 32
+"""The least that a history may take: below, its write-ahead log would be most of it."""
+
 HISTORY_MIB_MAX = 1024 * 1024
-"""What a history may take: below, its write-ahead log would be most of it; above, one file is no place for it."""
+"""The most: beyond a TiB one file is no place for it."""
 
 HISTORY_HOURS_MAX = 10 * 8784
-"""Ten years."""
+"""Ten years: longer than any duty to keep, and far from what a time in ns holds."""
 
 HISTORY_WAL_BYTES = 8 * MIB
 """Of that, the write-ahead log: 4 MiB, at which SQLite moves it into the file, and the largest transaction."""
@@ -235,7 +237,7 @@ HISTORY_REMOVED_BLOCKS = 128
 QUERY_BLOCKS = 1024
 """Blocks opened for one page of a query."""
 
-QUERY_S = 1.0
+QUERY_S = 1
 """Time spent on one page, but for a bucket or a request that takes longer by itself."""
 
 QUERIES = 4

@@ -82,6 +82,11 @@ class Status:
     links: int
     queues: tuple[tuple[str, int], ...]  # bytes that wait in each engine
 
+    @property
+    def standing(self) -> Standing:
+        """The part that subscribers are told of."""
+        return Standing(streams=self.streams, blind=self.blind)
+
 
 class Monitor:
     """One sidecar's view of its engines."""

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from saewatch.core.records import Command, Record
 from saewatch.edge.access import LocalAccess
+from saewatch.edge.history.sink import HistorySink
 from saewatch.edge.pb import (
     dictionary_pb2_grpc,
     firing_pb2,
@@ -23,6 +24,7 @@ from saewatch.edge.pipeline import Pipeline, SinkQueue
 from saewatch.edge.rpc.dictionary import DictionaryService
 from saewatch.edge.rpc.feed import Feed
 from saewatch.edge.rpc.firing import FiringService
+from saewatch.edge.rpc.history import HistoryQueries
 from saewatch.edge.rpc.server import RpcServer
 from saewatch.edge.rpc.status import StatusService
 from saewatch.edge.rpc.tap import TapService
@@ -43,14 +45,21 @@ class Served:
         ring_bytes: int = 2**25,
         subscribers: int = 64,
         access: LocalAccess | None = None,
+        history: HistorySink | None = None,
     ) -> None:
         self.known = {one.weights_digest: one for one in known or [fakes.dictionary()]}
         self.queue = SinkQueue("grpc", lambda: None)
-        self.pipeline = Pipeline(dictionaries=self.known, queues=[self.queue])
+        written = [history.queue] if history else []
+        self.pipeline = Pipeline(dictionaries=self.known, queues=[self.queue, *written])
         self.lags: list[float] = []
         self.feed = Feed(on_lag=self.lags.extend, bound=ring_bytes)
         self.firing = FiringService(
-            feed=self.feed, pipeline=self.pipeline, dictionaries=self.known, run=7, subscribers=subscribers
+            feed=self.feed,
+            pipeline=self.pipeline,
+            dictionaries=self.known,
+            run=7,
+            subscribers=subscribers,
+            history=HistoryQueries(history.path if history else None).methods(),
         )
         status = StatusService(
             pipeline=self.pipeline, counters=lambda: {"CorruptFrame": 3}, subscribers=lambda: self.firing.subscribers
@@ -121,11 +130,14 @@ class Served:
         return await asyncio.to_thread(call)
 
     async def watch(self, **fields: Any) -> Watch:
-        """A subscriber, once it has had its first heartbeat."""
+        """A subscriber, once it has had its first heartbeat, and after it what stands."""
         call = self.firings.WatchFirings(firing_pb2.WatchFiringsRequest(**fields))
         watch = Watch(call)
         first = await watch.next()
         assert first.WhichOneof("event") == "heartbeat"
+        second = await watch.next()
+        assert second.WhichOneof("event") == "coverage"
+        watch.standing = second.coverage
         return watch
 
 
@@ -134,6 +146,7 @@ class Watch:
 
     def __init__(self, call: Any) -> None:
         self.call = call
+        self.standing = firing_pb2.Coverage()
 
     async def next(self) -> Response:
         """The next message."""

@@ -10,13 +10,15 @@ import pytest
 
 from saewatch.core.errors import AccessError
 from saewatch.edge.access import LocalAccess, Principal
-from saewatch.edge.pb import dictionary_pb2, firing_pb2, status_pb2, tap_pb2
+from saewatch.edge.pb import dictionary_pb2, firing_pb2, history_pb2, status_pb2, tap_pb2
 from tests import fakes
 from tests.edge.rpc.served import Served, serving
 
 METHODS = [
     ("firings", "WatchFirings", firing_pb2.WatchFiringsRequest()),
     ("firings", "GetRequestRecord", firing_pb2.GetRequestRecordRequest(request_id="x")),
+    ("firings", "QueryFirings", history_pb2.QueryFiringsRequest()),
+    ("firings", "ListRequests", history_pb2.ListRequestsRequest()),
     ("dictionaries", "ListDictionaries", dictionary_pb2.ListDictionariesRequest()),
     ("dictionaries", "GetDictionary", dictionary_pb2.GetDictionaryRequest()),
     ("dictionaries", "ListFeatures", dictionary_pb2.ListFeaturesRequest()),

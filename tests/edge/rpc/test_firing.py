@@ -135,6 +135,14 @@ async def test_a_filter_that_can_match_nothing_or_is_too_long_is_refused(fields:
         assert named in str(caught.value.details())
 
 
+async def test_a_subscriber_is_told_at_once_what_does_not_see() -> None:
+    async with serving() as served:
+        served.pipeline.disconnect(1)
+        served.pipeline.tick()
+        watch = await served.watch()
+        assert [one.reason for one in watch.standing.blind] == ["no_engine"]
+
+
 async def test_a_resume_token_goes_on_behind_its_event() -> None:
     async with serving() as served:
         watch = await served.watch()
@@ -250,7 +258,7 @@ async def test_a_reader_may_be_overtaken_again_while_it_is_told_of_a_gap() -> No
                 served.pump()
             return Response.FromString(await anext(events))
 
-        assert (await batches(0)).WhichOneof("event") == "heartbeat"
+        assert [(await batches(0)).WhichOneof("event") for _ in range(2)] == ["heartbeat", "coverage"]
         gaps = [(await batches(50)).gap, (await batches(50)).gap]
         assert (gaps[0].first_event, gaps[1].last_event) == (1, served.feed.ring.tail.event - 1)
         assert gaps[1].first_event == gaps[0].last_event + 1
@@ -260,7 +268,7 @@ async def test_a_reader_may_be_overtaken_again_while_it_is_told_of_a_gap() -> No
 async def test_a_principal_of_some_tenants_watches_theirs() -> None:
     async with serving() as served:
         events = served.firing.watch(firing_pb2.WatchFiringsRequest(), Principal(name="p", tenants=frozenset({"acme"})))
-        await anext(events)
+        _, _ = await anext(events), await anext(events)  # a heartbeat, and what stands
         request(served, 7, tenant="other")
         request(served, 8)
         served.batch([(7, 0, 1), (8, 0, 2), (99, 0, 4)], [(0, 0, 1.0), (1, 1, 1.0)])

@@ -22,7 +22,7 @@ from saewatch.edge.pb import firing_pb2
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.rpc import messages, wire
 from saewatch.edge.rpc.calls import Streaming, Unary
-from saewatch.edge.rpc.feed import DRAIN, GAP, HEARTBEAT, TABLE, Feed, Readers
+from saewatch.edge.rpc.feed import COVERAGE, DRAIN, GAP, HEARTBEAT, TABLE, Feed, Readers
 from saewatch.edge.rpc.filters import Filter
 from saewatch.edge.rpc.gather import Gathered
 from saewatch.edge.rpc.places import Owed
@@ -44,7 +44,9 @@ _CLASS_NAMES = {number: name for name, number in messages.TRAFFIC_CLASSES.items(
 
 
 class FiringService:
-    """Serves the feed and the pipeline's records. ``run`` names this run of the sidecar in resume tokens."""
+    """Serves the feed and the pipeline's records. ``run`` names this run of the sidecar in resume tokens, ``history``
+    has the methods that `HistoryQueries` answers.
+    """
 
     SERVICE = "saewatch.v1.FiringService"
 
@@ -56,6 +58,7 @@ class FiringService:
         dictionaries: Mapping[str, KnownDictionary],
         run: int,
         subscribers: int = limits.SUBSCRIBERS,
+        history: Mapping[str, Unary | Streaming] | None = None,
     ) -> None:
         self._feed = feed
         self._pipeline = pipeline
@@ -63,6 +66,7 @@ class FiringService:
         self._categories = {one.category for known in dictionaries.values() for one in known.catalogue.features}
         self._run = run
         self._subscribers_max = subscribers
+        self._history = history or {}
         self._draining = ""
         self.subscribers = 0
         self._nobody = asyncio.Event()
@@ -73,6 +77,7 @@ class FiringService:
         return {
             "WatchFirings": Streaming(firing_pb2.WatchFiringsRequest, self.watch),
             "GetRequestRecord": Unary(firing_pb2.GetRequestRecordRequest, self.get_request_record),
+            **self._history,
         }
 
     def drain(self, reason: str) -> None:
@@ -125,6 +130,8 @@ class FiringService:
         readers = self._feed.enter(wanted)
         try:
             yield self._heartbeat(cursor, owed)
+            standing = (await asyncio.to_thread(self._pipeline.status)).standing
+            yield self._response(wire.delimited(COVERAGE, messages.coverage(standing).SerializeToString()), cursor, owed)
             if gap is not None:
                 yield self._response(wire.delimited(GAP, gap.SerializeToString()), cursor, owed)
             async for message in self._events(cursor, readers, owed):

@@ -24,53 +24,54 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from saewatch.edge.pb.saewatch.v1 import common_pb2 as saewatch_dot_v1_dot_common__pb2
+from saewatch.edge.pb.saewatch.v1 import history_pb2 as saewatch_dot_v1_dot_history__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18saewatch/v1/firing.proto\x12\x0bsaewatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18saewatch/v1/common.proto\"\xb7\x01\n\x0c\x46iringFilter\x12\x13\n\x0b\x66\x65\x61ture_ids\x18\x01 \x03(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x16\n\tmin_value\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07tenants\x18\x04 \x03(\t\x12\x13\n\x0brequest_ids\x18\x05 \x03(\t\x12\x32\n\x0ftraffic_classes\x18\x06 \x03(\x0e\x32\x19.saewatch.v1.TrafficClassB\x0c\n\n_min_value\"V\n\x13WatchFiringsRequest\x12)\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x19.saewatch.v1.FiringFilter\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\xd6\x02\n\x14WatchFiringsResponse\x12)\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.saewatch.v1.FiringBatchH\x00\x12*\n\x05table\x18\x02 \x01(\x0b\x32\x19.saewatch.v1.FeatureTableH\x00\x12)\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x15.saewatch.v1.CoverageH\x00\x12\x1f\n\x03gap\x18\x04 \x01(\x0b\x32\x10.saewatch.v1.GapH\x00\x12+\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.saewatch.v1.HeartbeatH\x00\x12*\n\x05\x65nded\x18\x06 \x01(\x0b\x32\x19.saewatch.v1.RequestEndedH\x00\x12#\n\x05\x64rain\x18\x07 \x01(\x0b\x32\x12.saewatch.v1.DrainH\x00\x12\x14\n\x0cresume_token\x18\x0f \x01(\tB\x07\n\x05\x65vent\"\xab\x03\n\x0b\x46iringBatch\x12\r\n\x05table\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\x11\n\tfirst_seq\x18\x03 \x01(\x04\x12\x10\n\x08last_seq\x18\x04 \x01(\x04\x12\x1c\n\x14\x66irst_time_unix_nano\x18\x05 \x01(\x06\x12\x1b\n\x13last_time_unix_nano\x18\x06 \x01(\x06\x12&\n\x08requests\x18\x07 \x03(\x0b\x32\x14.saewatch.v1.Request\x12\x16\n\x0emissed_request\x18\x08 \x03(\x07\x12\x30\n\rmissed_reason\x18\t \x03(\x0e\x32\x19.saewatch.v1.MissedReason\x12\x15\n\rmissed_tokens\x18\n \x03(\x07\x12\x14\n\x0cspan_request\x18\x0b \x03(\x07\x12\x15\n\rspan_position\x18\x0c \x03(\x07\x12\x13\n\x0bspan_tokens\x18\r \x03(\x07\x12(\n\x0bspan_origin\x18\x0e \x03(\x0e\x32\x13.saewatch.v1.Origin\x12\x0b\n\x03row\x18\x0f \x03(\x07\x12\x0c\n\x04slot\x18\x10 \x03(\x07\x12\r\n\x05value\x18\x11 \x03(\x02\"\xd9\x01\n\x0c\x46\x65\x61tureTable\x12\x0e\n\x06number\x18\x01 \x01(\r\x12#\n\x06stream\x18\x02 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x14\n\x0cwatch_digest\x18\x03 \x01(\t\x12(\n\tslot_kind\x18\x04 \x03(\x0e\x32\x15.saewatch.v1.UnitKind\x12\x11\n\tslot_unit\x18\x05 \x03(\x07\x12\x12\n\nslot_floor\x18\x06 \x03(\x02\x12-\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\x1b.saewatch.v1.WatchedFeature\"F\n\x0eWatchedFeature\x12%\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Feature\x12\r\n\x05slots\x18\x02 \x03(\r\"X\n\x08\x43overage\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.saewatch.v1.StreamBooks\x12!\n\x05\x62lind\x18\x02 \x03(\x0b\x32\x12.saewatch.v1.Blind\"\xc6\x01\n\x03Gap\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.saewatch.v1.GapReason\x12\x13\n\x0b\x66irst_event\x18\x02 \x01(\x04\x12\x12\n\nlast_event\x18\x03 \x01(\x04\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x0f\n\x07\x66irings\x18\x05 \x01(\x04\x12#\n\x06stream\x18\x06 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x17\n\x0frepeated_tokens\x18\x07 \x01(\x04\x12\x0f\n\x07unknown\x18\x08 \x01(\x08\"P\n\tHeartbeat\x12\x12\n\nhead_event\x18\x01 \x01(\x04\x12/\n\x0bserver_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x0cRequestEnded\x12%\n\x07request\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Request\x12\x0b\n\x03\x66\x65\x64\x18\x02 \x01(\r\x12\x0f\n\x07\x65mitted\x18\x03 \x01(\r\x12\x0c\n\x04lost\x18\x04 \x01(\x08\"\x17\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\"-\n\x17GetRequestRecordRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"G\n\x18GetRequestRecordResponse\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.saewatch.v1.RequestRecord\"\xa3\x02\n\rRequestRecord\x12%\n\x07request\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Request\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x07outcome\x18\x04 \x01(\x0e\x32\x14.saewatch.v1.Outcome\x12\x0e\n\x06status\x18\x05 \x01(\r\x12\x0b\n\x03\x66\x65\x64\x18\x06 \x01(\r\x12\x0f\n\x07\x65mitted\x18\x07 \x01(\r\x12\x0c\n\x04lost\x18\x08 \x01(\x08\x12*\n\x07streams\x18\t \x03(\x0b\x32\x19.saewatch.v1.StreamRecord\"\x86\x02\n\x0cStreamRecord\x12#\n\x06stream\x18\x01 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x14\n\x0cwatch_digest\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x04\x12\x15\n\ranswer_tokens\x18\x04 \x01(\x04\x12)\n\x06missed\x18\x05 \x03(\x0b\x32\x19.saewatch.v1.MissedTokens\x12\x19\n\x11recomputed_tokens\x18\x06 \x01(\x04\x12\x19\n\x11kept_first_tokens\x18\x07 \x01(\x04\x12,\n\x08\x66\x65\x61tures\x18\x08 \x03(\x0b\x32\x1a.saewatch.v1.FeatureRecord\"k\n\rFeatureRecord\x12\x12\n\nfeature_id\x18\x01 \x01(\t\x12\"\n\x06prompt\x18\x02 \x01(\x0b\x32\x12.saewatch.v1.Tally\x12\"\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x12.saewatch.v1.Tally\"i\n\x05Tally\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x11\n\tmax_value\x18\x02 \x01(\x02\x12\x0f\n\x07log_sum\x18\x03 \x01(\x01\x12\x16\n\x0e\x66irst_position\x18\x04 \x01(\r\x12\x15\n\rpeak_position\x18\x05 \x01(\r*\x90\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18GAP_REASON_SLOW_CONSUMER\x10\x01\x12\x16\n\x12GAP_REASON_EXPIRED\x10\x02\x12\x18\n\x14GAP_REASON_RESTARTED\x10\x03\x12\x17\n\x13GAP_REASON_OVERLOAD\x10\x04*f\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x18\n\x14OUTCOME_DISCONNECTED\x10\x02\x12\x11\n\rOUTCOME_ERROR\x10\x03\x32\xc7\x01\n\rFiringService\x12U\n\x0cWatchFirings\x12 .saewatch.v1.WatchFiringsRequest\x1a!.saewatch.v1.WatchFiringsResponse0\x01\x12_\n\x10GetRequestRecord\x12$.saewatch.v1.GetRequestRecordRequest\x1a%.saewatch.v1.GetRequestRecordResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18saewatch/v1/firing.proto\x12\x0bsaewatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18saewatch/v1/common.proto\x1a\x19saewatch/v1/history.proto\"\xb7\x01\n\x0c\x46iringFilter\x12\x13\n\x0b\x66\x65\x61ture_ids\x18\x01 \x03(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x16\n\tmin_value\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07tenants\x18\x04 \x03(\t\x12\x13\n\x0brequest_ids\x18\x05 \x03(\t\x12\x32\n\x0ftraffic_classes\x18\x06 \x03(\x0e\x32\x19.saewatch.v1.TrafficClassB\x0c\n\n_min_value\"V\n\x13WatchFiringsRequest\x12)\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x19.saewatch.v1.FiringFilter\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\xd6\x02\n\x14WatchFiringsResponse\x12)\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x18.saewatch.v1.FiringBatchH\x00\x12*\n\x05table\x18\x02 \x01(\x0b\x32\x19.saewatch.v1.FeatureTableH\x00\x12)\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x15.saewatch.v1.CoverageH\x00\x12\x1f\n\x03gap\x18\x04 \x01(\x0b\x32\x10.saewatch.v1.GapH\x00\x12+\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.saewatch.v1.HeartbeatH\x00\x12*\n\x05\x65nded\x18\x06 \x01(\x0b\x32\x19.saewatch.v1.RequestEndedH\x00\x12#\n\x05\x64rain\x18\x07 \x01(\x0b\x32\x12.saewatch.v1.DrainH\x00\x12\x14\n\x0cresume_token\x18\x0f \x01(\tB\x07\n\x05\x65vent\"\xab\x03\n\x0b\x46iringBatch\x12\r\n\x05table\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\r\x12\x11\n\tfirst_seq\x18\x03 \x01(\x04\x12\x10\n\x08last_seq\x18\x04 \x01(\x04\x12\x1c\n\x14\x66irst_time_unix_nano\x18\x05 \x01(\x06\x12\x1b\n\x13last_time_unix_nano\x18\x06 \x01(\x06\x12&\n\x08requests\x18\x07 \x03(\x0b\x32\x14.saewatch.v1.Request\x12\x16\n\x0emissed_request\x18\x08 \x03(\x07\x12\x30\n\rmissed_reason\x18\t \x03(\x0e\x32\x19.saewatch.v1.MissedReason\x12\x15\n\rmissed_tokens\x18\n \x03(\x07\x12\x14\n\x0cspan_request\x18\x0b \x03(\x07\x12\x15\n\rspan_position\x18\x0c \x03(\x07\x12\x13\n\x0bspan_tokens\x18\r \x03(\x07\x12(\n\x0bspan_origin\x18\x0e \x03(\x0e\x32\x13.saewatch.v1.Origin\x12\x0b\n\x03row\x18\x0f \x03(\x07\x12\x0c\n\x04slot\x18\x10 \x03(\x07\x12\r\n\x05value\x18\x11 \x03(\x02\"\xd9\x01\n\x0c\x46\x65\x61tureTable\x12\x0e\n\x06number\x18\x01 \x01(\r\x12#\n\x06stream\x18\x02 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x14\n\x0cwatch_digest\x18\x03 \x01(\t\x12(\n\tslot_kind\x18\x04 \x03(\x0e\x32\x15.saewatch.v1.UnitKind\x12\x11\n\tslot_unit\x18\x05 \x03(\x07\x12\x12\n\nslot_floor\x18\x06 \x03(\x02\x12-\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\x1b.saewatch.v1.WatchedFeature\"F\n\x0eWatchedFeature\x12%\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Feature\x12\r\n\x05slots\x18\x02 \x03(\r\"X\n\x08\x43overage\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.saewatch.v1.StreamBooks\x12!\n\x05\x62lind\x18\x02 \x03(\x0b\x32\x12.saewatch.v1.Blind\"\xc6\x01\n\x03Gap\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.saewatch.v1.GapReason\x12\x13\n\x0b\x66irst_event\x18\x02 \x01(\x04\x12\x12\n\nlast_event\x18\x03 \x01(\x04\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x0f\n\x07\x66irings\x18\x05 \x01(\x04\x12#\n\x06stream\x18\x06 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x17\n\x0frepeated_tokens\x18\x07 \x01(\x04\x12\x0f\n\x07unknown\x18\x08 \x01(\x08\"P\n\tHeartbeat\x12\x12\n\nhead_event\x18\x01 \x01(\x04\x12/\n\x0bserver_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x0cRequestEnded\x12%\n\x07request\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Request\x12\x0b\n\x03\x66\x65\x64\x18\x02 \x01(\r\x12\x0f\n\x07\x65mitted\x18\x03 \x01(\r\x12\x0c\n\x04lost\x18\x04 \x01(\x08\"\x17\n\x05\x44rain\x12\x0e\n\x06reason\x18\x01 \x01(\t\"-\n\x17GetRequestRecordRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"G\n\x18GetRequestRecordResponse\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.saewatch.v1.RequestRecord\"\xa3\x02\n\rRequestRecord\x12%\n\x07request\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Request\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x07outcome\x18\x04 \x01(\x0e\x32\x14.saewatch.v1.Outcome\x12\x0e\n\x06status\x18\x05 \x01(\r\x12\x0b\n\x03\x66\x65\x64\x18\x06 \x01(\r\x12\x0f\n\x07\x65mitted\x18\x07 \x01(\r\x12\x0c\n\x04lost\x18\x08 \x01(\x08\x12*\n\x07streams\x18\t \x03(\x0b\x32\x19.saewatch.v1.StreamRecord\"\x86\x02\n\x0cStreamRecord\x12#\n\x06stream\x18\x01 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x14\n\x0cwatch_digest\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x04\x12\x15\n\ranswer_tokens\x18\x04 \x01(\x04\x12)\n\x06missed\x18\x05 \x03(\x0b\x32\x19.saewatch.v1.MissedTokens\x12\x19\n\x11recomputed_tokens\x18\x06 \x01(\x04\x12\x19\n\x11kept_first_tokens\x18\x07 \x01(\x04\x12,\n\x08\x66\x65\x61tures\x18\x08 \x03(\x0b\x32\x1a.saewatch.v1.FeatureRecord\"k\n\rFeatureRecord\x12\x12\n\nfeature_id\x18\x01 \x01(\t\x12\"\n\x06prompt\x18\x02 \x01(\x0b\x32\x12.saewatch.v1.Tally\x12\"\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x12.saewatch.v1.Tally\"i\n\x05Tally\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x11\n\tmax_value\x18\x02 \x01(\x02\x12\x0f\n\x07log_sum\x18\x03 \x01(\x01\x12\x16\n\x0e\x66irst_position\x18\x04 \x01(\r\x12\x15\n\rpeak_position\x18\x05 \x01(\r*\x90\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18GAP_REASON_SLOW_CONSUMER\x10\x01\x12\x16\n\x12GAP_REASON_EXPIRED\x10\x02\x12\x18\n\x14GAP_REASON_RESTARTED\x10\x03\x12\x17\n\x13GAP_REASON_OVERLOAD\x10\x04*f\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x18\n\x14OUTCOME_DISCONNECTED\x10\x02\x12\x11\n\rOUTCOME_ERROR\x10\x03\x32\xf1\x02\n\rFiringService\x12U\n\x0cWatchFirings\x12 .saewatch.v1.WatchFiringsRequest\x1a!.saewatch.v1.WatchFiringsResponse0\x01\x12_\n\x10GetRequestRecord\x12$.saewatch.v1.GetRequestRecordRequest\x1a%.saewatch.v1.GetRequestRecordResponse\x12S\n\x0cQueryFirings\x12 .saewatch.v1.QueryFiringsRequest\x1a!.saewatch.v1.QueryFiringsResponse\x12S\n\x0cListRequests\x12 .saewatch.v1.ListRequestsRequest\x1a!.saewatch.v1.ListRequestsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'saewatch.edge.pb.saewatch.v1.firing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GAPREASON']._serialized_start=2834
-  _globals['_GAPREASON']._serialized_end=2978
-  _globals['_OUTCOME']._serialized_start=2980
-  _globals['_OUTCOME']._serialized_end=3082
-  _globals['_FIRINGFILTER']._serialized_start=101
-  _globals['_FIRINGFILTER']._serialized_end=284
-  _globals['_WATCHFIRINGSREQUEST']._serialized_start=286
-  _globals['_WATCHFIRINGSREQUEST']._serialized_end=372
-  _globals['_WATCHFIRINGSRESPONSE']._serialized_start=375
-  _globals['_WATCHFIRINGSRESPONSE']._serialized_end=717
-  _globals['_FIRINGBATCH']._serialized_start=720
-  _globals['_FIRINGBATCH']._serialized_end=1147
-  _globals['_FEATURETABLE']._serialized_start=1150
-  _globals['_FEATURETABLE']._serialized_end=1367
-  _globals['_WATCHEDFEATURE']._serialized_start=1369
-  _globals['_WATCHEDFEATURE']._serialized_end=1439
-  _globals['_COVERAGE']._serialized_start=1441
-  _globals['_COVERAGE']._serialized_end=1529
-  _globals['_GAP']._serialized_start=1532
-  _globals['_GAP']._serialized_end=1730
-  _globals['_HEARTBEAT']._serialized_start=1732
-  _globals['_HEARTBEAT']._serialized_end=1812
-  _globals['_REQUESTENDED']._serialized_start=1814
-  _globals['_REQUESTENDED']._serialized_end=1911
-  _globals['_DRAIN']._serialized_start=1913
-  _globals['_DRAIN']._serialized_end=1936
-  _globals['_GETREQUESTRECORDREQUEST']._serialized_start=1938
-  _globals['_GETREQUESTRECORDREQUEST']._serialized_end=1983
-  _globals['_GETREQUESTRECORDRESPONSE']._serialized_start=1985
-  _globals['_GETREQUESTRECORDRESPONSE']._serialized_end=2056
-  _globals['_REQUESTRECORD']._serialized_start=2059
-  _globals['_REQUESTRECORD']._serialized_end=2350
-  _globals['_STREAMRECORD']._serialized_start=2353
-  _globals['_STREAMRECORD']._serialized_end=2615
-  _globals['_FEATURERECORD']._serialized_start=2617
-  _globals['_FEATURERECORD']._serialized_end=2724
-  _globals['_TALLY']._serialized_start=2726
-  _globals['_TALLY']._serialized_end=2831
-  _globals['_FIRINGSERVICE']._serialized_start=3085
-  _globals['_FIRINGSERVICE']._serialized_end=3284
+  _globals['_GAPREASON']._serialized_start=2861
+  _globals['_GAPREASON']._serialized_end=3005
+  _globals['_OUTCOME']._serialized_start=3007
+  _globals['_OUTCOME']._serialized_end=3109
+  _globals['_FIRINGFILTER']._serialized_start=128
+  _globals['_FIRINGFILTER']._serialized_end=311
+  _globals['_WATCHFIRINGSREQUEST']._serialized_start=313
+  _globals['_WATCHFIRINGSREQUEST']._serialized_end=399
+  _globals['_WATCHFIRINGSRESPONSE']._serialized_start=402
+  _globals['_WATCHFIRINGSRESPONSE']._serialized_end=744
+  _globals['_FIRINGBATCH']._serialized_start=747
+  _globals['_FIRINGBATCH']._serialized_end=1174
+  _globals['_FEATURETABLE']._serialized_start=1177
+  _globals['_FEATURETABLE']._serialized_end=1394
+  _globals['_WATCHEDFEATURE']._serialized_start=1396
+  _globals['_WATCHEDFEATURE']._serialized_end=1466
+  _globals['_COVERAGE']._serialized_start=1468
+  _globals['_COVERAGE']._serialized_end=1556
+  _globals['_GAP']._serialized_start=1559
+  _globals['_GAP']._serialized_end=1757
+  _globals['_HEARTBEAT']._serialized_start=1759
+  _globals['_HEARTBEAT']._serialized_end=1839
+  _globals['_REQUESTENDED']._serialized_start=1841
+  _globals['_REQUESTENDED']._serialized_end=1938
+  _globals['_DRAIN']._serialized_start=1940
+  _globals['_DRAIN']._serialized_end=1963
+  _globals['_GETREQUESTRECORDREQUEST']._serialized_start=1965
+  _globals['_GETREQUESTRECORDREQUEST']._serialized_end=2010
+  _globals['_GETREQUESTRECORDRESPONSE']._serialized_start=2012
+  _globals['_GETREQUESTRECORDRESPONSE']._serialized_end=2083
+  _globals['_REQUESTRECORD']._serialized_start=2086
+  _globals['_REQUESTRECORD']._serialized_end=2377
+  _globals['_STREAMRECORD']._serialized_start=2380
+  _globals['_STREAMRECORD']._serialized_end=2642
+  _globals['_FEATURERECORD']._serialized_start=2644
+  _globals['_FEATURERECORD']._serialized_end=2751
+  _globals['_TALLY']._serialized_start=2753
+  _globals['_TALLY']._serialized_end=2858
+  _globals['_FIRINGSERVICE']._serialized_start=3112
+  _globals['_FIRINGSERVICE']._serialized_end=3481
 # @@protoc_insertion_point(module_scope)

@@ -416,7 +416,7 @@ Global___WatchedFeature: typing_extensions.TypeAlias = WatchedFeature
 
 @typing.final
 class Coverage(google.protobuf.message.Message):
-    """The books and the blind states, at each beat of an engine and whenever a blind state changes."""
+    """The books and the blind states: when a stream begins, at each beat of an engine, and when a blind state changes."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

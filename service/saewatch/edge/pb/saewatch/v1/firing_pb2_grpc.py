@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from saewatch.edge.pb.saewatch.v1 import firing_pb2 as saewatch_dot_v1_dot_firing__pb2
+from saewatch.edge.pb.saewatch.v1 import history_pb2 as saewatch_dot_v1_dot_history__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
@@ -45,6 +46,16 @@ class FiringServiceStub(object):
                 request_serializer=saewatch_dot_v1_dot_firing__pb2.GetRequestRecordRequest.SerializeToString,
                 response_deserializer=saewatch_dot_v1_dot_firing__pb2.GetRequestRecordResponse.FromString,
                 _registered_method=True)
+        self.QueryFirings = channel.unary_unary(
+                '/saewatch.v1.FiringService/QueryFirings',
+                request_serializer=saewatch_dot_v1_dot_history__pb2.QueryFiringsRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_history__pb2.QueryFiringsResponse.FromString,
+                _registered_method=True)
+        self.ListRequests = channel.unary_unary(
+                '/saewatch.v1.FiringService/ListRequests',
+                request_serializer=saewatch_dot_v1_dot_history__pb2.ListRequestsRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_history__pb2.ListRequestsResponse.FromString,
+                _registered_method=True)
 
 
 class FiringServiceServicer(object):
@@ -67,6 +78,21 @@ class FiringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryFirings(self, request, context):
+        """Pages through stored firings, or counts them in buckets. INVALID_ARGUMENT: a value that makes no sense, or a token of
+        another query. FAILED_PRECONDITION: nothing is stored here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRequests(self, request, context):
+        """Pages through stored requests, with what fired in each. Errors as above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FiringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +105,16 @@ def add_FiringServiceServicer_to_server(servicer, server):
                     servicer.GetRequestRecord,
                     request_deserializer=saewatch_dot_v1_dot_firing__pb2.GetRequestRecordRequest.FromString,
                     response_serializer=saewatch_dot_v1_dot_firing__pb2.GetRequestRecordResponse.SerializeToString,
+            ),
+            'QueryFirings': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryFirings,
+                    request_deserializer=saewatch_dot_v1_dot_history__pb2.QueryFiringsRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_history__pb2.QueryFiringsResponse.SerializeToString,
+            ),
+            'ListRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRequests,
+                    request_deserializer=saewatch_dot_v1_dot_history__pb2.ListRequestsRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_history__pb2.ListRequestsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +172,60 @@ class FiringService(object):
             '/saewatch.v1.FiringService/GetRequestRecord',
             saewatch_dot_v1_dot_firing__pb2.GetRequestRecordRequest.SerializeToString,
             saewatch_dot_v1_dot_firing__pb2.GetRequestRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryFirings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.FiringService/QueryFirings',
+            saewatch_dot_v1_dot_history__pb2.QueryFiringsRequest.SerializeToString,
+            saewatch_dot_v1_dot_history__pb2.QueryFiringsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.FiringService/ListRequests',
+            saewatch_dot_v1_dot_history__pb2.ListRequestsRequest.SerializeToString,
+            saewatch_dot_v1_dot_history__pb2.ListRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ import collections.abc
 import grpc
 import grpc.aio
 import saewatch.edge.pb.saewatch.v1.firing_pb2
+import saewatch.edge.pb.saewatch.v1.history_pb2
 import sys
 import typing
 
@@ -57,7 +58,39 @@ _FiringServiceGetRequestRecordType = typing_extensions.TypeVar(
     ],
 )
 
-class FiringServiceStub(typing.Generic[_FiringServiceWatchFiringsType, _FiringServiceGetRequestRecordType]):
+_FiringServiceQueryFiringsType = typing_extensions.TypeVar(
+    '_FiringServiceQueryFiringsType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse,
+    ],
+)
+
+_FiringServiceListRequestsType = typing_extensions.TypeVar(
+    '_FiringServiceListRequestsType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse,
+    ],
+)
+
+class FiringServiceStub(typing.Generic[_FiringServiceWatchFiringsType, _FiringServiceGetRequestRecordType, _FiringServiceQueryFiringsType, _FiringServiceListRequestsType]):
     """Streams firings, with everything that is needed to know what was not seen."""
 
     @typing.overload
@@ -69,6 +102,14 @@ class FiringServiceStub(typing.Generic[_FiringServiceWatchFiringsType, _FiringSe
         grpc.UnaryUnaryMultiCallable[
             saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordRequest,
             saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsRequest,
+            saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsRequest,
+            saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -82,6 +123,14 @@ class FiringServiceStub(typing.Generic[_FiringServiceWatchFiringsType, _FiringSe
             saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordRequest,
             saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsRequest,
+            saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsRequest,
+            saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     WatchFirings: _FiringServiceWatchFiringsType
@@ -93,6 +142,14 @@ class FiringServiceStub(typing.Generic[_FiringServiceWatchFiringsType, _FiringSe
     GetRequestRecord: _FiringServiceGetRequestRecordType
     """Gets what the firings of a request came to, while it runs and after. NOT_FOUND: never seen, or no longer kept."""
 
+    QueryFirings: _FiringServiceQueryFiringsType
+    """Pages through stored firings, or counts them in buckets. INVALID_ARGUMENT: a value that makes no sense, or a token of
+    another query. FAILED_PRECONDITION: nothing is stored here.
+    """
+
+    ListRequests: _FiringServiceListRequestsType
+    """Pages through stored requests, with what fired in each. Errors as above."""
+
 FiringServiceAsyncStub: typing_extensions.TypeAlias = FiringServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         saewatch.edge.pb.saewatch.v1.firing_pb2.WatchFiringsRequest,
@@ -101,6 +158,14 @@ FiringServiceAsyncStub: typing_extensions.TypeAlias = FiringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordRequest,
         saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsRequest,
+        saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse,
     ],
 ]
 
@@ -125,5 +190,23 @@ class FiringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.firing_pb2.GetRequestRecordResponse]]:
         """Gets what the firings of a request came to, while it runs and after. NOT_FOUND: never seen, or no longer kept."""
+
+    @abc.abstractmethod
+    def QueryFirings(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.history_pb2.QueryFiringsResponse]]:
+        """Pages through stored firings, or counts them in buckets. INVALID_ARGUMENT: a value that makes no sense, or a token of
+        another query. FAILED_PRECONDITION: nothing is stored here.
+        """
+
+    @abc.abstractmethod
+    def ListRequests(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.history_pb2.ListRequestsResponse]]:
+        """Pages through stored requests, with what fired in each. Errors as above."""
 
 def add_FiringServiceServicer_to_server(servicer: FiringServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,195 @@
+"""What does watching cost a serving engine? Blocks of the same work with the tap and without it, in one process.
+
+The arms stand in `benchmarks.blocks`, how two of them are compared in `benchmarks.paired`, and how one engine serves as
+each of them in `benchmarks.two_graphs`. A sidecar that only remembers reads and acknowledges in this process; the
+engine has one of its own. Facts without a prefix are those of the larger model:
+
+- ``accounted``: sink, snapshot, encode, host and the shipper's CPU over step time, where 64 features are watched.
+- ``ratio``: the time of a block, watching over bare, paired by round. Everything is in it, what the shipper and the
+  sidecar take from the model's cores too.
+
+    python -m benchmarks.bench_serving [--quick] [--json OUT] [--cells large,demo] [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import form, sized
+from benchmarks.blocks import ARMS, Block, Load
+from benchmarks.cells import ENVIRONMENT, CellError
+from benchmarks.costs import Beside, Rounds, facts_of, faults, goals, rows_of
+from benchmarks.recorder import Recorder
+from benchmarks.rig import text_tokens
+
+DEMO_MODEL = form.ROOT / ".demo/SmolLM2-135M-Instruct"
+DEMO_BUNDLE = form.ROOT / "dictionaries/smollm2-135m-it.resid_post.14"
+REQUESTS, PROMPT, TOKENS = 8, 32, 16
+"""Of a block: requests at once, tokens of each prompt, new tokens of each."""
+ROUNDS, ROUNDS_QUICK = 120, 5
+CELL_S = 4 * 3600.0
+"""No cell takes so long."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the cells; 0 when they ran, 1 when one could not, 2 when a result was wrong, 3 with --check."""
+    options = _parser().parse_args(argv)
+    found = Found()
+    for cell in CELLS:
+        if cell not in options.cells.split(","):
+            found.not_run.append({"cell": cell, "why": "not asked for"})
+        elif cell == "demo" and not DEMO_MODEL.exists():
+            where = DEMO_MODEL.relative_to(form.ROOT)
+            found.not_run.append({"cell": cell, "why": f"no model at {where}: run make demo once"})
+        else:
+            try:
+                found.add(cell, *measure(cell, ROUNDS_QUICK if options.quick else ROUNDS, options.seed))
+            except CellError as error:
+                print(f"{cell} could not run: {error}", file=sys.stderr)
+                return 1
+    if found.wrong:
+        print("\n".join(found.wrong), file=sys.stderr)
+        return 2
+    judged = goals(found.facts)
+    result = form.document(
+        "serving",
+        facts=found.facts,
+        correctness=found.correctness,
+        rows=found.rows,
+        goals=judged,
+        not_run=found.not_run,
+        quick=options.quick,
+        seed=options.seed,
+    )
+    print(json.dumps({"facts": found.facts, "correctness": found.correctness}, indent=1))
+    if options.json:
+        form.write(options.json, result)
+    return 3 if options.check and any(goal["met"] == "no" for goal in judged.values()) else 0
+
+
+class Found:
+    """What the cells came to."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, float] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.correctness = {"compared": 0, "mismatched": 0, "in_grey_band": 0}
+        self.wrong: list[str] = []
+        self.not_run: list[dict[str, str]] = []
+
+    def add(self, cell: str, load: Load, rounds: Rounds, beside: Beside) -> None:
+        """One cell. What is compared are answers: their tokens."""
+        prefix = "" if cell == "large" else f"{cell}_"
+        self.facts |= {prefix + name: value for name, value in facts_of(rounds, beside, seed=load.seed).items()}
+        self.rows += [{"cell": cell, **row} for row in rows_of(rounds)]
+        self.correctness["compared"] += len(load.prompts) * len(ARMS) * len(rounds)
+        self.correctness["mismatched"] += sum(block.mismatched for one in rounds for block in one.values())
+        self.wrong += [f"{cell}: {why}" for why in faults(load, rounds, beside)]
+
+
+def measure(cell: str, rounds: int, seed: int) -> tuple[Load, Rounds, Beside]:
+    """One engine, beside a sidecar in this process."""
+    with tempfile.TemporaryDirectory(prefix="saewatch-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        model, bundle, prompts = CELLS[cell](folder, random.Random(seed))
+        socket = str(folder / "s")
+        load = Load(
+            model=str(model),
+            bundle=str(bundle),
+            socket=socket,
+            prompts=prompts,
+            tokens=TOKENS,
+            rounds=rounds,
+            seed=seed,
+        )
+        recorder = Recorder(Path(socket))
+        before = _cpu()
+        try:
+            found = _process(folder, load)
+        finally:
+            recorder.stop()
+        beside = _beside(recorder, {name: after - before[name] for name, after in _cpu().items()})
+    return load, [{block["arm"]: Block(**block) for block in one} for one in found["rounds"]], beside
+
+
+def _process(folder: Path, load: Load) -> Mapping[str, Any]:
+    given, out, log = (folder / name for name in ("load.json", "blocks.json", "engine.log"))
+    given.write_text(json.dumps(asdict(load)))
+    command = [sys.executable, "-m", "benchmarks.serving", str(given), str(out)]
+    own = {"VLLM_CACHE_ROOT": str(folder / "cache"), "PYTHONPATH": form.IMPORTS, **ENVIRONMENT}
+    with log.open("wb") as file:
+        try:
+            subprocess.run(
+                command, cwd=form.ROOT, env={**os.environ, **own}, stdout=file, stderr=file, timeout=CELL_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CellError(str(error)) from error
+    if not out.exists():
+        raise CellError("\n".join(log.read_text(errors="replace").splitlines()[-25:]))
+    found: Mapping[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def _cpu() -> dict[str, float]:
+    """Seconds of CPU: of this process, of its children that have ended, of the machine; and what there was of it."""
+    used = os.times()
+    cores = Path("/proc/stat").read_text().split()[1:9]  # user nice system idle iowait irq softirq steal
+    ticks = [int(value) / os.sysconf("SC_CLK_TCK") for value in cores]
+    idle = ticks[3] + ticks[4]
+    own, children = used.user + used.system, used.children_user + used.children_system
+    return {"own": own, "children": children, "machine": sum(ticks) - idle, "there": sum(ticks)}
+
+
+def _beside(recorder: Recorder, cpu: Mapping[str, float]) -> Beside:
+    (heard,) = recorder.streams.values()
+    return Beside(
+        rows=sum(len(seen.columns()[0]) for seen in heard.seen.values()),
+        encoded=heard.final.encoded if heard.final else -1,
+        refused=recorder.refused,
+        blind=heard.final.blind if heard.final else "it never ended",
+        sidecar_cpu=cpu["own"] / cpu["there"],
+        others_cpu=(cpu["machine"] - cpu["own"] - cpu["children"]) / cpu["there"],
+    )
+
+
+Given = tuple[Path, Path, list[list[int]]]
+"""Model, bundle, and prompts."""
+
+
+def _large(folder: Path, chance: random.Random) -> Given:
+    model = sized.make_model(folder / "model")
+    prompts = [[chance.randrange(8, sized.VOCABULARY) for _ in range(PROMPT)] for _ in range(REQUESTS)]
+    return model, sized.make_bundle(model, folder / "bundle"), prompts
+
+
+def _demo(_folder: Path, chance: random.Random) -> Given:
+    tokens = text_tokens(DEMO_MODEL)
+    starts = [chance.randrange(len(tokens) - PROMPT) for _ in range(REQUESTS)]
+    return DEMO_MODEL, DEMO_BUNDLE, [tokens[first : first + PROMPT] for first in starts]
+
+
+CELLS: Mapping[str, Callable[[Path, random.Random], Given]] = {"large": _large, "demo": _demo}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--cells", default=",".join(CELLS))
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

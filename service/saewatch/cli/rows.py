@@ -1,0 +1,119 @@
+"""Stored firings, buckets and requests as flat rows, and as lines for people, JSON lines and CSV.
+
+A row has a column for each field of its message; those of a request's identity are beside the others. Times are
+nanoseconds since 1970 in a row, and RFC 3339 wherever they are printed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from saewatch.edge.pb import common_pb2, history_pb2
+
+Row = Mapping[str, Any]
+TIMES = ("time", "start_time", "end_time", "first_time", "last_time")
+_SHOWN: Mapping[str, Sequence[str]] = {
+    "firings": ("time", "feature_id", "value", "position", "prompt", "client_id", "tenant", "model_name", "hook_point"),
+    "buckets": ("start_time", "group", "firings", "requests", "max_value", "mean_value", "tokens_seen", "missed"),
+    "requests": ("first_time", "state", "engine_id", "client_id", "tenant", "tokens_seen", "missed", "features"),
+}
+
+
+def columns(message: type[Any], wanted: Sequence[str] = ()) -> list[Any]:
+    """The fields that rows of a message have, or those of them that are ``wanted``."""
+    found: list[Any] = []
+    for field in message.DESCRIPTOR.fields:
+        found += list(field.message_type.fields) if field.message_type == common_pb2.Request.DESCRIPTOR else [field]
+    return [field for field in found if not wanted or field.name in wanted]
+
+
+def row(message: Any, fields: Sequence[Any]) -> Row:
+    """One message as a row."""
+    return {field.name: _value(_owner(message, field), field) for field in fields}
+
+
+def missed(tokens: Iterable[common_pb2.MissedTokens]) -> dict[str, int]:
+    """Tokens by reason, as metrics spell it."""
+    return {name(common_pb2.MissedReason.DESCRIPTOR, one.reason): one.tokens for one in tokens}
+
+
+def name(enum: Any, number: int) -> str:
+    """The short name of an enum's value: ``gap`` for ``MISSED_REASON_GAP``."""
+    known = enum.values_by_number.get(number)
+    if known is None:
+        return str(number)
+    first: str = enum.values[0].name
+    return str(known.name).removeprefix(first.removesuffix("UNSPECIFIED")).lower()
+
+
+def time_text(time_ns: int) -> str:
+    """RFC 3339 in UTC, as many digits as there are."""
+    if not time_ns:
+        return ""
+    seconds, rest = divmod(time_ns, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def plain(one: Row) -> dict[str, Any]:
+    """A row for JSON."""
+    return {key: time_text(value) if key in TIMES else value for key, value in one.items()}
+
+
+def csv_lines(rows: Iterable[Row], fields: Sequence[Any], *, head: bool) -> str:
+    """Rows as CSV; what is not one value is JSON."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [field.name for field in fields], lineterminator="\n")
+    if head:
+        writer.writeheader()
+    for one in rows:
+        told = plain(one)
+        writer.writerow(
+            {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in told.items()}
+        )
+    return out.getvalue()
+
+
+def table(what: str, rows: Sequence[Row], fields: Sequence[Any]) -> list[str]:
+    """Lines for people: the fields that say most, each as wide as it has to be."""
+    known = [field.name for field in fields]
+    shown = [one for one in _SHOWN[what] if one in known] or known
+    cells = [shown, *([_cell(key, one[key]) for key in shown] for one in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(shown))]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if key in TIMES:
+        return time_text(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ",".join(f"{reason} {tokens}" for reason, tokens in value.items())
+    if isinstance(value, list):
+        return ", ".join(f"{one['feature_id']} {one['max_value']:.3g}x{one['count']}" for one in value[:3])
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))  # it may be a client's
+
+
+def _owner(message: Any, field: Any) -> Any:
+    """The message itself, or its request."""
+    return message if field.containing_type == message.DESCRIPTOR else message.request
+
+
+def _value(message: Any, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if field.message_type == common_pb2.MissedTokens.DESCRIPTOR:
+        return missed(value)
+    if field.message_type == history_pb2.FeatureSummary.DESCRIPTOR:
+        return [{one.name: getattr(item, one.name) for one in field.message_type.fields} for item in value]
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    if field.message_type is not None:
+        return value.ToNanoseconds()
+    return name(field.enum_type, value) if field.enum_type is not None else value

@@ -1,0 +1,104 @@
+"""Show what fires, as it happens: a line for each token on which something fires, and whatever keeps firings away.
+
+On a terminal the last line says how it goes: tokens a second, coverage, gaps, and what is blind. Ctrl-C ends it with
+the totals. With --json each event is one object on a line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from saewatch import cli
+from saewatch.cli.asking import address_argument
+from saewatch.cli.screen import JsonLines, Screen
+from saewatch.client import Client, Firings, Watch
+from saewatch.client.decode import blind
+from saewatch.core.errors import UnreachableError
+from saewatch.core.records import TrafficClass
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Whom to ask, what for, and for how long."""
+    address_argument(parser)
+    several: dict[str, Any] = {"action": "append", "metavar": "NAME"}
+    parser.add_argument("--feature", **several, help="only this feature; repeatable, as are the next ones")
+    parser.add_argument("--category", **several, help="only this category")
+    parser.add_argument("--min-value", type=float, metavar="VALUE", help="only values above this")
+    parser.add_argument("--tenant", **several, help="only this tenant's requests; '' for requests without one")
+    parser.add_argument("--request", **several, help="only this request: the client's id, the key or the engine's id")
+    parser.add_argument("--traffic-class", action="append", choices=list(TrafficClass), help="only such requests")
+    parser.add_argument("--resume-token", default="", metavar="TOKEN", help="go on where an earlier watch ended")
+    parser.add_argument("--count", type=_above_zero(int), metavar="N", help="end after so many firings")
+    seconds: dict[str, Any] = {"type": _above_zero(float), "metavar": "SECONDS"}
+    parser.add_argument("--for", dest="seconds", **seconds, help="end after this long")
+    parser.add_argument("--give-up-after", **seconds, help="fail after so long without a connection; else never")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Watches until it is told to end, and reports."""
+    shown = JsonLines(sys.stdout) if options.json else _screen()
+    with Client(options.address) as client, _watch(client, options) as watch:
+        timer = threading.Timer(options.seconds or 0.0, watch.close)
+        if options.seconds is not None:
+            timer.start()
+        try:
+            _show(client, watch, shown, count=options.count)
+        except KeyboardInterrupt:
+            pass  # how a person ends it
+        except UnreachableError:
+            shown.end(watch.totals, watch.resume_token)
+            raise
+        finally:
+            timer.cancel()
+        shown.end(watch.totals, watch.resume_token)
+    return cli.GOOD
+
+
+def _watch(client: Client, options: argparse.Namespace) -> Watch:
+    return client.watch(
+        options.feature,
+        category=options.category,
+        min_value=options.min_value,
+        tenant=options.tenant,
+        request=options.request,
+        traffic_class=options.traffic_class,
+        resume_token=options.resume_token,
+        heartbeats=True,
+        give_up_after_s=options.give_up_after,
+    )
+
+
+def _show(client: Client, watch: Watch, shown: Screen | JsonLines, *, count: int | None) -> None:
+    if isinstance(shown, Screen):
+        with contextlib.suppress(UnreachableError):  # the watch will say so, and go on trying
+            shown.standing([blind(one) for one in client.status().blind])
+    fired = 0
+    for event in watch:
+        shown.show(event)
+        fired += len(event) if isinstance(event, Firings) else 0
+        if count is not None and fired >= count:
+            return
+
+
+def _screen() -> Screen:
+    terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return Screen(sys.stdout, live=terminal, colour=terminal and not os.environ.get("NO_COLOR"))
+
+
+def _above_zero(number: Callable[[str], float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            found = number(text)
+        except ValueError:
+            found = 0
+        if not 0 < found < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        return found
+
+    return read

@@ -1,0 +1,49 @@
+"""The Python client: events of a running sidecar as typed objects, over numpy columns. Needs the ``client`` extra.
+
+    from saewatch.client import Client
+
+    for event in Client("127.0.0.1:50071").watch(category="vcr"):
+        print(event)
+
+`Client` is for programs without a loop, `AsyncClient` for those with one; `saewatch.client.testing` serves made-up
+events to test a client with. docs/clients.md says what each event obliges a client to do.
+"""
+
+from saewatch.client.aio import AsyncClient, AsyncWatch
+from saewatch.client.blocking import Client, Watch
+from saewatch.client.events import (
+    Blind,
+    Books,
+    Coverage,
+    Disconnected,
+    Event,
+    Gap,
+    Heartbeat,
+    Reconnected,
+    RequestEnded,
+    Totals,
+)
+from saewatch.client.firings import Firing, Firings
+from saewatch.client.tables import Request, Stream, Table
+
+__all__ = [
+    "AsyncClient",
+    "AsyncWatch",
+    "Blind",
+    "Books",
+    "Client",
+    "Coverage",
+    "Disconnected",
+    "Event",
+    "Firing",
+    "Firings",
+    "Gap",
+    "Heartbeat",
+    "Reconnected",
+    "Request",
+    "RequestEnded",
+    "Stream",
+    "Table",
+    "Totals",
+    "Watch",
+]

@@ -1,0 +1,247 @@
+"""`AsyncClient`: the same as `Client`, for programs with an asyncio loop. No thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from random import Random
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from weakref import WeakSet
+
+import grpc
+
+from saewatch.client import asks
+from saewatch.client.channel import ADDRESS, OPTIONS, TIMEOUT_S
+from saewatch.client.events import Event, Totals
+from saewatch.client.failures import told
+from saewatch.client.filters import Several, firing_filter
+from saewatch.client.session import SILENCE_S, Session
+from saewatch.core import limits
+from saewatch.edge.pb import common_pb2, dictionary_pb2, firing_pb2, firing_pb2_grpc, history_pb2, status_pb2, tap_pb2
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A connection to one sidecar, of the loop that it was made in. The arguments are those of `Client`."""
+
+    def __init__(
+        self,
+        address: str = ADDRESS,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        silence_s: float = SILENCE_S,
+        random: Random | None = None,
+    ) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._silence_s = silence_s
+        self._random = random
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._watches: WeakSet[AsyncWatch] = WeakSet()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends every watch, and the connection."""
+        for watch in list(self._watches):
+            watch.close()
+        await self._channel.close()
+
+    def watch(
+        self,
+        feature: Several = None,
+        *,
+        category: Several = None,
+        min_value: float | None = None,
+        tenant: Several = None,
+        request: Several = None,
+        traffic_class: Several = None,
+        resume_token: str = "",
+        heartbeats: bool = False,
+        give_up_after_s: float | None = None,
+    ) -> AsyncWatch:
+        """Events as they happen, as `Client.watch` gives them."""
+        wanted = firing_filter(
+            feature=feature,
+            category=category,
+            min_value=min_value,
+            tenant=tenant,
+            request=request,
+            traffic_class=traffic_class,
+        )
+        session = Session(
+            address=self.address,
+            wanted=wanted,
+            resume_token=resume_token,
+            heartbeats=heartbeats,
+            give_up_after_s=give_up_after_s,
+            random=self._random,
+        )
+        watch = AsyncWatch(session, self._channel, self._silence_s)
+        self._watches.add(watch)
+        return watch
+
+    async def status(self) -> status_pb2.GetStatusResponse:
+        """What is watched, how completely, and what is blind."""
+        return await self._drive(asks.status())
+
+    async def record(self, request_id: str) -> list[firing_pb2.RequestRecord]:
+        """What the firings of a request came to, by its key, the engine's id or the client's id; latest first."""
+        return await self._drive(asks.record(request_id))
+
+    async def dictionaries(self) -> list[dictionary_pb2.Dictionary]:
+        """The dictionaries that the sidecar knows."""
+        return await self._drive(asks.dictionaries())
+
+    async def features(self, weights_digest: str = "", *, category: str = "") -> list[common_pb2.Feature]:
+        """The features of one dictionary, or of all; of one category, or of all."""
+        return await self._drive(asks.features(weights_digest, category))
+
+    async def self_test(self, engine: str = "", *, timeout_s: float = limits.SELF_TEST_S) -> list[tap_pb2.SelfTest]:
+        """Asks the taps of one engine, or of all, whether they see."""
+        return await self._drive(asks.self_test(engine, timeout_s))
+
+    async def query_firings(
+        self, request: history_pb2.QueryFiringsRequest
+    ) -> AsyncIterator[history_pb2.QueryFiringsResponse]:
+        """Stored firings, or buckets of them, page by page: each says what was covered, and what is lost."""
+        asked: history_pb2.QueryFiringsRequest | None = request
+        while asked is not None:
+            page = await self._drive(asks.firings_page(asked))
+            yield page
+            asked = asks.next_page(asked, page)
+
+    async def list_requests(
+        self, request: history_pb2.ListRequestsRequest
+    ) -> AsyncIterator[history_pb2.ListRequestsResponse]:
+        """Stored requests, page by page."""
+        asked: history_pb2.ListRequestsRequest | None = request
+        while asked is not None:
+            page = await self._drive(asks.requests_page(asked))
+            yield page
+            asked = asks.next_page(asked, page)
+
+    async def _drive(self, plan: asks.Plan[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                ask = plan.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            call = getattr(ask.service(self._channel), ask.method)
+            try:
+                answer = await call(ask.request, timeout=self._timeout_s + ask.longer_s)
+            except grpc.RpcError as error:
+                raise told(self.address, error) from None  # gRPC's own text is long and says nothing more
+
+
+class AsyncWatch:
+    """Events of one subscription. Iterate over it once; another task of the loop may close it."""
+
+    def __init__(self, session: Session, channel: grpc.aio.Channel, silence_s: float) -> None:
+        self._session = session
+        self._line = _Line(silence_s)
+        self._events = _events(session, channel, self._line)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def resume_token(self) -> str:
+        """A watch that begins with it goes on behind the last event of this one."""
+        return self._session.resume_token
+
+    @property
+    def totals(self) -> Totals:
+        """What was handed out so far."""
+        return self._session.totals
+
+    def close(self) -> None:
+        """Ends it: whoever waits for an event gets the end of the iteration."""
+        self._line.close()
+
+
+async def _events(session: Session, channel: grpc.aio.Channel, line: _Line) -> AsyncGenerator[Event, None]:
+    stub: Any = firing_pb2_grpc.FiringServiceStub(channel)
+    try:
+        while not line.closed.is_set():
+            broken: grpc.RpcError | None = None
+            line.opened(stub.WatchFirings(session.request()))
+            try:
+                while (message := await line.message()) is not None:
+                    for event in session.take(message, time.monotonic()):
+                        yield session.hand(event)
+            except grpc.RpcError as error:
+                broken = error
+            if line.closed.is_set():
+                return
+            down = session.lost(broken, time.monotonic(), silent=line.silent)
+            yield session.hand(down)
+            await line.wait(down.retry_s)
+    finally:
+        line.close()
+
+
+class _Line:
+    """The call that a watch listens to, as other tasks see it."""
+
+    def __init__(self, silence_s: float) -> None:
+        self.closed = asyncio.Event()
+        self.silent = False
+        """The last call was ended because it said nothing."""
+        self._silence_s = silence_s
+        self._call: Any = None
+
+    def opened(self, call: Any) -> None:
+        """A new call."""
+        self._call = call
+        self.silent = False
+
+    async def message(self) -> firing_pb2.WatchFiringsResponse | None:
+        """The next message; None at the end of the stream, and of the watch."""
+        try:
+            async with asyncio.timeout(self._silence_s):
+                found = await self._call.read()
+        except TimeoutError:
+            self.silent = True
+            return None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.closed.is_set() and task is not None and not task.cancelling():
+                return None  # the call was cancelled, not the task that waits for it
+            raise
+        return None if found is grpc.aio.EOF else found
+
+    async def wait(self, seconds: float) -> None:
+        """For a time, or until the watch is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.closed.wait()
+
+    def close(self) -> None:
+        """Ends the call and the watch."""
+        self.closed.set()
+        if self._call is not None:
+            self._call.cancel()

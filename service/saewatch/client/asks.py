@@ -1,0 +1,132 @@
+"""The calls that give one answer, and those that come in pages, written once for both clients.
+
+Each is a generator that yields what to ask and is sent the answer; its return value is the caller's. Who drives it
+decides how one waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from saewatch.core import limits
+from saewatch.edge.pb import (
+    common_pb2,
+    dictionary_pb2,
+    dictionary_pb2_grpc,
+    firing_pb2,
+    firing_pb2_grpc,
+    history_pb2,
+    status_pb2,
+    status_pb2_grpc,
+    tap_pb2,
+    tap_pb2_grpc,
+)
+
+T = TypeVar("T")
+R = TypeVar("R", history_pb2.QueryFiringsRequest, history_pb2.ListRequestsRequest)
+MARGIN_S = 2.0
+"""For the sidecar to say which engine did not answer a self-test in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call."""
+
+    service: Any
+    method: str
+    request: Message
+    longer_s: float = 0.0
+    """Than a call takes that waits for nobody else."""
+
+
+Plan: TypeAlias = Generator[Ask, Any, T]
+
+
+def status() -> Plan[status_pb2.GetStatusResponse]:
+    """What is watched, how completely, and what is blind."""
+    answer: status_pb2.GetStatusResponse = yield Ask(
+        status_pb2_grpc.StatusServiceStub, "GetStatus", status_pb2.GetStatusRequest()
+    )
+    return answer
+
+
+def record(request_id: str) -> Plan[list[firing_pb2.RequestRecord]]:
+    """What the firings of a request came to."""
+    request = firing_pb2.GetRequestRecordRequest(request_id=request_id)
+    answer: firing_pb2.GetRequestRecordResponse = yield Ask(
+        firing_pb2_grpc.FiringServiceStub, "GetRequestRecord", request
+    )
+    return list(answer.records)
+
+
+def dictionaries() -> Plan[list[dictionary_pb2.Dictionary]]:
+    """Every dictionary, page by page."""
+    found: list[dictionary_pb2.Dictionary] = []
+    request = dictionary_pb2.ListDictionariesRequest(page_size=limits.PAGE_ITEMS)
+    while True:
+        answer: dictionary_pb2.ListDictionariesResponse = yield Ask(
+            dictionary_pb2_grpc.DictionaryServiceStub, "ListDictionaries", request
+        )
+        found += answer.dictionaries
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
+def features(weights_digest: str, category: str) -> Plan[list[common_pb2.Feature]]:
+    """The features of one dictionary, or of every one, page by page."""
+    digests = [weights_digest]
+    if not weights_digest:
+        digests = [one.weights_digest for one in (yield from dictionaries())]
+    found: list[common_pb2.Feature] = []
+    for digest in digests:
+        request = dictionary_pb2.ListFeaturesRequest(
+            weights_digest=digest, category=category, page_size=limits.PAGE_ITEMS
+        )
+        while True:
+            answer: dictionary_pb2.ListFeaturesResponse = yield Ask(
+                dictionary_pb2_grpc.DictionaryServiceStub, "ListFeatures", request
+            )
+            found += answer.features
+            if not answer.next_page_token:
+                break
+            request.page_token = answer.next_page_token
+    return found
+
+
+def firings_page(request: history_pb2.QueryFiringsRequest) -> Plan[history_pb2.QueryFiringsResponse]:
+    """One page of stored firings."""
+    answer: history_pb2.QueryFiringsResponse = yield Ask(firing_pb2_grpc.FiringServiceStub, "QueryFirings", request)
+    return answer
+
+
+def requests_page(request: history_pb2.ListRequestsRequest) -> Plan[history_pb2.ListRequestsResponse]:
+    """One page of stored requests."""
+    answer: history_pb2.ListRequestsResponse = yield Ask(firing_pb2_grpc.FiringServiceStub, "ListRequests", request)
+    return answer
+
+
+def next_page(request: R, answer: Any) -> R | None:
+    """Asks for the page after ``answer``; None when that was the last one."""
+    if not answer.next_page_token:
+        return None
+    following = type(request)()
+    following.CopyFrom(request)
+    following.page_token = answer.next_page_token
+    return following
+
+
+def self_test(engine: str, timeout_s: float) -> Plan[list[tap_pb2.SelfTest]]:
+    """Whether the taps of running engines see."""
+    timeout = Duration()
+    timeout.FromNanoseconds(round(timeout_s * 1e9))
+    request = tap_pb2.RunSelfTestRequest(engine=engine, timeout=timeout)
+    answer: tap_pb2.RunSelfTestResponse = yield Ask(
+        tap_pb2_grpc.TapServiceStub, "RunSelfTest", request, longer_s=timeout_s + MARGIN_S
+    )
+    return list(answer.self_tests)

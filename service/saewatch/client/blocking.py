@@ -1,0 +1,260 @@
+"""`Client`: for programs without a loop. A watch is an iterator, and another thread may close it.
+
+gRPC's blocking iterator cannot wait for a time, so each watch has one thread beside it, which ends a call that says
+nothing while somebody waits for it, and sleeps otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from random import Random
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from weakref import WeakSet
+
+import grpc
+
+from saewatch.client import asks
+from saewatch.client.channel import ADDRESS, OPTIONS, TIMEOUT_S
+from saewatch.client.events import Event, Totals
+from saewatch.client.failures import told
+from saewatch.client.filters import Several, firing_filter
+from saewatch.client.session import SILENCE_S, Session
+from saewatch.core import limits
+from saewatch.edge.pb import common_pb2, dictionary_pb2, firing_pb2, firing_pb2_grpc, history_pb2, status_pb2, tap_pb2
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to one sidecar. Its methods may be called from any thread.
+
+    Args:
+        address: host and port of its gRPC service.
+        timeout_s: for a call with one answer.
+        silence_s: a watch that hears nothing for this long connects anew.
+        random: for the waits between attempts to connect.
+    """
+
+    def __init__(
+        self,
+        address: str = ADDRESS,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        silence_s: float = SILENCE_S,
+        random: Random | None = None,
+    ) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._silence_s = silence_s
+        self._random = random
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._watches: WeakSet[Watch] = WeakSet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every watch, and the connection."""
+        for watch in list(self._watches):
+            watch.close()
+        self._channel.close()
+
+    def watch(
+        self,
+        feature: Several = None,
+        *,
+        category: Several = None,
+        min_value: float | None = None,
+        tenant: Several = None,
+        request: Several = None,
+        traffic_class: Several = None,
+        resume_token: str = "",
+        heartbeats: bool = False,
+        give_up_after_s: float | None = None,
+    ) -> Watch:
+        """Events as they happen, from now or from ``resume_token`` on, until it is closed.
+
+        ``feature``, ``category`` and ``min_value`` choose firings, the others requests; of each, one text or several,
+        and an event has to satisfy all that are given. Iterating raises `SaewatchError` for what the sidecar refuses,
+        and `UnreachableError` after ``give_up_after_s`` without a connection; otherwise it connects again, for ever.
+        """
+        wanted = firing_filter(
+            feature=feature,
+            category=category,
+            min_value=min_value,
+            tenant=tenant,
+            request=request,
+            traffic_class=traffic_class,
+        )
+        session = Session(
+            address=self.address,
+            wanted=wanted,
+            resume_token=resume_token,
+            heartbeats=heartbeats,
+            give_up_after_s=give_up_after_s,
+            random=self._random,
+        )
+        watch = Watch(session, self._channel, self._silence_s)
+        self._watches.add(watch)
+        return watch
+
+    def status(self) -> status_pb2.GetStatusResponse:
+        """What is watched, how completely, and what is blind."""
+        return self._drive(asks.status())
+
+    def record(self, request_id: str) -> list[firing_pb2.RequestRecord]:
+        """What the firings of a request came to, by its key, the engine's id or the client's id; latest first."""
+        return self._drive(asks.record(request_id))
+
+    def dictionaries(self) -> list[dictionary_pb2.Dictionary]:
+        """The dictionaries that the sidecar knows."""
+        return self._drive(asks.dictionaries())
+
+    def features(self, weights_digest: str = "", *, category: str = "") -> list[common_pb2.Feature]:
+        """The features of one dictionary, or of all; of one category, or of all."""
+        return self._drive(asks.features(weights_digest, category))
+
+    def self_test(self, engine: str = "", *, timeout_s: float = limits.SELF_TEST_S) -> list[tap_pb2.SelfTest]:
+        """Asks the taps of one engine, or of all, whether they see."""
+        return self._drive(asks.self_test(engine, timeout_s))
+
+    def query_firings(self, request: history_pb2.QueryFiringsRequest) -> Iterator[history_pb2.QueryFiringsResponse]:
+        """Stored firings, or buckets of them, page by page: each says what was covered, and what is lost."""
+        asked: history_pb2.QueryFiringsRequest | None = request
+        while asked is not None:
+            page = self._drive(asks.firings_page(asked))
+            yield page
+            asked = asks.next_page(asked, page)
+
+    def list_requests(self, request: history_pb2.ListRequestsRequest) -> Iterator[history_pb2.ListRequestsResponse]:
+        """Stored requests, page by page."""
+        asked: history_pb2.ListRequestsRequest | None = request
+        while asked is not None:
+            page = self._drive(asks.requests_page(asked))
+            yield page
+            asked = asks.next_page(asked, page)
+
+    def _drive(self, plan: asks.Plan[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                ask = plan.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            call = getattr(ask.service(self._channel), ask.method)
+            try:
+                answer = call(ask.request, timeout=self._timeout_s + ask.longer_s)
+            except grpc.RpcError as error:
+                raise told(self.address, error) from None  # gRPC's own text is long and says nothing more
+
+
+class Watch:
+    """Events of one subscription. Iterate over it once, from one thread; `close` may come from another."""
+
+    def __init__(self, session: Session, channel: grpc.Channel, silence_s: float) -> None:
+        self._session = session
+        self._line = _Line(silence_s)
+        # A generator that does not know this object: when the last reference to it goes, so does the call.
+        self._events = _events(session, channel, self._line)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def resume_token(self) -> str:
+        """A watch that begins with it goes on behind the last event of this one."""
+        return self._session.resume_token
+
+    @property
+    def totals(self) -> Totals:
+        """What was handed out so far."""
+        return self._session.totals
+
+    def close(self) -> None:
+        """Ends it: whoever waits for an event gets the end of the iteration."""
+        self._line.close()
+
+
+def _events(session: Session, channel: grpc.Channel, line: _Line) -> Iterator[Event]:
+    stub = firing_pb2_grpc.FiringServiceStub(channel)
+    threading.Thread(target=line.listen, name="saewatch-silence", daemon=True).start()
+    try:
+        while not line.closed.is_set():
+            broken: grpc.RpcError | None = None
+            try:
+                for message in line.messages(stub.WatchFirings(session.request())):
+                    for event in session.take(message, time.monotonic()):
+                        yield session.hand(event)
+            except grpc.RpcError as error:
+                broken = error
+            if line.closed.is_set():
+                return
+            down = session.lost(broken, time.monotonic(), silent=line.silent)
+            yield session.hand(down)
+            line.closed.wait(down.retry_s)
+    finally:
+        line.close()
+
+
+class _Line:
+    """The call that a watch listens to, as its other threads see it."""
+
+    def __init__(self, silence_s: float) -> None:
+        self.closed = threading.Event()
+        self.silent = False
+        """The last call was ended because it said nothing."""
+        self._silence_s = silence_s
+        self._lock = threading.Lock()
+        self._call: Any = None
+        self._waits_since: float | None = None
+
+    def messages(self, call: Any) -> Iterator[firing_pb2.WatchFiringsResponse]:
+        """Its messages; the time that the reader takes for one is no silence."""
+        self.silent = False
+        with self._lock:
+            self._call = call
+        if self.closed.is_set():
+            call.cancel()
+        while True:
+            self._waits_since = time.monotonic()
+            try:
+                message = next(call)
+            except StopIteration:
+                return
+            finally:
+                self._waits_since = None
+            yield message
+
+    def listen(self) -> None:
+        """Ends calls that say nothing, until the watch is closed."""
+        while not self.closed.wait(self._silence_s / 4):
+            since = self._waits_since
+            if since is not None and time.monotonic() - since > self._silence_s:
+                self.silent = True
+                self._cancel()
+
+    def close(self) -> None:
+        """Ends the call and the watch."""
+        self.closed.set()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        with self._lock:
+            if self._call is not None:
+                self._call.cancel()

@@ -1,0 +1,239 @@
+"""The services of a fake sidecar: what they say comes from its `State`. A method that is not here is UNIMPLEMENTED."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from saewatch import __version__
+from saewatch.client.fake import tallies
+from saewatch.client.fake.log import Place, read_token
+from saewatch.client.fake.made import ENGINE, WEIGHTS, message
+from saewatch.client.fake.refusal import Refusal, invalid
+from saewatch.client.fake.rows import Rows, batch, wants
+from saewatch.client.fake.state import Response, State
+from saewatch.core.errors import SaewatchError
+from saewatch.edge.pb import dictionary_pb2, firing_pb2, status_pb2, tap_pb2
+
+Answering = Callable[[Any, grpc.ServicerContext], Message]
+
+
+def handlers(state: State) -> Sequence[grpc.GenericRpcHandler]:
+    """Every service, for a server."""
+    firings, dictionaries, taps = Firings(state), Dictionaries(state), Taps(state)
+    watch = grpc.unary_stream_rpc_method_handler(
+        firings.watch, firing_pb2.WatchFiringsRequest.FromString, Response.SerializeToString
+    )
+    record = _unary(firings.record, firing_pb2.GetRequestRecordRequest)
+    services = {
+        "Firing": {"WatchFirings": watch, "GetRequestRecord": record},
+        "Dictionary": {
+            "ListDictionaries": _unary(dictionaries.list_dictionaries, dictionary_pb2.ListDictionariesRequest),
+            "GetDictionary": _unary(dictionaries.get_dictionary, dictionary_pb2.GetDictionaryRequest),
+            "ListFeatures": _unary(dictionaries.list_features, dictionary_pb2.ListFeaturesRequest),
+        },
+        "Status": {"GetStatus": _unary(lambda _, __: _status(state), status_pb2.GetStatusRequest)},
+        "Tap": {"RunSelfTest": _unary(taps.run_self_test, tap_pb2.RunSelfTestRequest)},
+    }
+    return [
+        grpc.method_handlers_generic_handler(f"saewatch.v1.{name}Service", methods)
+        for name, methods in services.items()
+    ]
+
+
+def _unary(call: Answering, request: type[Message]) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(call, request.FromString, _serialised)
+
+
+def _serialised(answer: Message) -> bytes:
+    return answer.SerializeToString()
+
+
+class Firings:
+    """The stream of events, and records."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def watch(self, request: firing_pb2.WatchFiringsRequest, context: grpc.ServicerContext) -> Iterator[Response]:
+        """Every event from the beginning, from now, or from a resume token on."""
+        state = self._state
+        if state.refusals:
+            state.refusals.pop(0).abort(context)
+        self._check(request.filter, context)
+        place, gap = self._begin(request.resume_token, context)
+        drains = state.drains
+        context.add_callback(self._wake)
+        state.watchers += 1
+        try:
+            yield self._heartbeat(place)
+            if gap is not None:
+                yield Response(gap=gap, resume_token=place.token)
+            yield from self._events(place, request.filter, drains, context)
+        finally:
+            state.watchers -= 1
+
+    def record(
+        self, request: firing_pb2.GetRequestRecordRequest, context: grpc.ServicerContext
+    ) -> firing_pb2.GetRequestRecordResponse:
+        """What the events that are kept say about a request."""
+        found = tallies.record(self._state, request.request_id)
+        if found is None:
+            error = SaewatchError("request_id", found=request.request_id, expected="a request that was seen")
+            Refusal(grpc.StatusCode.NOT_FOUND, error).abort(context)
+        return firing_pb2.GetRequestRecordResponse(records=[found])
+
+    def _events(
+        self, place: Place, wanted: firing_pb2.FiringFilter, drains: int, context: grpc.ServicerContext
+    ) -> Iterator[Response]:
+        log, told = self._state.log, False
+        spoke = time.monotonic()
+        while context.is_active():
+            if self._state.drains != drains and place.event >= self._state.drain_event:
+                drain = firing_pb2.Drain(reason=self._state.drain_reason)
+                yield Response(drain=drain, resume_token=place.token)
+                return
+            entry = log.next(place)
+            if entry is None:
+                if time.monotonic() - spoke >= self._state.heartbeat_s:
+                    yield self._heartbeat(place)
+                    spoke = time.monotonic()
+                self._wait(place, drains)
+                continue
+            if entry.at.event > place.event:
+                yield Response(gap=_gap(firing_pb2.GAP_REASON_SLOW_CONSUMER, place, entry.at))
+            place, item = entry.after, entry.item
+            if isinstance(item, Rows):
+                left = batch(item, wanted, self._state.made, place.run)
+                if left is None:
+                    continue
+                if not told:
+                    told = True
+                    yield Response(table=self._state.made.table(place.run), resume_token=entry.at.token)
+                yield Response(batch=left, resume_token=place.token)
+            elif item.WhichOneof("event") != "ended" or wants(wanted, item.ended.request):
+                answer = Response(resume_token=place.token)
+                answer.MergeFrom(item)
+                yield answer
+            spoke = time.monotonic()
+
+    def _wait(self, place: Place, drains: int) -> None:
+        log = self._state.log
+        with log.changed:
+            if log.next(place) is None and self._state.drains == drains:
+                log.changed.wait(min(self._state.heartbeat_s, 1.0))
+
+    def _wake(self) -> None:
+        with self._state.log.changed:
+            self._state.log.changed.notify_all()
+
+    def _heartbeat(self, place: Place) -> Response:
+        now = Timestamp()
+        now.GetCurrentTime()
+        head = self._state.log.head.event - 1
+        return Response(heartbeat=firing_pb2.Heartbeat(head_event=head, server_time=now), resume_token=place.token)
+
+    def _begin(self, text: str, context: grpc.ServicerContext) -> tuple[Place, firing_pb2.Gap | None]:
+        """Where to begin, and what a token's place can no longer give."""
+        log = self._state.log
+        tail, head = log.tail, log.head
+        if not text:
+            return (tail if self._state.replay else head), None
+        place = read_token(text)
+        if place is None or place.run > head.run or (place.run == head.run and place.event > head.event):
+            invalid("resume_token", found=repr(text[:80]), expected="a token that this service gave").abort(context)
+        if place.run < head.run:
+            gap = _gap(firing_pb2.GAP_REASON_RESTARTED, place, tail)
+            gap.stream.CopyFrom(self._state.made.stream(head.run))
+            return tail, gap
+        if place.event < tail.event:
+            return tail, _gap(firing_pb2.GAP_REASON_EXPIRED, place, tail)
+        return place, None
+
+    def _check(self, wanted: firing_pb2.FiringFilter, context: grpc.ServicerContext) -> None:
+        made = self._state.made.features
+        known = {"feature_ids": set(made), "categories": {one.category for one in made.values()}}
+        for field, names in known.items():
+            for index, name in enumerate(getattr(wanted, field)):
+                if name not in names:
+                    expected = f"one of {', '.join(sorted(names))}"
+                    invalid(f"filter.{field}[{index}]", found=repr(name), expected=expected).abort(context)
+
+
+def _gap(reason: firing_pb2.GapReason.ValueType, place: Place, to: Place) -> firing_pb2.Gap:
+    restarted = place.run != to.run
+    return firing_pb2.Gap(
+        reason=reason,
+        first_event=0 if restarted else place.event,
+        last_event=0 if restarted else to.event - 1,
+        tokens=to.tokens - place.tokens,
+        firings=to.firings - place.firings,
+    )
+
+
+class Dictionaries:
+    """One dictionary; everything is on the first page."""
+
+    def __init__(self, state: State) -> None:
+        self._made = state.made
+
+    def list_dictionaries(
+        self, request: dictionary_pb2.ListDictionariesRequest, context: grpc.ServicerContext
+    ) -> dictionary_pb2.ListDictionariesResponse:
+        """The only one, on one page."""
+        del request, context
+        return dictionary_pb2.ListDictionariesResponse(dictionaries=[self._made.dictionary()])
+
+    def get_dictionary(
+        self, request: dictionary_pb2.GetDictionaryRequest, context: grpc.ServicerContext
+    ) -> dictionary_pb2.GetDictionaryResponse:
+        """The only one."""
+        self._check(request.weights_digest, context)
+        return dictionary_pb2.GetDictionaryResponse(dictionary=self._made.dictionary())
+
+    def list_features(
+        self, request: dictionary_pb2.ListFeaturesRequest, context: grpc.ServicerContext
+    ) -> dictionary_pb2.ListFeaturesResponse:
+        """Its features, by id."""
+        self._check(request.weights_digest, context)
+        found = [one for _, one in sorted(self._made.features.items()) if request.category in {"", one.category}]
+        return dictionary_pb2.ListFeaturesResponse(features=map(message, found))
+
+    def _check(self, digest: str, context: grpc.ServicerContext) -> None:
+        if digest != WEIGHTS:
+            error = SaewatchError("weights_digest", found=repr(digest), expected=WEIGHTS)
+            Refusal(grpc.StatusCode.NOT_FOUND, error).abort(context)
+
+
+def _status(state: State) -> status_pb2.GetStatusResponse:
+    stream = status_pb2.StreamStatus(stream=state.made.stream(state.log.head.run), books=state.books(), connected=True)
+    return status_pb2.GetStatusResponse(
+        version=f"{__version__} (fake)", streams=[stream], blind=state.blind, subscribers=state.watchers
+    )
+
+
+class Taps:
+    """Self-tests."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def run_self_test(
+        self, request: tap_pb2.RunSelfTestRequest, context: grpc.ServicerContext
+    ) -> tap_pb2.RunSelfTestResponse:
+        """All is well, unless the tap is blind."""
+        state = self._state
+        if request.engine not in {"", ENGINE}:
+            error = SaewatchError("engine", found=repr(request.engine), expected=f"one of {ENGINE!r}")
+            Refusal(grpc.StatusCode.NOT_FOUND, error).abort(context)
+        good, failed = tap_pb2.CHECK_STATE_GOOD, tap_pb2.CHECK_STATE_FAILED
+        check = tap_pb2.Check(name="tap", state=failed if state.blind else good)
+        test = tap_pb2.SelfTest(
+            engine=ENGINE, stream=state.made.stream(state.log.head.run), good=not state.blind, checks=[check]
+        )
+        return tap_pb2.RunSelfTestResponse(self_tests=[test])

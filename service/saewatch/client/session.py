@@ -1,0 +1,150 @@
+"""What a watch does, without a clock, a socket or a thread: both clients drive this one machine.
+
+    connect:   `request` says what to ask for      ─▶ each message: `take` gives the events in it, `hand` each one out
+    it breaks: `lost` says how long to wait        ─▶ connect
+
+The resume token moves when an event is handed out, not when its message arrives: whoever begins with it again gets
+every event behind the last one that was handed out, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random, SystemRandom
+from typing import Any
+
+from saewatch.client import decode
+from saewatch.client.backoff import MAX_S, Backoff
+from saewatch.client.events import Disconnected, Event, Reconnected, Totals
+from saewatch.client.failures import may_pass, retry_after_s, told
+from saewatch.client.filters import chosen
+from saewatch.client.tables import Table
+from saewatch.core.errors import SaewatchError, UnreachableError
+from saewatch.edge.pb import firing_pb2
+
+SILENCE_S = 5.0
+"""Without a message for this long the connection is given up: five heartbeats of the sidecar."""
+
+
+class Session:
+    """One watch. Times are of any clock that only goes forward, in seconds.
+
+    Args:
+        address: of the sidecar, for messages.
+        wanted: the filter.
+        resume_token: where to begin; empty: now.
+        heartbeats: whether they are handed out too.
+        give_up_after_s: without a connection for this long the watch ends with `UnreachableError`; None: never.
+        random: for the waits between attempts.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        wanted: firing_pb2.FiringFilter,
+        resume_token: str = "",
+        heartbeats: bool = False,
+        give_up_after_s: float | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.address = address
+        self.resume_token = resume_token
+        """Behind the last event that was handed out."""
+        self.totals = Totals()
+        self._wanted = wanted
+        self._chosen = chosen(wanted)
+        self._heartbeats = heartbeats
+        self._give_up_after_s = give_up_after_s
+        self._backoff = Backoff(random or SystemRandom())
+        self._tables: dict[int, Table] = {}
+        self._up_s: float | None = None
+        """When the connection gave its first message; None while there is none."""
+        self._down_s: float | None = None
+        """When the last connection was lost."""
+        self._draining = ""
+
+    def request(self) -> firing_pb2.WatchFiringsRequest:
+        """What to ask for on a new connection. Tables do not outlive one: another sidecar numbers them anew."""
+        self._tables.clear()
+        self._draining = ""
+        return firing_pb2.WatchFiringsRequest(filter=self._wanted, resume_token=self.resume_token)
+
+    def take(self, message: firing_pb2.WatchFiringsResponse, now_s: float) -> Sequence[Event]:
+        """The events of a message, to be handed out. Raises `RecordError` for what no sidecar should send."""
+        back = self._back(now_s)
+        event = self._event(message)
+        if event is not None:
+            return [*back, event]
+        self.resume_token = message.resume_token or self.resume_token  # nothing of it waits to be handed out
+        return back
+
+    def hand(self, event: Event) -> Event:
+        """The same event, from now on behind the resume token."""
+        self.resume_token = event.resume_token or self.resume_token
+        self.totals.add(event)
+        return event
+
+    def lost(self, error: Any, now_s: float, *, silent: bool = False) -> Disconnected:
+        """How long to wait after the connection broke; ``error`` is gRPC's, or None where the stream just ended.
+
+        Raises `SaewatchError` where asking again cannot help, and `UnreachableError` when it is time to give up.
+        """
+        if error is not None and not silent and not may_pass(error):
+            raise told(self.address, error)
+        if self._up_s is not None and now_s - self._up_s >= MAX_S:
+            self._backoff.reset()  # not at once: a sidecar that accepts and breaks is no reason to hurry
+        self._up_s = None
+        self._down_s = now_s if self._down_s is None else self._down_s
+        reason = self._reason(error, silent=silent)
+        wait_s = self._backoff.wait_s() + (retry_after_s(error) if error is not None else 0.0)
+        if self._give_up_after_s is not None and now_s + wait_s - self._down_s > self._give_up_after_s:
+            raise self._given_up(reason)
+        return Disconnected(
+            resume_token=self.resume_token, reason=str(reason), attempt=self._backoff.attempts, retry_s=wait_s
+        )
+
+    def _back(self, now_s: float) -> list[Event]:
+        if self._up_s is not None:
+            return []
+        self._up_s = now_s
+        if self._down_s is None:
+            return []
+        down_s, self._down_s = now_s - self._down_s, None
+        return [Reconnected(resume_token=self.resume_token, attempts=self._backoff.attempts, down_s=down_s)]
+
+    def _event(self, message: firing_pb2.WatchFiringsResponse) -> Event | None:
+        kind, token = message.WhichOneof("event"), message.resume_token
+        if kind == "batch":
+            return decode.firings(message.batch, self._tables, token)
+        if kind == "coverage":
+            return decode.coverage(message.coverage, token)
+        if kind == "gap":
+            return decode.gap(message.gap, token)
+        if kind == "ended":
+            return decode.ended(message.ended, token)
+        if kind == "heartbeat" and self._heartbeats:
+            return decode.heartbeat(message.heartbeat, token)
+        if kind == "table":
+            self._tables[message.table.number] = decode.feature_table(message.table, self._chosen)
+        elif kind == "drain":
+            self._draining = message.drain.reason or "it did not say why"
+        elif kind is None:
+            self.totals.unknown_events += 1
+        return None
+
+    def _reason(self, error: Any, *, silent: bool) -> SaewatchError:
+        found = ""
+        if silent:
+            found = "nothing, not even a heartbeat"
+        elif self._draining:
+            found = f"a sidecar that stops: {self._draining}"
+        elif error is None:
+            found = "the end of the stream"
+        return UnreachableError(self.address, found=found, expected="events") if found else told(self.address, error)
+
+    def _given_up(self, reason: SaewatchError) -> UnreachableError:
+        found = f"no connection in {self._give_up_after_s:g} s"
+        return UnreachableError(
+            self.address, found=found, expected="a sidecar", hint=f"The last attempt said: {reason}"
+        )

@@ -1,0 +1,61 @@
+"""Calls as plans, driven by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saewatch.client import asks
+from saewatch.edge.pb import common_pb2, dictionary_pb2
+
+
+def drive(plan: asks.Plan[Any], *answers: Any) -> tuple[list[Any], Any]:
+    """What is asked, and the result; requests are copied, since a plan may use one again."""
+    asked: list[Any] = []
+    answer = None
+    waiting = iter(answers)
+    while True:
+        try:
+            ask = plan.send(answer)
+        except StopIteration as done:
+            return asked, done.value
+        asked.append(asks.Ask(ask.service, ask.method, type(ask.request).FromString(ask.request.SerializeToString())))
+        answer = next(waiting)
+
+
+def dictionaries(*digests: str, following: str = "") -> dictionary_pb2.ListDictionariesResponse:
+    found = [dictionary_pb2.Dictionary(weights_digest=digest) for digest in digests]
+    return dictionary_pb2.ListDictionariesResponse(dictionaries=found, next_page_token=following)
+
+
+def features(*names: str, following: str = "") -> dictionary_pb2.ListFeaturesResponse:
+    found = [common_pb2.Feature(id=name) for name in names]
+    return dictionary_pb2.ListFeaturesResponse(features=found, next_page_token=following)
+
+
+def test_pages_are_followed_to_the_last() -> None:
+    asked, found = drive(
+        asks.dictionaries(), dictionaries("a", following="2"), dictionaries("b", following="3"), dictionaries()
+    )
+    assert [one.weights_digest for one in found] == ["a", "b"]
+    assert [one.request.page_token for one in asked] == ["", "2", "3"]
+
+
+def test_features_of_every_dictionary() -> None:
+    asked, found = drive(
+        asks.features("", "vcr"), dictionaries("a", "b"), features("x", following="2"), features("y"), features("z")
+    )
+    assert [one.id for one in found] == ["x", "y", "z"]
+    requests = [one.request for one in asked[1:]]
+    assert [(one.weights_digest, one.page_token) for one in requests] == [("a", ""), ("a", "2"), ("b", "")]
+    assert {one.category for one in requests} == {"vcr"}
+
+
+def test_features_of_one() -> None:
+    asked, _ = drive(asks.features("a", ""), features("x"))
+    assert [one.method for one in asked] == ["ListFeatures"]
+
+
+def test_a_self_test_is_waited_for() -> None:
+    ask: Any = next(asks.self_test("e", 2.5))
+    assert ask.longer_s > 2.5
+    assert ask.request.timeout.ToMilliseconds() == 2500

@@ -1,0 +1,63 @@
+"""Events as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from saewatch.client import Coverage, Disconnected, Event, Gap, Heartbeat
+from saewatch.client.plain import plain
+from saewatch.client.tables import Stream
+from tests.client.test_events import BLIND, ENDED, GAP, books
+from tests.client.test_firings import firings
+
+
+def test_firings() -> None:
+    found = plain(firings())
+    assert (found["event"], found["tokens"], found["missed"]) == ("firings", 6, {"cached": 4})
+    assert found["time"] == "2001-09-09T01:46:40.000Z"
+    assert found["firings"][0] == {
+        "request": "r1",
+        "position": 3,
+        "prompt": True,
+        "feature": "violence.p1",
+        "label": "Threats of violence",
+        "category": "vcr",
+        "severity": "high",
+        "value": 2.5,
+        "unit": "direction 0",
+    }
+    assert found["firings"][3]["request"] is None
+    assert found["requests"][0]["client_id"] == "r1"
+
+
+@pytest.mark.parametrize(
+    ("event", "part"),
+    [
+        (ENDED, {"event": "request_ended", "fed": 9}),
+        (GAP, {"event": "gap", "reason": "slow_consumer", "tokens": 7, "resume_token": "t", "stream": None}),
+        (
+            Disconnected(resume_token="", reason="why", attempt=1, retry_s=0.5),
+            {"event": "disconnected", "retry_s": 0.5},
+        ),
+        (
+            Heartbeat(resume_token="", head_event=1, server_time_ns=10**18),
+            {"event": "heartbeat", "server_time": "2001-09-09T01:46:40.000Z"},
+        ),
+    ],
+)
+def test_the_others(event: Event, part: dict[str, Any]) -> None:
+    found = plain(event)
+    assert {name: found[name] for name in part} == part
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_what_is_inside_is_plain_too() -> None:
+    coverage = plain(Coverage(resume_token="", streams=(books(fed=4, coverage=0.5),), blind=(BLIND,)))
+    assert (coverage["coverage"], coverage["blind"][0]["since"][:4]) == (0.5, "2001")
+    stream = Stream(number=1, engine="e", versions={"vllm": "1"})
+    gap = plain(Gap(resume_token="", reason="restarted", tokens=0, firings=0, stream=stream))
+    assert (gap["stream"]["engine"], gap["stream"]["versions"]) == ("e", {"vllm": "1"})
+    assert json.dumps([coverage, gap])

@@ -1,0 +1,160 @@
+"""Every command that the docs show is run, as it stands there.
+
+`saewatch` commands run here, beside a recording that is replayed: those that serve until Ctrl-C get it after they have
+said something. `NAMES` puts real things in the place of the docs' placeholders. Other programs' commands are run by
+other tests: `ELSEWHERE` says by which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.sidecar import ENVIRONMENT, ROOT, command
+
+PAGES = ("README.md", "docs/clients.md", "docs/score.md", "docs/troubleshooting.md", "recordings/README.md")
+FIXTURE = ROOT / "tests" / "fixture"
+DEMO = ROOT / "dictionaries" / "smollm2-135m-it.resid_post.14"
+NAMES: Mapping[str, str] = {
+    "BUNDLE": str(FIXTURE / "bundle"),
+    "MODEL": str(FIXTURE / "model"),
+    "path/of/the/bundle": str(FIXTURE / "bundle"),
+    "path/of/the/model": str(FIXTURE / "model"),
+    "/tmp/saewatch/tap.sock": "tap.sock",  # made absolute below: a socket's path is short
+}
+SERVING = ("serve", "watch", "replay", "record", "fake-server")
+"""Verbs that go on until Ctrl-C, unless they are told to end."""
+REFUSED: Mapping[str, str] = {
+    "tap selftest": "a recording carries out no command",
+    "doctor": "the recorded engine is not there any more, so the stream is blind",
+}
+"""What exits with 2 here, and why that is right."""
+ELSEWHERE: Mapping[str, str] = {
+    "git clone": ".ci/run",
+    "make": ".ci/run",
+    "pip install": "tests/e2e/test_clean.py",
+    "curl": "tests/e2e/test_demo.py",
+    "buf": "tests/client/test_examples.py",
+    "grpcurl": "tests/client/test_examples.py",
+    "python": "tests/client/test_examples.py",
+    "npm": "tests/client/test_examples.py",
+    "npx": "tests/client/test_examples.py",
+    "node": "tests/client/test_examples.py",
+    "go": "docs/limits.md",
+}
+
+
+def commands(text: str) -> Iterator[str]:
+    """The command lines of a page's blocks: those without a language, or of a shell."""
+    for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
+        if language in {"", "sh", "bash"}:
+            yield from _joined(block)
+    for block in re.findall(r"(?:^    \S.*\n)+", text, re.MULTILINE):
+        yield from _joined(block)
+
+
+def _joined(block: str) -> Iterator[str]:
+    lines = re.sub(r"\\\n", " ", block).splitlines()
+    return (" ".join(shlex.split(line, comments=True)[:3]) and line.strip() for line in lines if _is_command(line))
+
+
+def _is_command(line: str) -> bool:
+    return bool(re.match(rf"\s*(saewatch|{'|'.join(ELSEWHERE)})\b", line)) and "▶" not in line
+
+
+SHOWN = [(page, line) for page in PAGES for line in commands((ROOT / page).read_text())]
+OURS = [(page, line) for page, line in SHOWN if line.startswith("saewatch ")]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the commands run."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    def words(self, line: str) -> list[str]:
+        """A command line with real names, as arguments of ours."""
+        for name, real in {**NAMES, "127.0.0.1:50071": self.environment["SAEWATCH_ADDRESS"]}.items():
+            line = re.sub(rf"(?<![\w/.]){re.escape(name)}(?![\w/])", real, line)
+        words = shlex.split(line, comments=True)[1:]
+        return [str(self.folder / "tap.sock") if word == "tap.sock" else word for word in words]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("d")
+    (folder / "recordings").symlink_to(ROOT / "recordings")
+    (folder / "prompts.txt").write_text("I will find out where you live.\n")
+    local = {"grpc": {"listen": "127.0.0.1:0"}, "web": {"listen": "127.0.0.1:0"}}
+    settings = {"socket": str(folder / "own.sock"), "dictionaries": [str(DEMO)], **local}
+    (folder / "saewatch.yaml").write_text(json.dumps(settings))
+    (folder / "replayed.yaml").write_text(json.dumps(local))
+    home = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "state"), "NO_COLOR": "1"}
+    told = folder / "addresses.json"
+    line = command("replay", "recordings/demo.frames", "--fast", "-c", "replayed.yaml", "--addresses", told)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(line, cwd=folder, env=home, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 30
+        while not told.exists():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        yield Place(folder, {**home, "SAEWATCH_ADDRESS": json.loads(told.read_text())["grpc"]})
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+
+
+@pytest.mark.parametrize(("page", "line"), OURS, ids=[line[:60] for _, line in OURS])
+def test_a_command_of_the_docs_does_what_it_says(page: str, line: str, place: Place) -> None:
+    words = place.words(line)
+    if words[0] in {"serve", "replay", "record"} and "-c" not in words:
+        words += ["-c", "replayed.yaml"]  # free ports
+    process = subprocess.Popen(
+        command(*words), cwd=place.folder, env=place.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    goes_on = words[0] in SERVING and not {"--once", "--count", "--for"} & {*words}
+    said = _until_it_speaks(process) if goes_on else b""
+    if goes_on:
+        process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=90)
+    why = (page, line, (said + rest).decode(errors="replace")[-2000:])
+    refused = any(" ".join(words).startswith(verb) for verb in REFUSED)
+    assert process.returncode in ({0, 2} if refused else {0}), why
+
+
+def _until_it_speaks(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    end = time.monotonic() + 30
+    said = b""
+    while not said and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+        said = process.stdout.read() or b""
+    time.sleep(0.3)
+    os.set_blocking(process.stdout.fileno(), True)
+    return said
+
+
+def test_other_programs_commands_are_run_somewhere() -> None:
+    for page, line in SHOWN:
+        if not line.startswith("saewatch "):
+            program = next(name for name in ELSEWHERE if line.startswith(name))
+            assert (ROOT / ELSEWHERE[program]).exists(), (page, line)
+
+
+def test_commands_are_found() -> None:
+    text = "a\n```\nsaewatch status  # how\nbuf curl \\\n  -d '{}'\n```\n```python\nsaewatch no\n```\n\n    make test\n"
+    assert list(commands(text)) == ["saewatch status  # how", "buf curl    -d '{}'", "make test"]
