@@ -1,8 +1,9 @@
 """The Unix socket that engines connect to: made safely, and removed again.
 
-Datagrams with boundaries (`SOCK_SEQPACKET`), in a folder that nobody else can write to, mode 0600 unless other users are
-allowed, and open for connections only after that. A file left by a dead sidecar is removed; one on which somebody listens is not. The folder
-is locked while that is decided, so that two sidecars that start together cannot both find it dead.
+Datagrams with boundaries (`SOCK_SEQPACKET`), in a folder that nobody else can write to, mode 0600 unless other users
+are allowed, and open for connections only after that. A file left by a dead sidecar is removed; one on which somebody
+listens is not. The folder is locked while that is decided, so that two sidecars that start together cannot both find it
+dead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 class Listener:
-    """A listening socket at ``path``. ``mode`` is the file's: who it is that connects is looked at again by `accept`."""
+    """A listening socket at ``path``. ``mode`` is the file's; who connects is looked at again by `accept`."""
 
     def __init__(self, path: str, *, mode: int = 0o600) -> None:
         self.path = path

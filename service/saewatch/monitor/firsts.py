@@ -44,9 +44,7 @@ class Firsts:
         width = len(table.features)
         pairs = place * width + feature
         fired = self._table(table)
-        fresh = np.unique(
-            pairs[~fired.reshape(-1)[pairs]]
-        )  # few: looked up before they are sorted
+        fresh = np.unique(pairs[~fired.reshape(-1)[pairs]])  # few: looked up before they are sorted
         fired.reshape(-1)[fresh] = True
         return (fresh % width).astype(np.int32)
 

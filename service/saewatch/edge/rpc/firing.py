@@ -130,8 +130,8 @@ class FiringService:
         readers = self._feed.enter(wanted)
         try:
             yield self._heartbeat(cursor, owed)
-            standing = (await asyncio.to_thread(self._pipeline.status)).standing
-            yield self._response(wire.delimited(COVERAGE, messages.coverage(standing).SerializeToString()), cursor, owed)
+            standing = messages.coverage((await asyncio.to_thread(self._pipeline.status)).standing)
+            yield self._response(wire.delimited(COVERAGE, standing.SerializeToString()), cursor, owed)
             if gap is not None:
                 yield self._response(wire.delimited(GAP, gap.SerializeToString()), cursor, owed)
             async for message in self._events(cursor, readers, owed):
