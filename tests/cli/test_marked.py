@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
-import pytest
-
 from saewatch.cli import marked
 from tests import fakes
 from tests.score.texts import a_table, scored
@@ -57,16 +53,3 @@ def test_what_a_terminal_would_obey_is_not_printed() -> None:
     one = scored(a_table(), pieces=("\x1b[2J", "\x07b", " c", "\r", " e", "\x9bf", "\n"))
     drawn = "".join(marked.lines(one, colour=False))
     assert not any(sign in drawn for sign in "\x1b\x07\r\x9b")
-
-
-def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    assert marked.in_colour(Terminal())
-    assert not marked.in_colour(io.StringIO())
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not marked.in_colour(Terminal())

@@ -21,6 +21,7 @@ from typing import Any
 
 from saewatch import cli
 from saewatch.cli.checks.finding import Finding, Setup, State, failed, unverified
+from saewatch.cli.terminal import in_colour, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,28 +106,23 @@ def report(found: Mapping[str, Sequence[Finding]], *, terminal: Any, environment
     shown = _Shown(terminal, environment)
     for name, findings in found.items():
         yield name
-        yield from (f"  {shown.mark(one)} {_printable(f'{one.subject}: {one.found}')}" for one in findings)
+        yield from (f"  {shown.mark(one)} {printable(f'{one.subject}: {one.found}')}" for one in findings)
         yield ""
     rest = [(name, one) for name, findings in found.items() for one in findings if one.state is not State.GOOD]
     for name, one in sorted(rest, key=lambda item: item[1].state.rank):
         expected = f", expected {one.expected}" if one.expected else ""
         said = f"{one.state}: {name}, {one.subject}: found {one.found}{expected}"
-        yield f"{shown.mark(one)} {_printable(said)}"
-        yield from ([f"    {_printable(one.hint)}"] if one.hint else [])
+        yield f"{shown.mark(one)} {printable(said)}"
+        yield from ([f"    {printable(one.hint)}"] if one.hint else [])
     counts = {state: sum(one.state is state for findings in found.values() for one in findings) for state in State}
     yield ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-
-
-def _printable(text: str) -> str:
-    """Engines and files name themselves: what would command the terminal is left out."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class _Shown:
     """How a terminal shows a state."""
 
     def __init__(self, terminal: Any, environment: Mapping[str, str]) -> None:
-        self._colour = terminal.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+        self._colour = in_colour(terminal, environment)
         try:
             "".join(mark for mark, _, _ in MARKS.values()).encode(terminal.encoding or "ascii")
             self._plain = False

@@ -6,10 +6,9 @@ the largest value. A mark is a correlation between activations and a label, and 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from saewatch.core.catalogue import Feature
 
@@ -25,11 +24,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def kind_of(category: str) -> str:
     """safety, bias or behaviour, by the category's prefix."""
     return "bias" if category.startswith("bias.") else "behaviour" if category.startswith("x.") else "safety"
-
-
-def in_colour(out: TextIO) -> bool:
-    """Whether ``out`` is a terminal that does not ask for none."""
-    return out.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
 
 
 def legend(*, colour: bool) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from saewatch.cli.terminal import printable
 from saewatch.edge.pb import common_pb2, history_pb2
 
 Row = Mapping[str, Any]
@@ -98,7 +99,7 @@ def _cell(key: str, value: Any) -> str:
         return ",".join(f"{reason} {tokens}" for reason, tokens in value.items())
     if isinstance(value, list):
         return ", ".join(f"{one['feature_id']} {one['max_value']:.3g}x{one['count']}" for one in value[:3])
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value))  # it may be a client's
+    return printable(str(value))
 
 
 def _owner(message: Any, field: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from saewatch import cli
 from saewatch.cli import marked
+from saewatch.cli.terminal import in_colour
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
 
@@ -165,7 +166,7 @@ def _told(each: Iterator[Scored], count: int, coverage: list[Coverage], *, quiet
 
 
 def _table(texts: Iterator[Scored], _scorer: Scorer, out: TextIO) -> None:
-    colour = marked.in_colour(out)
+    colour = in_colour(out)
     for one in texts:
         print("\n".join(marked.lines(one, colour=colour)), file=out)
     print("\n".join(marked.legend(colour=colour)), file=out)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TextIO
 
+from saewatch.cli.terminal import printable
 from saewatch.client.events import (
     Blind,
     Coverage,
@@ -113,10 +114,10 @@ class Screen:
         coverage = f"coverage {self._coverage.overall:.4f}" if self._coverage else "coverage not told yet"
         blind = f" · BLIND: {', '.join(one.reason for one in self._blind)}" if self._blind else ""
         down = " · DISCONNECTED" if self._down else ""
-        return _printable(f"{rate:.0f} tokens/s · {coverage} · {self._gaps} gaps{blind}{down}")
+        return printable(f"{rate:.0f} tokens/s · {coverage} · {self._gaps} gaps{blind}{down}")
 
     def _print(self, text: str, colour: str) -> None:
-        clean = _printable(text)
+        clean = printable(text)
         painted = f"\x1b[{colour}m{clean}\x1b[0m" if self._colour and colour else clean
         self._out.write(f"{CLEAR if self._live else ''}{painted}\n")
 
@@ -148,7 +149,3 @@ def _token(fired: Sequence[Firing]) -> str:
     where = "" if first.prompt is None else "prompt " if first.prompt else "answer "
     features = "  ".join(f"{one.feature or one.unit} {one.value:.2f}" for one in fired)
     return f"{clock(first.time_ns)} {first.request or 'unknown request'} {where}{first.position}: {features}"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

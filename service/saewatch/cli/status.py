@@ -8,6 +8,7 @@ import json
 from google.protobuf.json_format import MessageToDict
 
 from saewatch.cli.asking import address_argument, ask
+from saewatch.cli.terminal import printable
 from saewatch.edge.pb import common_pb2, status_pb2, status_pb2_grpc
 
 TIMEOUT_S = 5.0
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
         plain = MessageToDict(status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         print(json.dumps(plain))
     else:
-        print("\n".join(_lines(status)))
+        print("\n".join(map(printable, _lines(status))))
     return 0
 
 

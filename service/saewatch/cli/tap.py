@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 
 from saewatch import cli
 from saewatch.cli.asking import address_argument, ask
+from saewatch.cli.terminal import printable
 from saewatch.core import limits
 from saewatch.edge.pb import tap_pb2, tap_pb2_grpc
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         plain = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         print(json.dumps({"good": good, **plain}))
     else:
-        print("\n".join(line for one in answer.self_tests for line in _lines(one)))
+        print("\n".join(printable(line) for one in answer.self_tests for line in _lines(one)))
     return cli.GOOD if good else cli.FAILED
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from saewatch import cli
+from saewatch.cli import terminal
 from saewatch.cli.asking import address_argument
 from saewatch.cli.screen import JsonLines, Screen
 from saewatch.client import Client, Firings, Watch
@@ -87,8 +87,7 @@ def _show(client: Client, watch: Watch, shown: Screen | JsonLines, *, count: int
 
 
 def _screen() -> Screen:
-    terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    return Screen(sys.stdout, live=terminal, colour=terminal and not os.environ.get("NO_COLOR"))
+    return Screen(sys.stdout, live=terminal.live(sys.stdout), colour=terminal.in_colour(sys.stdout))
 
 
 def _above_zero(number: Callable[[str], float]) -> Callable[[str], float]:
