@@ -6,6 +6,7 @@ a test needs is made by `make setup` or by the test itself.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -20,6 +21,9 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("saewatch")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell starts what it puts into the background with SIGINT ignored, and children inherit that: Ctrl-C would end none."""
 
 skipped: list[str] = []
 
