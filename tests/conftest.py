@@ -23,7 +23,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("saewatch")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""A shell starts what it puts into the background with SIGINT ignored, and children inherit that: Ctrl-C would end none."""
+"""A shell starts background jobs with SIGINT ignored, and their children inherit that: Ctrl-C would end none."""
 
 skipped: list[str] = []
 
