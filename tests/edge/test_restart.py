@@ -9,17 +9,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from deploy.demo.servers import free_port
+from saewatch.client import Client, Gap, Watch
 from saewatch.core import limits
-from saewatch.edge.pb import common_pb2, firing_pb2, firing_pb2_grpc
 from saewatch.engine.books import Stream
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.shipper import Shipper
@@ -34,54 +32,42 @@ TRAFFIC = Traffic(requests=60, prompt_max=200, output_max=60, stops=0.005, preem
 
 
 class Subscriber:
-    """Adds up what it is given, and comes back with its token for as long as it is wanted."""
+    """A client in a thread of its own, for as long as it is wanted. ``before``: whom it goes on for."""
 
     def __init__(self, address: str, before: Subscriber | None = None) -> None:
-        self.address = address
-        self.token: str = before.token if before else ""
-        self.sums: Counter[str] = before.sums if before else Counter()
-        self.gaps: list[firing_pb2.Gap] = []
+        self._before = before
+        self._client = Client(address)
+        self.watch: Watch = self._client.watch(resume_token=before.watch.resume_token if before else "", heartbeats=True)
+        self.gaps: list[Gap] = []
         self.ready = threading.Event()
-        self._call: Any = None
-        self._leaving = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def leave(self) -> None:
-        self._leaving = True
-        if self._call is not None:
-            self._call.cancel()
+        self.watch.close()
         self._thread.join()
+        self._client.close()
 
     def _run(self) -> None:
-        while not self._leaving:
-            with grpc.insecure_channel(self.address) as channel:
-                stub: Any = firing_pb2_grpc.FiringServiceStub(channel)
-                self._call = stub.WatchFirings(firing_pb2.WatchFiringsRequest(resume_token=self.token))
-                try:
-                    for message in self._call:
-                        self._take(message)
-                        self.token = message.resume_token
-                        self.ready.set()
-                except grpc.RpcError:
-                    time.sleep(0.05)
+        for event in self.watch:
+            self.ready.set()
+            if isinstance(event, Gap):
+                self.gaps.append(event)
 
-    def _take(self, message: firing_pb2.WatchFiringsResponse) -> None:
-        if message.HasField("batch"):
-            batch = message.batch
-            for tokens, origin in zip(batch.span_tokens, batch.span_origin, strict=True):
-                self.sums["seen"] += tokens if origin != common_pb2.ORIGIN_RECOMPUTED else 0
-            self.sums["missed"] += sum(batch.missed_tokens)
-            self.sums["firings"] += len(batch.row)
-        elif message.HasField("gap"):
-            self.gaps.append(message.gap)
-            self.sums["gap"] += message.gap.tokens
-            self.sums["gap_firings"] += message.gap.firings
-            self.sums["repeated"] += message.gap.repeated_tokens
+    @property
+    def seen(self) -> int:
+        return self.watch.totals.tokens - self.watch.totals.recomputed
 
     @property
     def accounted(self) -> int:
-        return self.sums["seen"] + self.sums["missed"] + self.sums["gap"] - self.sums["repeated"]
+        totals = self.watch.totals
+        told = self.seen + sum(totals.missed.values()) + totals.gap_tokens - totals.repeated_tokens
+        return told + (self._before.accounted if self._before else 0)
+
+    @property
+    def firings(self) -> int:
+        totals = self.watch.totals
+        return totals.firings + totals.gap_firings + (self._before.firings if self._before else 0)
 
 
 @pytest.fixture
@@ -108,7 +94,7 @@ def engine(sidecar: Sidecar) -> Iterator[Run]:
     shipper.stop()
 
 
-def wait(holds: Any, timeout_s: float = 20.0) -> None:
+def wait(holds: Any, timeout_s: float = 40.0) -> None:
     end = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < end, "it did not come"
@@ -136,7 +122,7 @@ def test_what_a_subscriber_adds_up_over_restarts_is_what_was_fed(
     try:
         assert subscriber.ready.wait(10)
         put_some(engine, 0.3)
-        wait(lambda: subscriber.sums["seen"] > 0)
+        wait(lambda: subscriber.seen > 0)
         for _ in range(2):
             put_some(engine, 0.3)
             sidecar.signal(number)
@@ -150,19 +136,19 @@ def test_what_a_subscriber_adds_up_over_restarts_is_what_was_fed(
         time.sleep(0.3)
     finally:
         subscriber.leave()
-    assert subscriber.accounted == engine.fed, (subscriber.sums, subscriber.gaps)
-    assert subscriber.sums["seen"] > engine.fed / 20
+    assert subscriber.accounted == engine.fed, (subscriber.watch.totals, subscriber.gaps)
+    assert subscriber.seen > engine.fed / 20
     books = engine.streams[0].books
     if number is signal.SIGTERM:
-        assert subscriber.sums["repeated"] == 0
-        assert subscriber.sums["firings"] + subscriber.sums["gap_firings"] == books.told_firings
+        assert subscriber.watch.totals.repeated_tokens == 0
+        assert subscriber.firings == books.told_firings
 
 
 def test_a_subscriber_that_was_away_for_a_whole_run_of_the_sidecar_is_told_of_it(sidecar: Sidecar, engine: Run) -> None:
     subscriber = Subscriber(sidecar.addresses["grpc"])
     assert subscriber.ready.wait(10)
     put_some(engine, 0.2)
-    wait(lambda: subscriber.sums["seen"] > 0)
+    wait(lambda: subscriber.seen > 0)
     subscriber.leave()
     for _ in range(2):
         sidecar.signal(signal.SIGTERM)
@@ -179,4 +165,4 @@ def test_a_subscriber_that_was_away_for_a_whole_run_of_the_sidecar_is_told_of_it
     assert again.accounted == engine.fed
     (gap,) = again.gaps
     assert gap.tokens > 0
-    assert again.sums["firings"] + gap.firings == engine.streams[0].books.told_firings
+    assert again.firings == engine.streams[0].books.told_firings
