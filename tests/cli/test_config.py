@@ -50,13 +50,13 @@ def test_what_the_readme_tells_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     section = README.read_text().split("## Watch your own server")[1].split("\n## ")[0]
-    settings, commands = re.findall(r"```(?:yaml)?\n(.*?)```", section, re.DOTALL)[:2]
+    settings, commands = re.findall(r"```(?:yaml)?\n(.*?)```", section, re.DOTALL)[1:3]
     monkeypatch.chdir(tmp_path)
     fakes.write_bundle(tmp_path / "BUNDLE", fakes.dictionary())
     assert check(tmp_path, settings, "--json") == cli.GOOD
     taken = json.loads(capsys.readouterr().out)
     typed = [shlex.split(line, comments=True)[1:] for line in commands.splitlines()]
-    assert [words[0] for words in typed] == ["config", "serve", "vllm-args", "status", "tap"]
+    assert [words[0] for words in typed] == ["config", "serve", "vllm-args", "status", "tap", "doctor"]
     assert cli.main(typed[0]) == cli.GOOD
     capsys.readouterr()
     assert cli.main([*typed[2], "--json"]) == cli.GOOD

@@ -166,6 +166,7 @@ def test_its_figures_do_not_depend_on_the_pace(taped: Taped) -> None:
         "damaged_frames": 0,
         "damaged_bytes": 0,
         "lost_records": 0,
+        "lost_tokens": 5,
         "requests": 4,
         "gaps": 1,
         "tokens": 24,

@@ -37,7 +37,8 @@ class Subscriber:
     def __init__(self, address: str, before: Subscriber | None = None) -> None:
         self._before = before
         self._client = Client(address)
-        self.watch: Watch = self._client.watch(resume_token=before.watch.resume_token if before else "", heartbeats=True)
+        token = before.watch.resume_token if before else ""
+        self.watch: Watch = self._client.watch(resume_token=token, heartbeats=True)
         self.gaps: list[Gap] = []
         self.ready = threading.Event()
         self._thread = threading.Thread(target=self._run)

@@ -84,16 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(words[1:])
     try:
-        return int(module.run(options))
+        code = int(module.run(options))
+        sys.stdout.flush()
     except SaewatchError as error:
         return _refused(error, as_json=options.json)
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:  # what a verb reads it has translated: this is the disk that its output goes to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        said = UnreachableError("output", found=error.strerror or str(error), expected="a place that can be written to")
+        return _refused(said, as_json=False)
+    return code
 
 
 def _top() -> Parser:
-    listed = "\n".join(f"  {name:<11}{verb.says}" for name, verb in VERBS.items())
+    width = max(map(len, VERBS)) + 2
+    listed = "\n".join(f"  {name:<{width}}{verb.says}" for name, verb in VERBS.items())
     parser = Parser(
         prog="saewatch",
         description="Watches what a serving language model represents.",

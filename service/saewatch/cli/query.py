@@ -27,6 +27,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from saewatch.cli import rows
 from saewatch.cli.asking import address_argument, ask
+from saewatch.cli.output import whole
+from saewatch.cli.terminal import printable
+from saewatch.client import Client
 from saewatch.core import limits
 from saewatch.core.errors import SaewatchError, UnreachableError
 from saewatch.edge.pb import common_pb2, firing_pb2_grpc, history_pb2
@@ -94,6 +97,8 @@ def run(options: argparse.Namespace) -> int:
         _read(options, told, write)
     text = options.format == "table" and options.out is None
     print("\n".join(told.lines()), file=sys.stdout if text else sys.stderr)
+    if not told.rows:
+        _warn_of_unknown(options)
     return 0
 
 
@@ -134,7 +139,8 @@ class Told:
     def lines(self) -> Iterator[str]:
         """For people: how much there was to see, and what is not stored."""
         since = self.losses.kept_since_time.ToNanoseconds()
-        if 0 < self.start_ns < self.end_ns:  # the first rows may all be of one time, which is covered with its last
+        uncovered = self.more and not self.seen  # the first rows are all of one time, which is covered with its last
+        if 0 < self.start_ns < self.end_ns and not uncovered:
             lost = ", ".join(f"{reason} {tokens}" for reason, tokens in self.missed.items())
             span = f"{rows.time_text(self.start_ns)} to {rows.time_text(self.end_ns)}"
             yield f"{span}: {self.seen} tokens seen, missed {lost or 'none'}"
@@ -180,6 +186,18 @@ def _read(options: argparse.Namespace, told: Told, write: Callable[[list[rows.Ro
             return
 
 
+def _warn_of_unknown(options: argparse.Namespace) -> None:
+    """Nothing fired, or nobody knows the name: yesterday's dictionary may be gone, so it is no error."""
+    if not options.feature and not options.category:
+        return
+    with Client(options.address) as client:
+        known = list(client.features())
+    names = {"feature": {one.id for one in known}, "category": {one.category for one in known}}
+    for kind, there in names.items():
+        for name in sorted({*getattr(options, kind)} - there):
+            print(f"No dictionary of this sidecar has the {kind} {printable(name)}. Is it misspelt?", file=sys.stderr)
+
+
 def _page(channel: grpc.Channel, asked: Any) -> Any:
     service: Any = firing_pb2_grpc.FiringServiceStub(channel)
     call = service.ListRequests if isinstance(asked, history_pb2.ListRequestsRequest) else service.QueryFirings
@@ -222,7 +240,7 @@ def _output(options: argparse.Namespace) -> Iterator[Callable[[list[rows.Row]], 
     """Where rows go, page by page; a table waits for the last one."""
     fields = rows.columns(_MESSAGES[options.what], options.fields)
     if options.format == "parquet":
-        with contextlib.closing(_parquet(options.out, fields)) as file:
+        with whole(options.out) as path, contextlib.closing(_parquet(path, fields)) as file:
             yield file.write
         return
     with _opened(options.out) as out:
@@ -243,11 +261,7 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    try:
-        file = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UnreachableError(str(path), found=error.strerror, expected="a file that can be written") from error
-    with file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         yield file
 
 

@@ -146,7 +146,10 @@ class Replay:
         if self._options.json:
             return json.dumps(facts)
         progress = self._source.progress
-        damage = f" {facts['damaged_frames']:,} damaged frames ({facts['damaged_bytes']:,} B) were left out."
+        damage = (
+            f" {facts['damaged_frames']:,} damaged frames ({facts['damaged_bytes']:,} B) were left out,"
+            f" and with them {facts['lost_tokens']:,} tokens that the engine had told."
+        )
         stays = " Status, request records, features and metrics can still be asked for; Ctrl-C ends."
         return (
             f"The recording has ended after {sidecar.clock_time(progress.seconds)}: "
@@ -157,6 +160,7 @@ class Replay:
     def _facts(self) -> dict[str, float]:
         status, progress, recording = self._pipeline.status(), self._source.progress, self._recording
         books = [stream.books for stream in status.streams if stream.books]
+        received = sum(stream.received_rows + stream.received_missed for stream in status.streams)
         facts = {
             "frames": progress.totals.frames,
             "damaged_frames": recording.damaged_frames,
@@ -169,6 +173,7 @@ class Replay:
             "missed": sum(sum(one.missed.values()) for one in books),
             "imbalance": sum(abs(one.imbalance) for one in books),
             "firings": sum(stream.received_firings for stream in status.streams),
+            "lost_tokens": max(0, sum(one.accounted - one.in_flight for one in books) - received),
             "gaps": sum(stream.seq_gaps for stream in status.streams),
             "dropped": sum(queue.dropped for queue in self._pipeline.queues()),
             "duration_s": round(progress.seconds, 3),
@@ -191,9 +196,7 @@ def _configured(options: argparse.Namespace) -> Config:
 
 
 def _history_in(folder: Path, config: Config) -> Config:
-    """With a history of its own, unless one is configured: that of `saewatch serve` is about what really happened."""
-    if "path" in config.history.model_fields_set:
-        return config
+    """With a history of its own: that of `saewatch serve` is about what really happened, and happened once."""
     return config.model_copy(update={"history": config.history.model_copy(update={"path": str(folder / "history.db")})})
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from saewatch import cli
 from saewatch.cli import marked
+from saewatch.cli.output import whole
 from saewatch.cli.terminal import in_colour
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
@@ -148,11 +149,8 @@ def _output(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    try:
-        with path.open("w", encoding="utf-8", newline="") as out:
-            yield out
-    except OSError as error:
-        raise UnreachableError(str(path), found=error.strerror, expected="a file that can be written") from error
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as out:
+        yield out
 
 
 def _told(each: Iterator[Scored], count: int, coverage: list[Coverage], *, quiet: bool) -> Iterator[Scored]:

@@ -6,6 +6,7 @@ code (`monitor.tables`, `monitor.tally`): a feature fires above its own floor, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,8 @@ class Coverage:
 
     def __str__(self) -> str:
         missed = ", ".join(f"{tokens} {reason}" for reason, tokens in self.missed.items()) or "none"
-        parts = [f"coverage {self.share:.1%} of {self.fed} tokens fed (missed: {missed})"]
+        share = math.floor(self.share * 1000) / 10  # never more than it was
+        parts = [f"coverage {share:.1f}% of {self.fed} tokens fed (missed: {missed})"]
         parts += [f"{self.not_finite} of them NOT FINITE"] if self.not_finite else []
         parts += [f"{self.cut} tokens cut off beforehand"] if self.cut else []
         return "; ".join(parts)
