@@ -32,6 +32,7 @@ from pydantic import BaseModel
 
 from saewatch import config
 from saewatch.cli import VERBS
+from saewatch.cli.checks.tables import table as engine_table
 from saewatch.core import errors, hookpoint, limits, tapconfig
 from saewatch.core.batch import Reason
 from saewatch.edge.sinks.metrics import COMMON, MetricsSink
@@ -149,21 +150,12 @@ def _only(rule: tuple[str, object] | None) -> str:
 
 def vllm_versions() -> str:
     """Versions of vLLM, and with what they were tested."""
-    return table(("version", "tested with"), sorted(_assigned("VERSIONS").items(), reverse=True))
+    return table(("version", "tested with"), sorted(engine_table("vllm", "VERSIONS").items(), reverse=True))
 
 
 def refused_modes() -> str:
     """Modes of vLLM in which the tap refuses to start."""
-    return "\n".join(f"- {name}" for name in _assigned("MODES"))
-
-
-def _assigned(name: str) -> dict[str, str]:
-    """A table of engine/vllm.py, which imports vLLM: its keys, and its values where they are text."""
-    tree = ast.parse((PACKAGE / "engine" / "vllm.py").read_text())
-    found = next(node for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name)
-    assert isinstance(found.value, ast.Dict)
-    values = [str(value.value) if isinstance(value, ast.Constant) else "" for value in found.value.values]
-    return dict(zip([ast.literal_eval(key) for key in found.value.keys if key], values, strict=True))
+    return "\n".join(f"- {name}" for name in engine_table("vllm", "MODES"))
 
 
 def tap_keys() -> str:
