@@ -124,9 +124,10 @@ class App:
         self._grpc_at = split_listen("grpc.listen", config.grpc.listen)
         self._web_at = split_listen("web.listen", config.web.listen)
         known = {**(known or {}), **dictionaries.load(Path(one) for one in config.dictionaries)}
-        self._bells: dict[str, asyncio.Event] = {}
+        queues = [SinkQueue(name, self._wake) for name in ("metrics", "grpc", "log")]
+        self._bells = {queue.name: asyncio.Event() for queue in queues}
+        self._rung = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        queues = [SinkQueue(name, self._bell(name)) for name in ("metrics", "grpc", "log")]
         self._history = _history(config.history)
         written = [self._history.queue] if self._history else []
         self._pipeline = Pipeline(dictionaries=known, queues=[*queues, *written], clock=clock)
@@ -222,14 +223,16 @@ class App:
             bell.clear()
             sink.take(queue.take())
 
-    def _bell(self, name: str) -> Callable[[], None]:
-        bell = self._bells.setdefault(name, asyncio.Event())
+    def _wake(self) -> None:
+        """Called by the ingest thread: one call for all sinks, since each wakes the loop."""
+        if self._loop is not None and not self._rung:
+            self._rung = True
+            self._loop.call_soon_threadsafe(self._ring)
 
-        def wake() -> None:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(bell.set)
-
-        return wake
+    def _ring(self) -> None:
+        self._rung = False
+        for bell in self._bells.values():
+            bell.set()
 
     def _command(self, link: int, command: Command) -> None:
         if self._source is not None:

@@ -165,6 +165,12 @@ def test_row_positions_are_those_of_a_loop(batch: FiringBatch) -> None:
     assert [request.dtype.name, position.dtype.name] == ["uint32", "int32"]
 
 
+@given(batches())
+def test_bytes_and_lengths_are_those_of_the_columns(batch: FiringBatch) -> None:
+    assert batch.nbytes == sum(getattr(batch, name).nbytes for name, _, _ in batch.COLUMNS)
+    assert batch.lengths.tolist() == np.diff(batch.span_start).tolist()
+
+
 @given(batches(), st.data())
 def test_parts_hold_exactly_their_rows(batch: FiringBatch, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, batch.rows))

@@ -68,7 +68,7 @@ def test_below_and_finite_look_at_every_item() -> None:
 
 @pytest.mark.parametrize("dtype", ["<u8", "<i4", "<f4", ">u4", "u1"])
 def test_column_types_names_the_column(dtype: str) -> None:
-    record: Any = SimpleNamespace(COLUMNS=(("row", "<u4", "K"),), row=np.zeros(2, np.uint32))
+    record: Any = SimpleNamespace(COLUMNS=(("row", np.dtype("<u4"), "K"),), row=np.zeros(2, np.uint32))
     column_types("watch_set", record)
     record.row = np.zeros(2, dtype)
     with pytest.raises(RecordError, match=r"^watch_set\.row: found .*, expected uint32$"):

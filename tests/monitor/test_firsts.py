@@ -22,38 +22,37 @@ def new(firsts: Firsts, one: WatchTable, *pairs: tuple[int, int]) -> list[int]:
 
 def test_once_for_each_request_and_feature() -> None:
     firsts, one = Firsts(), table()
-    left, right = firsts.enter(), firsts.enter()
+    left, right = 0, 1
     assert new(firsts, one, (left, 0), (left, 0), (right, 0), (left, 2)) == [0, 2, 0]
     assert new(firsts, one, (left, 0), (right, 2)) == [2]
 
 
 def test_tables_are_apart() -> None:
     firsts, one, other = Firsts(), table(1), table(2)
-    place = firsts.enter()
+    place = 3
     assert new(firsts, one, (place, 1)) == [1]
     assert new(firsts, other, (place, 1)) == [1]
 
 
 def test_a_place_that_is_given_again_is_empty() -> None:
     firsts, one = Firsts(), table()
-    place = firsts.enter()
+    place = 3
     assert new(firsts, one, (place, 1)) == [1]
-    firsts.leave(place)
-    assert firsts.enter() == place
+    firsts.clear(place)
     assert new(firsts, one, (place, 1)) == [1]
 
 
 def test_it_grows_and_forgets_nothing() -> None:
     firsts, one = Firsts(), table()
-    places = [firsts.enter() for _ in range(50)]
+    places = list(range(50))
     assert new(firsts, one, *((place, 0) for place in places)) == [0] * 50
-    more = [firsts.enter() for _ in range(500)]
+    more = list(range(50, 550))
     assert new(firsts, one, *((place, 0) for place in places + more)) == [0] * 500
 
 
 def test_tables_are_bounded() -> None:
     firsts = Firsts()
-    place = firsts.enter()
+    place = 3
     tables = [table(number) for number in range(TABLES_KEPT + 1)]
     for one in tables:
         new(firsts, one, (place, 0))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from saewatch.core import limits
 from saewatch.core.errors import RecordError
 from saewatch.core.records import Ack, Beat, RequestEnd, RequestStart, Result, StreamBeat
 from saewatch.monitor.events import EngineCost, Unreadable
@@ -176,7 +177,7 @@ def test_ten_thousand_requests_in_bounded_memory() -> None:
     assert grown < 500 * 12_000, f"{grown / 500:.0f} bytes a kept request"
     (table,) = [one for one in gc.get_objects() if type(one) is RequestTable and one.kept_count == 10_000]
     assert len(vars(table)["_names"]) == 3 * 10_000, "the names of forgotten requests are forgotten"
-    assert table.firsts.enter() < 2, "places are given again"
+    assert len(table.roster.waits) <= 2 * limits.REQUESTS_LEAVING, "places are given again"
 
 
 def blind(stage: Stage) -> list[tuple[str, str]]:

@@ -109,7 +109,7 @@ def test_a_client_that_uses_anothers_key_as_its_id_gets_nothing_of_it() -> None:
     stage.label(7)
     stage.start(7)
     (event,) = observed(stage.batch([(7, 0, 1), (8, 0, 1)]))
-    assert [one.tenant for one in event.requests] == ["acme", "mallory"]
+    assert [event.requests[index].tenant for index in event.span_request] == ["acme", "mallory"]
     stage.label(7, outcome="completed")
     found = {
         record.start.request: record.label.outcome for record in stage.monitor.records(fakes.key(7)) if record.label

@@ -58,14 +58,3 @@ def test_chosen_firings_only() -> None:
     part = spans.take(batch, np.array([False, True]), np.zeros(0, bool), batch.value > 1.5)
     assert firings_of(part) == {(2, 5, 0, 3.0)}
     assert part.rows == 1, "rows are covered whether their firings are chosen or not"
-
-
-@given(batches())
-def test_span_of_each_firing(batch: FiringBatch) -> None:
-    request, _ = batch.row_positions()
-    assert batch.request[spans.span_of_firings(batch)].tolist() == [int(request[row]) for row in batch.row]
-
-
-def test_bytes_are_those_of_the_columns() -> None:
-    batch = fakes.batch([(1, 0, 2)], [(0, 0, 1.0)])
-    assert spans.nbytes(batch) == 4 + 8 + 4 + 1 + 10

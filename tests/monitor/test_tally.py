@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saewatch.core import limits
-from saewatch.core.batch import Origin, Reason
+from saewatch.core.batch import Reason
 from saewatch.monitor.tally import Budget, Tally, frozen, raw
 
 Firing = tuple[int, int, float]
@@ -21,9 +21,9 @@ def tally(prompt_len: int = 4) -> Tally:
     return Tally(prompt_len, Budget())
 
 
-def add(one: Tally, firings: list[Firing], origin: int = Origin.COMPUTED) -> None:
+def add(one: Tally, firings: list[Firing]) -> None:
     feature, position, value = zip(*firings, strict=True) if firings else ((), (), ())
-    one.add(raw(np.array(feature, np.int32), np.array(position, np.int32), np.array(value, np.float32)), origin)
+    one.add(raw(np.array(feature, np.int32), np.array(position, np.int32), np.array(value, np.float32)))
 
 
 def read(one: Tally) -> dict[tuple[int, str], tuple[int, float, float, int, int]]:
@@ -70,29 +70,26 @@ def test_sums_are_those_of_the_slow_way_settled_or_not(parts: list[list[Firing]]
 
 def test_prompt_and_answer_are_counted_apart() -> None:
     one = tally()
-    one.span(2, 5, Origin.COMPUTED)
-    assert (one.prompt_tokens, one.answer_tokens) == (2, 3)
     add(one, [(0, 3, 1.0), (0, 4, 2.0)])
     assert read(one).keys() == {(0, "prompt"), (0, "answer")}
 
 
 def test_recomputed_positions_replace_what_they_gave() -> None:
     one = tally()
-    one.span(0, 6, Origin.COMPUTED)
+    one.saw(4, 2)
     add(one, [(0, 0, 1.0), (0, 3, 9.0), (1, 5, 2.0)])
-    one.span(2, 3, Origin.RECOMPUTED)
-    add(one, [(0, 2, 4.0)], Origin.RECOMPUTED)
+    assert one.forget(2, 5) == 0
+    add(one, [(0, 2, 4.0)])
     assert read(one) == slowly([(0, 0, 1.0), (1, 5, 2.0), (0, 2, 4.0)], 4)
     assert (one.prompt_tokens + one.answer_tokens, one.recomputed_tokens, one.kept_first_tokens) == (6, 3, 0)
 
 
 def test_recomputed_positions_that_are_summed_up_keep_the_first_and_say_so() -> None:
     one = tally()
-    one.span(0, 4, Origin.COMPUTED)
     add(one, [(0, 3, 9.0)])
     one.settle()
-    one.span(2, 4, Origin.RECOMPUTED)
-    add(one, [(0, 3, 1.0), (0, 5, 2.0)], Origin.RECOMPUTED)
+    assert one.forget(2, 6) == 4, "from here on its firings are taken"
+    add(one, [(0, 5, 2.0)])
     assert read(one) == slowly([(0, 3, 9.0), (0, 5, 2.0)], 4)
     assert one.kept_first_tokens == 2
 

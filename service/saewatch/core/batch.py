@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ I32 = npt.NDArray[np.int32]
 U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Columns = tuple[tuple[str, np.dtype[Any], str], ...]
+"""Of a columnar record: name, type on the wire, and the group of columns of one length; R1 is one longer than R."""
 
 
 class Origin(enum.IntEnum):
@@ -76,17 +78,17 @@ class FiringBatch:
     span all the same; an excluded or missed row is in none and is counted under ``missed``.
     """
 
-    COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (
-        ("request", "<u4", "R"),
-        ("span_start", "<i4", "R1"),
-        ("position", "<i4", "R"),
-        ("missed_request", "<u4", "M"),
-        ("missed_tokens", "<i4", "M"),
-        ("row", "<u4", "N"),
-        ("value", "<f4", "N"),
-        ("slot", "<u2", "N"),
-        ("origin", "u1", "R"),
-        ("missed_reason", "u1", "M"),
+    COLUMNS: ClassVar[Columns] = (
+        ("request", np.dtype("<u4"), "R"),
+        ("span_start", np.dtype("<i4"), "R1"),
+        ("position", np.dtype("<i4"), "R"),
+        ("missed_request", np.dtype("<u4"), "M"),
+        ("missed_tokens", np.dtype("<i4"), "M"),
+        ("row", np.dtype("<u4"), "N"),
+        ("value", np.dtype("<f4"), "N"),
+        ("slot", np.dtype("<u2"), "N"),
+        ("origin", np.dtype("u1"), "R"),
+        ("missed_reason", np.dtype("u1"), "M"),
     )
 
     stream: int
@@ -111,9 +113,19 @@ class FiringBatch:
         return int(self.span_start[-1])
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the columns."""
+        return 13 * len(self.request) + 4 + 9 * len(self.missed_request) + 10 * len(self.row)
+
+    @property
+    def lengths(self) -> I32:
+        """Rows of each span, ``[R]``."""
+        return self.span_start[1:] - self.span_start[:-1]
+
+    @property
     def fresh_rows(self) -> int:
         """Rows that were not reported before."""
-        return int(np.diff(self.span_start)[self.origin != Origin.RECOMPUTED].sum())
+        return int(self.lengths[self.origin != Origin.RECOMPUTED].sum())
 
     @property
     def firings(self) -> int:
@@ -133,7 +145,7 @@ class FiringBatch:
         if starts.shape != (spans + 1,) or starts[0] != 0 or (starts[1:] <= starts[:-1]).any():
             raise RecordError("firing_batch.span_start", found="rows out of order", expected="0 first, then ascending")
         in_range("firing_batch.rows", self.rows, 0, limits.BATCH_ROWS)
-        if (self.position < 0).any() or (self.position > limits.POSITION_MAX - np.diff(self.span_start)).any():
+        if (self.position < 0).any() or (self.position > limits.POSITION_MAX - self.lengths).any():
             raise RecordError("firing_batch.position", found="a position out of range", expected="0 to 2^31-1")
         if (self.request == NO_REQUEST).any():
             raise RecordError("firing_batch.request", found=NO_REQUEST, expected="a request's number")
@@ -178,7 +190,7 @@ class FiringBatch:
 
     def row_positions(self) -> tuple[U32, I32]:
         """The request and the position of each row, ``[rows]`` each."""
-        lengths = np.diff(self.span_start)
+        lengths = self.lengths
         offset = np.arange(self.rows, dtype=np.int32) - np.repeat(self.span_start[:-1], lengths)
         return np.repeat(self.request, lengths), np.repeat(self.position, lengths) + offset
 
@@ -187,10 +199,10 @@ class FiringBatch:
 class WatchSet:
     """Slots ``first`` to ``first + K`` of the ``total`` slots that a stream emits from now on."""
 
-    COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (
-        ("row", "<u4", "K"),
-        ("floor", "<f4", "K"),
-        ("kind", "u1", "K"),
+    COLUMNS: ClassVar[Columns] = (
+        ("row", np.dtype("<u4"), "K"),
+        ("floor", np.dtype("<f4"), "K"),
+        ("kind", np.dtype("u1"), "K"),
     )
 
     stream: int
@@ -219,7 +231,7 @@ class WatchSet:
 class Census:
     """Latents ``first`` to ``first + K`` of the whole dictionary, on sampled tokens since the last census."""
 
-    COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (("total", "<f8", "K"), ("count", "<u8", "K"))
+    COLUMNS: ClassVar[Columns] = (("total", np.dtype("<f8"), "K"), ("count", np.dtype("<u8"), "K"))
 
     stream: int
     time_ns: int

@@ -43,7 +43,7 @@ def column_types(subject: str, record: Any) -> None:
     for name, dtype, _ in record.COLUMNS:
         found = getattr(record, name).dtype
         if found != dtype:
-            raise RecordError(f"{subject}.{name}", found=found, expected=np.dtype(dtype))
+            raise RecordError(f"{subject}.{name}", found=found, expected=dtype)
 
 
 def same_length(subject: str, *columns: npt.NDArray[Any]) -> int:

@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from saewatch.core import limits
-from saewatch.core.batch import U8, U64
+from saewatch.core.batch import U8, U64, Columns
 from saewatch.core.checks import below, column_types, counts, in_range, one_of, same_length
 from saewatch.core.errors import RecordError
 
@@ -65,7 +65,7 @@ class Mark:
 class Sheet:
     """Bytes ``first`` to ``first + B`` of the ``total`` bytes of one file of a dictionary's bundle."""
 
-    COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (("data", "u1", "B"),)
+    COLUMNS: ClassVar[Columns] = (("data", np.dtype("u1"), "B"),)
 
     weights: str  # weights digest of the dictionary
     name: str  # in the bundle's folder: "dictionary.json"
@@ -86,7 +86,7 @@ class Sheet:
 class RecordingIndex:
     """Where marks are, every so many of them, and what the recording comes to."""
 
-    COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (("offset", "<u8", "K"), ("time_ns", "<u8", "K"))
+    COLUMNS: ClassVar[Columns] = (("offset", np.dtype("<u8"), "K"), ("time_ns", np.dtype("<u8"), "K"))
 
     duration_ns: int  # from the first mark to the last record
     frames: int  # records that were received and written

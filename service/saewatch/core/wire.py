@@ -73,6 +73,11 @@ KINDS: Mapping[int, type[Any]] = {
 }
 _NUMBER = {kind: number for number, kind in KINDS.items()}
 _HINTS = {kind: get_type_hints(kind) for kind in (*KINDS.values(), StreamBeat)}
+_NEEDED = {
+    kind: {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(kind)}
+    for kind in _HINTS
+}
+"""Fields of a record, and whether they must be there."""
 _HEADER = struct.Struct("<4sBBHII")
 _HEAD_LENGTH = struct.Struct("<II")  # of the JSON head with its padding; zero
 HEADER_BYTES = _HEADER.size
@@ -252,17 +257,20 @@ def _typed_fields(cls: type[Any], value: Any, *, skip: Container[str] = ()) -> d
     """The arguments of ``cls`` that ``value`` has, each of its declared type."""
     if not isinstance(value, dict):
         raise RecordError(cls.__name__, found=_shape(value), expected="an object")
-    expected = {item.name: item for item in fields(cls) if item.name not in skip}
-    unknown = sorted(set(value) - set(expected))
+    expected = {name: needed for name, needed in _NEEDED[cls].items() if name not in skip}
+    unknown = sorted(value.keys() - expected.keys())
     if unknown:
         raise RecordError(cls.__name__, found=f"unknown field {unknown[0]!r:.80}", expected=f"{sorted(expected)}")
-    for name, item in expected.items():
-        if name not in value and item.default is MISSING and item.default_factory is MISSING:
+    for name, needed in expected.items():
+        if needed and name not in value:
             raise RecordError(f"{cls.__name__}.{name}", found="nothing", expected="a value")
     return {name: _typed(f"{cls.__name__}.{name}", _HINTS[cls][name], item) for name, item in value.items()}
 
 
 def _typed(subject: str, hint: Any, value: Any) -> Any:
+    scalar = _SCALARS.get(hint)
+    if scalar is not None:  # first: every batch has five of them
+        return scalar(subject, value)
     origin = get_origin(hint)
     if origin is tuple:
         return tuple(_typed(subject, get_args(hint)[0], item) for item in _listed(subject, value))
@@ -270,9 +278,7 @@ def _typed(subject: str, hint: Any, value: Any) -> Any:
         item_hint = get_args(hint)[1]
         pairs = _mapped(subject, value).items()
         return {_text(f"{subject} key", key): _typed(f"{subject}[{key!r:.80}]", item_hint, item) for key, item in pairs}
-    if is_dataclass(hint):
-        return hint(**_typed_fields(hint, value))  # type: ignore[arg-type,operator]  # is_dataclass does not narrow
-    return _SCALARS[hint](subject, value)
+    return hint(**_typed_fields(hint, value))
 
 
 def _listed(subject: str, value: Any) -> list[Any]:
@@ -349,7 +355,7 @@ def _from_columns(cls: Any, payload: memoryview) -> Any:
 
 def _columns(cls: Any, counts: Any, body: memoryview) -> dict[str, Any]:
     lengths = _lengths(cls, counts)
-    size = sum(np.dtype(dtype).itemsize * lengths[group] for _, dtype, group in cls.COLUMNS)
+    size = sum(dtype.itemsize * lengths[group] for _, dtype, group in cls.COLUMNS)
     if size != len(body):
         raise RecordError(f"{cls.__name__} columns", found=f"{len(body)} bytes", expected=f"{size}, by its counts")
     columns, offset = {}, 0

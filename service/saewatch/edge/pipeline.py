@@ -16,7 +16,6 @@ from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Record, Result
 from saewatch.edge.commands import Asked, Commands, Examined
-from saewatch.monitor import spans
 from saewatch.monitor.events import Event, Observed
 from saewatch.monitor.monitor import Monitor, Status
 from saewatch.monitor.record import RequestRecord
@@ -91,7 +90,7 @@ class SinkQueue:
     def _keep(self, event: Event) -> None:
         self._items.append(event)
         if isinstance(event, Observed):
-            self._bytes += spans.nbytes(event.batch)
+            self._bytes += event.batch.nbytes
 
     def _drop(self, event: Event) -> None:
         self._dropped += 1

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import numpy as np
-
 from saewatch.core import limits
 from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason, WatchSet
 from saewatch.core.records import StreamBeat, StreamOpen
@@ -206,4 +204,4 @@ class Stream:
 def counted_by_request(batch: FiringBatch) -> list[tuple[int, int]]:
     """Rows that were not reported before, by request."""
     kept = batch.origin != Origin.RECOMPUTED
-    return list(zip(batch.request[kept].tolist(), np.diff(batch.span_start)[kept].tolist(), strict=True))
+    return list(zip(batch.request[kept].tolist(), batch.lengths[kept].tolist(), strict=True))

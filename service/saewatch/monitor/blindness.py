@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from saewatch.monitor.events import BlindState
-from saewatch.monitor.requests import EngineKey
+from saewatch.monitor.roster import EngineKey
 from saewatch.monitor.streams import NO_BEAT, SELF_TEST_FAILED, UNKNOWN_DICTIONARY, StreamRecord
 
 NO_ENGINE = "no_engine"

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from saewatch.core.batch import I32, FiringBatch
-from saewatch.core.records import StreamBeat
+import numpy as np
+import numpy.typing as npt
+
+from saewatch.core.batch import I32, U8, FiringBatch
+from saewatch.core.records import StreamBeat, TrafficClass
 from saewatch.monitor.tables import StreamIdentity, WatchTable
 
 UNKNOWN = -1
 """Index of a request that is not known."""
+CLASSES = tuple(TrafficClass)
+"""In the order of the numbers that columns have for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,9 +34,15 @@ class Identity:
     prompt_len: int
     cached: int
     adapter: str
-    counted: bool
-    """Whether it counts in the metrics of features: all do that are not known to be ours. An unlabelled one does, or a
-    client would leave the metrics by its choice of endpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fired:
+    """What features did in a batch: one entry for each of them that a firing makes fire."""
+
+    firing: npt.NDArray[np.intp] | slice  # [K] index into the batch's firings
+    feature: I32  # [K] of the table
+    row: npt.NDArray[np.intp]  # [K] of the batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +51,9 @@ class Observed:
 
     batch: FiringBatch
     table: WatchTable
-    requests: tuple[Identity, ...]
+    fired: Fired
+    requests: tuple[Identity, ...]  # [D]
+    traffic_class: U8  # [D+1] index into CLASSES; the last is that of unknown requests
     span_request: I32  # [R] index into requests, or UNKNOWN
     missed_request: I32  # [M] the same
     newly_fired: I32  # features of the table, once for each counted request in which they fired for the first time

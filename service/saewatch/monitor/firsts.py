@@ -18,40 +18,30 @@ TABLES_KEPT = 64
 
 
 class Firsts:
-    """Open requests have places, which are given again after their end."""
+    """By table, and by the places of requests in the roster."""
 
     def __init__(self) -> None:
         self._fired: OrderedDict[WatchTable, npt.NDArray[np.bool_]] = OrderedDict()
-        self._free: list[int] = []
-        self._places = 0
 
-    def enter(self) -> int:
-        """A place for a request."""
-        if self._free:
-            return self._free.pop()
-        self._places += 1
-        return self._places - 1
-
-    def leave(self, place: int) -> None:
+    def clear(self, place: int) -> None:
         """The request of that place has ended."""
         for fired in self._fired.values():
             if place < len(fired):
                 fired[place] = False
-        self._free.append(place)
 
     def new(self, table: WatchTable, place: npt.NDArray[np.int64], feature: I32) -> I32:
         """The features of these (place, feature) pairs that had not fired there before; once for each pair."""
         width = len(table.features)
         pairs = place * width + feature
-        fired = self._table(table)
+        fired = self._table(table, int(place.max(initial=-1)) + 1)
         fresh = np.unique(pairs[~fired.reshape(-1)[pairs]])  # few: looked up before they are sorted
         fired.reshape(-1)[fresh] = True
         return (fresh % width).astype(np.int32)
 
-    def _table(self, table: WatchTable) -> npt.NDArray[np.bool_]:
+    def _table(self, table: WatchTable, places: int) -> npt.NDArray[np.bool_]:
         fired = self._fired.get(table)
-        if fired is None or len(fired) < self._places:
-            grown = np.zeros((max(64, 2 * self._places), len(table.features)), dtype=np.bool_)
+        if fired is None or len(fired) < places:
+            grown = np.zeros((max(64, 2 * places), len(table.features)), dtype=np.bool_)
             if fired is not None:
                 grown[: len(fired)] = fired
             fired = self._fired[table] = grown

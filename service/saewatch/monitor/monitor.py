@@ -30,7 +30,8 @@ from saewatch.monitor import observe
 from saewatch.monitor.blindness import HINTS, REPLACED, Blindness
 from saewatch.monitor.events import BlindState, EngineCost, Event, RequestEnded, Standing, StreamState, Unreadable
 from saewatch.monitor.record import RequestRecord, record_of
-from saewatch.monitor.requests import EngineKey, Request, RequestTable
+from saewatch.monitor.requests import RequestTable
+from saewatch.monitor.roster import EngineKey, Request
 from saewatch.monitor.streams import StreamRecord, StreamTable
 from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable
 from saewatch.monitor.window import Rates, Window
@@ -164,6 +165,7 @@ class Monitor:
 
     def status(self, now_ns: int) -> Status:
         """Everything at once."""
+        self._requests.settle()
         standing = self.standing(now_ns)
         return Status(
             streams=standing.streams,
@@ -307,8 +309,7 @@ class Monitor:
         events: list[Event] = []
         for request in requests:
             for batch, table in self._requests.release(request):
-                owners = observe.of_one(batch, request)
-                events.append(observe.identified(batch, table, owners, self._requests.firsts))
+                events.append(observe.identified(observe.of_one(batch, table, request), self._requests))
             if not request.open:
                 events.append(self._ended(request))
         return events
@@ -316,7 +317,7 @@ class Monitor:
     def _ended(self, request: Request) -> RequestEnded:
         """The end of a request, told once and after everything else of it."""
         assert request.identity is not None, "only requests with an identity are told of"
-        self._requests.firsts.leave(request.place)
+        self._requests.leave(request)
         end = request.end
         return RequestEnded(
             identity=request.identity,
@@ -344,9 +345,9 @@ class Monitor:
             stream.unread += stream.rows - rows
             return [Unreadable(stream=stream.identity, tokens=_tokens(batch))]
         self._window.add(now_ns, tokens=batch.rows, firings=batch.firings, lag_ns=now_ns - batch.time_ns)
-        owners = observe.attribute(batch, (stream.opening.engine, stream.opening.epoch), self._requests)
-        observe.book(batch, table, owners, self._requests)
-        observed, given_up = observe.observe(batch, table, owners, self._requests)
+        joined = observe.join(batch, table, (stream.opening.engine, stream.opening.epoch), self._requests)
+        observe.book(joined, self._requests)
+        observed, given_up = observe.observe(joined, self._requests)
         return [*self._released(given_up), *([observed] if observed else [])]
 
     def _table(self, stream: StreamRecord, batch: FiringBatch) -> WatchTable | None:

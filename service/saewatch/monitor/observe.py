@@ -1,135 +1,160 @@
-"""From a received batch to what the sinks get: whose spans they are, their requests' tallies, what is held back."""
+"""From a received batch to what the sinks get: whose spans they are, their requests' tallies, what is held back.
+
+No loop over spans, rows or firings, nor over requests: a step of a busy engine has some hundred of them. What is known
+of a row is written out for every row first and picked by the firings' rows then, since a row has some ten firings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from saewatch.core.batch import I32, U32, FiringBatch, Origin, Reason
-from saewatch.core.records import Role
+from saewatch.core.batch import I32, FiringBatch, Origin
+from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor import spans
-from saewatch.monitor.events import UNKNOWN, Observed
-from saewatch.monitor.firsts import Firsts
-from saewatch.monitor.requests import EngineKey, Request, RequestTable
+from saewatch.monitor.events import CLASSES, UNKNOWN, Fired, Observed
+from saewatch.monitor.journal import Entry
+from saewatch.monitor.requests import RequestTable
+from saewatch.monitor.roster import I64, EngineKey, Request
 from saewatch.monitor.tables import WatchTable
-from saewatch.monitor.tally import Tally, raw
 
-_NONE = np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class Attributed:
-    """The requests of a batch by ascending number, and which one each span and missed entry belongs to."""
-
-    number: U32  # [D]
-    requests: list[Request | None]  # [D] None: not known
-    span: I32  # [R] index into them
-    missed: I32  # [M] the same
+_NONE: Final = np.zeros(0, np.int32)
+_RECOMPUTED: Final = int(Origin.RECOMPUTED)
+COUNTED: Final = np.array([one in {TrafficClass.LIVE, TrafficClass.UNLABELLED} for one in CLASSES])
+"""By class, whether a request counts in the metrics of features: all do that are not known to be ours. An unlabelled
+one does, or a client would leave the metrics by its choice of endpoint."""
 
 
-def attribute(batch: FiringBatch, engine: EngineKey, requests: RequestTable) -> Attributed:
-    """Looks the requests of ``batch`` up, each once."""
-    both = np.concatenate([batch.request, batch.missed_request])
-    number, inverse = np.unique(both, return_inverse=True)
-    index: I32 = inverse.astype(np.int32)
-    found = [requests.find(engine, one) for one in number.tolist()]
-    return Attributed(number, found, index[: len(batch.request)], index[len(batch.request) :])
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """A batch with its table and its requests: their places in the roster, `UNKNOWN` for those that are not open."""
+
+    batch: FiringBatch
+    table: WatchTable
+    span: I64  # [R]
+    missed: I64  # [M]
+    fired: Fired
+    firing_place: I64  # [K]
 
 
-def book(batch: FiringBatch, table: WatchTable, owners: Attributed, table_of: RequestTable) -> None:
-    """Adds a batch to its requests' tallies. A loop over spans and missed entries, none over rows or firings."""
-    tallies = [one.tally(table, table_of.budget) if one else None for one in owners.requests]
-    span = spans.span_of_firings(batch)
-    firing, feature = table.fired(batch.slot, batch.value)
-    span_fired = span[firing]
-    row = batch.row[firing].astype(np.int32)
-    position = batch.position[span_fired] + (row - batch.span_start[span_fired])
-    firings = raw(feature, position, batch.value[firing])
-    bounds = np.searchsorted(span_fired, np.arange(len(batch.request) + 1)).tolist()
-    tokens_of, origins = np.diff(batch.span_start).tolist(), batch.origin.tolist()
-    for index, (owner, first) in enumerate(zip(owners.span.tolist(), batch.position.tolist(), strict=True)):
-        tally = tallies[owner]
-        if tally is None:
-            recomputed = origins[index] == Origin.RECOMPUTED
-            table_of.counters["unattributed_tokens"] += 0 if recomputed else tokens_of[index]
-            continue
-        tally.span(first, tokens_of[index], origins[index])
-        start, stop = bounds[index], bounds[index + 1]
-        if stop > start:
-            tally.add(firings[start:stop], origins[index])
-    _book_missed(batch, owners, tallies, table_of)
+def join(batch: FiringBatch, table: WatchTable, engine: EngineKey, requests: RequestTable) -> Joined:
+    """Looks the requests and the features of ``batch`` up."""
+    roster = requests.roster
+    return _joined(batch, table, roster.find(engine, batch.request), roster.find(engine, batch.missed_request))
 
 
-def _book_missed(
-    batch: FiringBatch, owners: Attributed, tallies: Sequence[Tally | None], table_of: RequestTable
-) -> None:
-    columns = (owners.missed.tolist(), batch.missed_reason.tolist(), batch.missed_tokens.tolist())
-    for owner, reason, tokens in zip(*columns, strict=True):
-        tally = tallies[owner]
-        if tally is None:
-            table_of.counters["unattributed_tokens"] += tokens
-        else:
-            tally.miss(Reason(reason), tokens)
-
-
-def observe(
-    batch: FiringBatch, table: WatchTable, owners: Attributed, table_of: RequestTable
-) -> tuple[Observed | None, list[Request]]:
-    """The part of ``batch`` whose requests have an identity, and the requests that must go out early for want of room.
-
-    The parts of requests that wait for their label are held.
-    """
-    waiting = [index for index, one in enumerate(owners.requests) if one is not None and one.identity is None]
-    if not waiting:
-        return identified(batch, table, owners, table_of.firsts), []
-    given_up: list[Request] = []
-    for index in waiting:
-        request = owners.requests[index]
-        assert request is not None, "only known requests wait"
-        part = spans.take(batch, owners.span == index, owners.missed == index)
-        given_up += table_of.hold(request, part, table, spans.nbytes(part))
-    span_left, missed_left = ~np.isin(owners.span, waiting), ~np.isin(owners.missed, waiting)
-    if not span_left.any() and not missed_left.any():
-        return None, given_up
-    rest = spans.take(batch, span_left, missed_left)
-    left = Attributed(owners.number, owners.requests, owners.span[span_left], owners.missed[missed_left])
-    return identified(rest, table, left, table_of.firsts), given_up
-
-
-def of_one(batch: FiringBatch, request: Request) -> Attributed:
+def of_one(batch: FiringBatch, table: WatchTable, request: Request) -> Joined:
     """All of ``batch`` belongs to ``request``."""
-    nothing_but = np.array([request.start.request], dtype=np.uint32)
-    zeros = np.zeros(len(batch.request) + len(batch.missed_request), dtype=np.int32)
-    return Attributed(nothing_but, [request], zeros[: len(batch.request)], zeros[len(batch.request) :])
+    place = np.full(len(batch.request) + len(batch.missed_request), request.place, np.int64)
+    return _joined(batch, table, place[: len(batch.request)], place[len(batch.request) :])
 
 
-def identified(batch: FiringBatch, table: WatchTable, owners: Attributed, firsts: Firsts) -> Observed:
-    """``batch`` with its requests' identities; those that are not known, or have none, are `UNKNOWN`."""
-    known = [one is not None and one.identity is not None for one in owners.requests]
-    number = np.where(known, np.cumsum(known) - 1, UNKNOWN).astype(np.int32)
-    requests = [one for one in owners.requests if one is not None and one.identity is not None]
-    span_request = number[owners.span]
-    return Observed(
-        batch=batch,
-        table=table,
-        requests=tuple(one.identity for one in requests if one.identity is not None),
-        span_request=span_request,
-        missed_request=number[owners.missed],
-        newly_fired=_newly_fired(batch, table, requests, span_request, firsts),
+def _joined(batch: FiringBatch, table: WatchTable, span: I64, missed: I64) -> Joined:
+    fired = _fired(batch, table)
+    return Joined(batch, table, span, missed, fired, np.repeat(span, batch.lengths)[fired.row])
+
+
+def _fired(batch: FiringBatch, table: WatchTable) -> Fired:
+    row = batch.row.astype(np.intp)
+    if table.direct:
+        return Fired(firing=slice(None), feature=table.pair_feature[batch.slot], row=row)
+    firing, feature = table.fired(batch.slot, batch.value)
+    return Fired(firing=firing, feature=feature, row=row[firing])
+
+
+def book(joined: Joined, requests: RequestTable) -> None:
+    """Adds a batch to its requests' tallies."""
+    batch, fired = joined.batch, joined.fired
+    known, known_missed = joined.span != UNKNOWN, joined.missed != UNKNOWN
+    again = batch.origin == _RECOMPUTED
+    fresh = np.where(again, 0, batch.lengths)
+    unknown = fresh[~known].sum() + batch.missed_tokens[~known_missed].sum()
+    requests.counters["unattributed_tokens"] += int(unknown)
+    _, position_of_row = batch.row_positions()
+    position = position_of_row[fired.row]
+    taken: I64 | slice = slice(None)
+    if again.any():
+        taken = np.flatnonzero(position >= _forget(joined, np.flatnonzero(known & again), requests)[fired.row])
+    prompt = np.clip(requests.roster.prompt_len[joined.span] - batch.position, 0, fresh)
+    requests.book(
+        joined.table,
+        Entry(
+            span_place=joined.span,
+            prompt_tokens=prompt,
+            answer_tokens=fresh - prompt,
+            missed_place=joined.missed,
+            missed_reason=batch.missed_reason,
+            missed_tokens=batch.missed_tokens,
+            firing_place=joined.firing_place[taken],
+            feature=fired.feature[taken],
+            position=position[taken],
+            value=batch.value[fired.firing][taken],
+        ),
     )
 
 
-def _newly_fired(
-    batch: FiringBatch, table: WatchTable, requests: Sequence[Request], span_request: I32, firsts: Firsts
-) -> I32:
+def _forget(joined: Joined, again: I64, requests: RequestTable) -> I32:
+    """Spans ``again`` are recomputed: for each row of the batch the position from which on its firings are taken."""
+    requests.settle()
+    batch = joined.batch
+    taken_from = np.zeros(len(batch.request), np.int32)
+    for index in again.tolist():  # preemptions are rare
+        tally = requests.roster.at(int(joined.span[index])).tally(joined.table, requests.budget)
+        start = int(batch.position[index])
+        taken_from[index] = tally.forget(start, start + int(batch.lengths[index]))
+    return np.repeat(taken_from, batch.lengths)
+
+
+def observe(joined: Joined, requests: RequestTable) -> tuple[Observed | None, list[Request]]:
+    """The part of a batch whose requests have an identity, and the requests that must go out early for want of room.
+
+    The parts of requests that wait for their label are held.
+    """
+    waits, batch, table = requests.roster.waits, joined.batch, joined.table
+    span_waits, missed_waits = waits[joined.span], waits[joined.missed]
+    if not span_waits.any() and not missed_waits.any():
+        return identified(joined, requests), []
+    given_up: list[Request] = []
+    for place in np.union1d(joined.span[span_waits], joined.missed[missed_waits]).tolist():
+        part = spans.take(batch, joined.span == place, joined.missed == place)
+        given_up += requests.hold(requests.roster.at(place), part, table, part.nbytes)
+    if span_waits.all() and missed_waits.all():
+        return None, given_up
+    rest = spans.take(batch, ~span_waits, ~missed_waits)
+    return identified(_joined(rest, table, joined.span[~span_waits], joined.missed[~missed_waits]), requests), given_up
+
+
+def identified(joined: Joined, requests: RequestTable) -> Observed:
+    """A batch with its requests' identities; those that are not known are `UNKNOWN`."""
+    roster = requests.roster
+    named = np.zeros(len(roster.waits), np.bool_)
+    named[joined.span] = named[joined.missed] = True
+    named[UNKNOWN] = False
+    places = np.flatnonzero(named)
+    index = np.cumsum(named, dtype=np.int32) - np.int32(1)  # by place
+    index[UNKNOWN] = UNKNOWN
+    return Observed(
+        batch=joined.batch,
+        table=joined.table,
+        fired=joined.fired,
+        requests=roster.identities(places),
+        traffic_class=roster.traffic_class[np.append(places, UNKNOWN)],
+        span_request=index[joined.span],
+        missed_request=index[joined.missed],
+        newly_fired=_newly_fired(joined, requests),
+    )
+
+
+def _newly_fired(joined: Joined, requests: RequestTable) -> I32:
     """Features that fire for the first time in a request that counts, once for each such request."""
-    counted_requests = np.array([*(one.identity and one.identity.counted for one in requests), False], dtype=np.bool_)
-    if table.stream.opening.role != Role.STABLE or not counted_requests.any() or not len(batch.row):
+    place, feature = joined.firing_place, joined.fired.feature
+    if joined.table.stream.opening.role != Role.STABLE or not len(place):
         return _NONE
-    firing, feature = table.fired(batch.slot, batch.value)
-    request = span_request[spans.span_of_firings(batch)][firing]
-    counted = counted_requests[request]
-    places = np.array([*(one.place for one in requests), 0], dtype=np.int64)
-    return firsts.new(table, places[request[counted]], feature[counted])
+    counts = COUNTED[requests.roster.traffic_class]  # by place
+    counts[UNKNOWN] = False
+    counted: I64 | slice = slice(None)
+    if not counts[joined.span].all():
+        counted = np.flatnonzero(counts[place])
+    return requests.firsts.new(joined.table, place[counted], feature[counted])

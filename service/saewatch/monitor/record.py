@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from saewatch.core.records import RequestEnd, RequestLabel, RequestStart
-from saewatch.monitor.requests import Request
+from saewatch.monitor.roster import Request
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Tally, frozen
 

@@ -11,8 +11,6 @@ Engines repeat their open requests after a reconnect. What they do not name by t
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch
@@ -20,51 +18,10 @@ from saewatch.core.errors import RecordError
 from saewatch.core.records import RequestEnd, RequestLabel, RequestStart, TrafficClass, key_of
 from saewatch.monitor.events import Identity
 from saewatch.monitor.firsts import Firsts
+from saewatch.monitor.journal import Entry, Journal
+from saewatch.monitor.roster import EngineKey, Request, Roster
 from saewatch.monitor.tables import WatchTable
-from saewatch.monitor.tally import Budget, Tally
-
-_COUNTED = {TrafficClass.LIVE, TrafficClass.UNLABELLED}
-EngineKey = tuple[str, int]
-"""Engine and epoch: request and stream numbers are given within one."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request, open or ended."""
-
-    engine: EngineKey
-    start: RequestStart
-    key: str
-    opened_ns: int
-    label: RequestLabel | None = None
-    identity: Identity | None = None
-    end: RequestEnd | None = None
-    lost: bool = False
-    ended_ns: int = 0
-    confirmed: bool = True  # named again since the last reconnect
-    tallies: dict[WatchTable, Tally] = field(default_factory=dict)
-    place: int = 0  # its row in the tables of features that have fired; another's after its end
-    held: list[tuple[FiringBatch, WatchTable]] = field(default_factory=list)
-    held_bytes: int = 0
-
-    @property
-    def open(self) -> bool:
-        """Whether it is still in the engine."""
-        return self.end is None and not self.lost
-
-    def tally(self, table: WatchTable, budget: Budget) -> Tally:
-        """Its tally under ``table``."""
-        if table not in self.tallies:
-            self.tallies[table] = Tally(self.start.prompt_len, budget)
-        return self.tallies[table]
-
-    def names(self) -> Iterator[str]:
-        """What it can be looked up by."""
-        yield self.start.engine_id
-        if self.key:
-            yield self.key
-        if self.label and self.label.client_id:
-            yield self.label.client_id
+from saewatch.monitor.tally import Budget
 
 
 class RequestTable:
@@ -72,7 +29,10 @@ class RequestTable:
 
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
+        self.roster = Roster()
         self.budget = Budget()
+        self.firsts = Firsts()
+        self._journal = Journal()
         self.held_bytes = 0
         self._open: OrderedDict[tuple[EngineKey, int], Request] = OrderedDict()
         self._ended: OrderedDict[Request, int] = OrderedDict()  # to the bytes of its tallies
@@ -80,7 +40,8 @@ class RequestTable:
         self._names: dict[str, dict[Request, None]] = {}
         self._labels: OrderedDict[str, RequestLabel] = OrderedDict()
         self._waiting: OrderedDict[Request, None] = OrderedDict()  # for a label, oldest first
-        self.firsts = Firsts()
+        self._closed: list[Request] = []  # whose tallies are still to take their part of the journal
+        self._leaving: list[Request] = []  # of those, the ones of which nothing more is to be told
 
     @property
     def open_count(self) -> int:
@@ -89,7 +50,7 @@ class RequestTable:
 
     @property
     def kept_count(self) -> int:
-        """Records of ended requests."""
+        """Records of ended requests, as of the last `settle`."""
         return len(self._ended)
 
     # --- from the engine ------------------------------------------------------------------------------------------
@@ -107,18 +68,14 @@ class RequestTable:
             self.lose(request, now_ns)
         request = Request(engine, record, key_of(record.engine_id), now_ns)
         self._open[place] = request
-        request.place = self.firsts.enter()
+        self.roster.enter(request)
         request.label = self._labels.get(request.key)
         self._index(request)
         if request.label is not None or not request.key:
-            request.identity = _identity(request)
+            self.roster.identify(request, _identity(request))
         else:
             self._waiting[request] = None
         return given_up
-
-    def find(self, engine: EngineKey, number: int) -> Request | None:
-        """The open request of that number."""
-        return self._open.get((engine, number))
 
     def end(self, engine: EngineKey, record: RequestEnd, now_ns: int) -> Request:
         """A request has ended. Raises `RecordError` when it is not open."""
@@ -134,6 +91,12 @@ class RequestTable:
         request.lost = True
         self.counters["requests_lost"] += 1
         self._close(request, now_ns)
+
+    def leave(self, request: Request) -> None:
+        """Everything of an ended request was told."""
+        self._leaving.append(request)
+        if len(self._leaving) >= limits.REQUESTS_LEAVING:
+            self.settle()
 
     def doubt(self, engine: EngineKey) -> None:
         """The engine reconnected: it will name what is still open."""
@@ -193,9 +156,32 @@ class RequestTable:
             self.counters["labels_missing"] += 1
         return resolved
 
+    # --- tallies --------------------------------------------------------------------------------------------------
+    def book(self, table: WatchTable, entry: Entry) -> None:
+        """What a batch came to."""
+        self._journal.add(table, entry)
+        if self._journal.bytes >= limits.JOURNAL_BYTES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Gives the tallies what was booked, and lets go whoever has ended."""
+        for table, place, share in self._journal.empty():
+            tally = self.roster.at(place).tally(table, self.budget)
+            tally.saw(share.prompt_tokens, share.answer_tokens)
+            for reason, tokens in share.missed:
+                tally.miss(reason, tokens)
+            tally.add(share.firings)
+        for request in self._closed:
+            self._keep(request)
+        for request in self._leaving:
+            self.firsts.clear(request.place)
+            self.roster.leave(request)
+        self._closed, self._leaving = [], []
+
     # --- records --------------------------------------------------------------------------------------------------
     def named(self, name: str) -> list[Request]:
         """Requests of that key, engine's id or client's id, latest first."""
+        self.settle()
         return list(self._names.get(name, {}))[: -limits.RECORDS_FOUND - 1 : -1]
 
     def _unbook(self, request: Request) -> None:
@@ -204,7 +190,7 @@ class RequestTable:
 
     def _resolve(self, request: Request) -> Request:
         del self._waiting[request]
-        request.identity = _identity(request)
+        self.roster.identify(request, _identity(request))
         return request
 
     def _index(self, request: Request) -> None:
@@ -213,7 +199,11 @@ class RequestTable:
 
     def _close(self, request: Request, now_ns: int) -> None:
         del self._open[request.engine, request.start.request]
+        self.roster.close(request)
         request.ended_ns = now_ns
+        self._closed.append(request)
+
+    def _keep(self, request: Request) -> None:
         for tally in request.tallies.values():
             tally.settle()
         size = sum(tally.nbytes for tally in request.tallies.values())
@@ -247,5 +237,4 @@ def _identity(request: Request) -> Identity:
         prompt_len=request.start.prompt_len,
         cached=request.start.cached,
         adapter=request.start.adapter,
-        counted=label.traffic_class in _COUNTED,
     )

@@ -17,7 +17,7 @@ def take(batch: FiringBatch, spans: Mask, missed: Mask, firings: Mask | None = N
 
     Firings of spans that are left out go with them.
     """
-    lengths = np.diff(batch.span_start)
+    lengths = batch.lengths
     row_kept = np.repeat(spans, lengths)  # [rows]
     kept = row_kept[batch.row] if firings is None else row_kept[batch.row] & firings
     row_number = np.cumsum(row_kept, dtype=np.uint32) - np.uint32(1)
@@ -38,15 +38,3 @@ def take(batch: FiringBatch, spans: Mask, missed: Mask, firings: Mask | None = N
 
 def _starts(lengths: I32) -> I32:
     return np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
-
-
-def span_of_firings(batch: FiringBatch) -> I32:
-    """The span of each firing, ``[N]``."""
-    lengths = np.diff(batch.span_start)
-    spans = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    return spans[batch.row]
-
-
-def nbytes(batch: FiringBatch) -> int:
-    """Bytes of the columns."""
-    return sum(getattr(batch, name).nbytes for name, _, _ in batch.COLUMNS)

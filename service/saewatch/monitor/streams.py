@@ -12,7 +12,7 @@ from saewatch.core.errors import RecordError
 from saewatch.core.records import Beat, StreamBeat, StreamEnd, StreamOpen
 from saewatch.core.selftest import CheckState, SelfTest
 from saewatch.monitor.events import StreamState
-from saewatch.monitor.requests import EngineKey
+from saewatch.monitor.roster import EngineKey
 from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join
 
 NO_BEAT = "no_beat"

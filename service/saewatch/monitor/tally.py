@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.core import limits
-from saewatch.core.batch import F32, F64, I32, Origin, Reason
+from saewatch.core.batch import F32, F64, I32, Reason
 
 I64 = npt.NDArray[np.int64]
 Raw = npt.NDArray[np.int32]
-_RECOMPUTED = int(Origin.RECOMPUTED)  # compared for every span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,10 +90,7 @@ class Budget:
 
 
 def raw(feature: I32, position: I32, value: F32) -> Raw:
-    """Firings as `Tally.add` takes them, ``[K, 3]``: feature, position, and the bits of the value.
-
-    One array of one type, since a span's firings are copied for every span: 1 us against 2.5 for a structured array.
-    """
+    """Firings as `Tally.add` takes them, ``[K, 3]``: feature, position, and the bits of the value."""
     return np.stack([feature, position, value.astype(np.float32, copy=False).view(np.int32)], axis=1)
 
 
@@ -122,23 +118,17 @@ class Tally:
         """Bytes that it holds."""
         return self._apart.nbytes + self._sums.nbytes
 
-    def span(self, position: int, tokens: int, origin: int) -> None:
-        """A span was seen: ``tokens`` rows from ``position`` on. Comes before its firings."""
-        if origin == _RECOMPUTED:
-            self._forget(position, position + tokens)
-            return
-        in_prompt = min(max(self.prompt_len - position, 0), tokens)
-        self.prompt_tokens += in_prompt
-        self.answer_tokens += tokens - in_prompt
+    def saw(self, prompt_tokens: int, answer_tokens: int) -> None:
+        """Tokens that were seen for the first time."""
+        self.prompt_tokens += prompt_tokens
+        self.answer_tokens += answer_tokens
 
     def miss(self, reason: Reason, tokens: int) -> None:
         """Tokens that were fed and not seen."""
         self.missed[reason] = self.missed.get(reason, 0) + tokens
 
-    def add(self, firings: Raw, origin: int) -> None:
-        """Firings of one span."""
-        if origin == _RECOMPUTED and self._settled_below:
-            firings = firings[firings[:, 1] >= self._settled_below]
+    def add(self, firings: Raw) -> None:
+        """Firings, each once; none of those that `forget` said to leave out."""
         end = self._count + len(firings)
         if end > len(self._apart):
             self._resize(max(end, 2 * len(self._apart)))
@@ -146,6 +136,16 @@ class Tally:
         self._count = end
         if end > limits.RECORD_FIRINGS or self.budget.bytes > limits.RECORD_FIRINGS_BYTES:
             self.settle()
+
+    def forget(self, start: int, stop: int) -> int:
+        """Positions are computed again: drops what they gave. Firings of those below the result keep what they gave."""
+        self.recomputed_tokens += stop - start
+        self.kept_first_tokens += max(min(stop, self._settled_below) - start, 0)
+        position = self._apart[: self._count, 1]
+        kept = self._apart[: self._count][(position < start) | (position >= stop)]
+        self._count = len(kept)
+        self._apart[: self._count] = kept
+        return self._settled_below
 
     def sums(self) -> Sums:
         """What it all came to so far."""
@@ -163,15 +163,6 @@ class Tally:
         self._sums = self.sums()
         self._count = 0
         self._resize(0)
-
-    def _forget(self, start: int, stop: int) -> None:
-        """Drops the firings of positions that are computed again."""
-        self.recomputed_tokens += stop - start
-        self.kept_first_tokens += max(min(stop, self._settled_below) - start, 0)
-        position = self._apart[: self._count, 1]
-        kept = self._apart[: self._count][(position < start) | (position >= stop)]
-        self._count = len(kept)
-        self._apart[: self._count] = kept
 
     def _resize(self, size: int) -> None:
         grown = np.empty((size, 3), np.int32)

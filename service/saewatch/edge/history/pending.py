@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from saewatch.core import limits
 from saewatch.edge.history.writer import HOUR_NS, Cause, Loss
 from saewatch.edge.pipeline import Dropped, Item
-from saewatch.monitor import spans
 from saewatch.monitor.events import Observed, RequestEnded, Unreadable
 from saewatch.monitor.tables import WatchTable
 
@@ -105,11 +104,6 @@ class Pending:
         """The first of those that are ready can not be written."""
         self.lose(self.done().loss())
 
-    @property
-    def waits(self) -> bool:
-        """Whether there is something to write."""
-        return bool(self.ready or self._open or self.ended or self.losses)
-
     def lose(self, loss: Loss) -> None:
         """Adds a loss; those of one cause and hour are one."""
         if loss.cause != Cause.UNREADABLE:
@@ -121,7 +115,7 @@ class Pending:
 
     def _observe(self, item: Observed) -> None:
         batch = item.batch
-        nbytes = spans.nbytes(batch) + BATCH_BYTES
+        nbytes = batch.nbytes + BATCH_BYTES
         self.seen_ns = batch.time_ns
         if self._gap_ns is not None:
             self.lose(_loss(Cause.QUEUE_FULL, self._gap_ns, batch.time_ns))

@@ -12,7 +12,6 @@ import numpy as np
 
 from saewatch.core import limits
 from saewatch.core.batch import I32, U32, FiringBatch
-from saewatch.monitor import spans
 from saewatch.monitor.events import UNKNOWN, Identity, Observed
 from saewatch.monitor.tables import WatchTable
 
@@ -40,7 +39,7 @@ class Gathered:
     @property
     def nbytes(self) -> int:
         """Bytes as a message, about."""
-        return spans.nbytes(self.batch) + REQUEST_BYTES * len(self.requests)
+        return self.batch.nbytes + REQUEST_BYTES * len(self.requests)
 
 
 class Gatherer:
@@ -61,7 +60,7 @@ class Gatherer:
         if not self._groups:
             self._since_ns = now_ns
         self._groups.setdefault(observed.table, []).append(observed)
-        self._bytes += spans.nbytes(observed.batch) + REQUEST_BYTES * len(observed.requests)
+        self._bytes += observed.batch.nbytes + REQUEST_BYTES * len(observed.requests)
         self._tokens += observed.batch.rows + len(observed.batch.missed_request)
         return self._bytes >= limits.FLUSH_BYTES or self._tokens >= limits.FLUSH_TOKENS
 
@@ -74,12 +73,14 @@ class Gatherer:
 
 def gathered(table: WatchTable, group: Sequence[Observed]) -> Gathered:
     """The batches of ``group`` as one."""
+    assert UNKNOWN == -1, "the index of an unknown request is NO_INDEX, or picks it"
+    if len(group) == 1:
+        return _alone(table, group[0])
     place: dict[Identity, int] = {}
     columns: list[tuple[U32, U32]] = []
     for observed in group:
         index = np.array([place.setdefault(one, len(place)) for one in observed.requests] + [NO_INDEX], dtype=np.uint32)
-        columns.append((index[observed.span_request], index[observed.missed_request]))  # UNKNOWN, -1: the last
-    assert UNKNOWN == -1, "the index of an unknown request picks NO_INDEX"
+        columns.append((index[observed.span_request], index[observed.missed_request]))
     batches = [observed.batch for observed in group]
     return Gathered(
         batch=_concatenated(batches, columns),
@@ -87,6 +88,18 @@ def gathered(table: WatchTable, group: Sequence[Observed]) -> Gathered:
         requests=tuple(place),
         first_seq=min(batch.seq for batch in batches),
         first_time_ns=min(batch.time_ns for batch in batches),
+    )
+
+
+def _alone(table: WatchTable, observed: Observed) -> Gathered:
+    """A busy engine's step is a message of its own."""
+    request, missed = observed.span_request.view(np.uint32), observed.missed_request.view(np.uint32)
+    return Gathered(
+        batch=replace(observed.batch, request=request, missed_request=missed),
+        table=table,
+        requests=observed.requests,
+        first_seq=observed.batch.seq,
+        first_time_ns=observed.batch.time_ns,
     )
 
 
@@ -109,5 +122,5 @@ def _concatenated(batches: Sequence[FiringBatch], columns: Sequence[tuple[U32, U
 
 
 def _span_starts(batches: Sequence[FiringBatch]) -> I32:
-    lengths = np.concatenate([np.diff(batch.span_start) for batch in batches])
+    lengths = np.concatenate([batch.lengths for batch in batches])
     return np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])

@@ -77,7 +77,7 @@ def firing_batch(
         packed(10, batch.missed_tokens, "<u4"),
         packed(11, batch.request, "<u4"),
         packed(12, batch.position, "<u4"),
-        packed(13, np.diff(batch.span_start), "<u4"),
+        packed(13, batch.lengths, "<u4"),
         packed_enum(14, batch.origin),
         packed(15, batch.row, "<u4"),
         packed(16, batch.slot, "<u4"),

@@ -22,16 +22,13 @@ from saewatch.core.batch import Origin, Reason
 from saewatch.core.records import Role, TrafficClass
 from saewatch.edge.pipeline import Item, QueueState
 from saewatch.edge.sinks.series import PREFIX, Counter
-from saewatch.monitor import spans
 from saewatch.monitor.blindness import HINTS
-from saewatch.monitor.events import EngineCost, Observed, Standing, Unreadable
+from saewatch.monitor.events import CLASSES, EngineCost, Observed, Standing, Unreadable
+from saewatch.monitor.observe import COUNTED
 from saewatch.monitor.tables import StreamIdentity, WatchTable
 
 COMMON = ("model_name", "engine")
 LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_CLASSES = tuple(str(one) for one in TrafficClass)
-_CLASS_NUMBER = {name: number for number, name in enumerate(_CLASSES)}
-_UNLABELLED = _CLASS_NUMBER[TrafficClass.UNLABELLED]
 _OUTCOMES = {Origin.COMPUTED: "encoded", Origin.REUSED: "reused"}
 TABLES_UNFOLDED = 64
 
@@ -85,7 +82,7 @@ class MetricsSink(Collector):
                 if isinstance(item, Observed):
                     self._observe(item)
                 elif isinstance(item, Unreadable):
-                    self._add_tokens(item.stream, _CLASSES[_UNLABELLED], "missed", Reason.BLIND.label, item.tokens)
+                    self._add_tokens(item.stream, TrafficClass.UNLABELLED, "missed", Reason.BLIND.label, item.tokens)
                 elif isinstance(item, EngineCost):
                     self._cost(item)
                 elif isinstance(item, Standing):
@@ -99,16 +96,16 @@ class MetricsSink(Collector):
 
     def _observe(self, item: Observed) -> None:
         batch, stream = item.batch, item.table.stream
-        classes = np.array([*(_CLASS_NUMBER[one.traffic_class] for one in item.requests), _UNLABELLED], np.int64)
-        rows = _sums(classes[item.span_request] * len(Origin) + batch.origin, np.diff(batch.span_start))
+        classes = item.traffic_class.astype(np.int64)
+        rows = _sums(classes[item.span_request] * len(Origin) + batch.origin, batch.lengths)
         for key, tokens in rows:
             outcome = _OUTCOMES.get(Origin(key % len(Origin)))
             if outcome:
-                self._add_tokens(stream, _CLASSES[key // len(Origin)], outcome, "", tokens)
+                self._add_tokens(stream, CLASSES[key // len(Origin)], outcome, "", tokens)
         missed = _sums(classes[item.missed_request] * len(Reason) + batch.missed_reason, batch.missed_tokens)
         for key, tokens in missed:
             reason = Reason(key % len(Reason)).label
-            self._add_tokens(stream, _CLASSES[key // len(Reason)], "missed", reason, tokens)
+            self._add_tokens(stream, CLASSES[key // len(Reason)], "missed", reason, tokens)
         if stream.opening.role == Role.STABLE and batch.firings:
             self._add_firings(item)
 
@@ -119,10 +116,10 @@ class MetricsSink(Collector):
 
     def _add_firings(self, item: Observed) -> None:
         batch, table = item.batch, item.table
-        of_request = np.array([*(one.counted for one in item.requests), True], np.bool_)  # the last: not known
-        counted = of_request[item.span_request] & (batch.origin != Origin.RECOMPUTED)
-        chosen = counted[spans.span_of_firings(batch)]
-        _, feature = table.fired(batch.slot[chosen], batch.value[chosen])
+        counted = COUNTED[item.traffic_class][item.span_request] & (batch.origin != Origin.RECOMPUTED)
+        feature = item.fired.feature
+        if not counted.all():
+            feature = feature[np.repeat(counted, batch.lengths)[item.fired.row]]
         width = len(table.features)
         if table not in self._unfolded:
             self._fold_if_many()
