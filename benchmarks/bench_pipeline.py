@@ -6,8 +6,9 @@ its own; CPU time is that of the sidecar's process, all threads, user and system
     python -m benchmarks.bench_pipeline [--quick] [--json OUT] [--cells cost,subscribers,silent,memory] [--check]
 
 ``cost``: firings per CPU-second with one subscriber, a scrape each second, and 1, 16 and 64 firings a token; with the
-history on and off. ``subscribers``: the lag of 1, 8 and 64 of them. ``silent``: 8, one of which reads nothing, beside 8
-that read. ``memory``: resident memory over ten minutes.
+history off and on, and where each request ends after 128 tokens and another begins. ``subscribers``: the lag of 1, 8
+and 64 of them. ``silent``: 8, one of which reads nothing, beside 8 that read. ``memory``: resident memory over ten
+minutes.
 """
 
 from __future__ import annotations
@@ -100,14 +101,15 @@ Measured = tuple[dict[str, float], list[dict[str, Any]]]
 def cost(*, quick: bool) -> Measured:
     """Firings per CPU-second."""
     facts, rows = {}, []
-    for history in (False, True):
+    for suffix, history, answer in (("", False, 0), ("_history", True, 0), ("_turnover", False, 128)):
         for firings in (1, 16, 64):
-            load = Load(tokens_per_s=RATE, firings_per_token=firings, seconds=5 if quick else 30)
+            seconds = 5 if quick else 30
+            load = Load(tokens_per_s=RATE, firings_per_token=firings, seconds=seconds, tokens_per_request=answer)
             outcome = run(load, subscribers=1, history=history)
-            name = f"firings_per_cpu_s_{firings}" + ("_history" if history else "")
+            name = f"firings_per_cpu_s_{firings}{suffix}"
             facts[name] = outcome.sent["firings"] / outcome.cpu_s
             facts[name.replace("firings_per_cpu_s", "cpu_share")] = outcome.cpu_s / outcome.wall_s
-            rows.append(_row(f"cost, {firings} firings a token{', history' if history else ''}", outcome))
+            rows.append(_row(f"cost, {firings} firings a token{suffix.replace('_', ', ')}", outcome))
     facts["firings_per_cpu_s"] = facts["firings_per_cpu_s_16"]
     facts["cpu_us_per_firing"] = 1e6 / facts["firings_per_cpu_s"]
     return facts, rows

@@ -36,6 +36,8 @@ class Load:
     firings_per_token: int
     seconds: float
     requests: int = 256
+    tokens_per_request: int = 0
+    """After so many a request ends and another begins, at other steps than its neighbours; 0: none ever ends."""
 
     @property
     def steps(self) -> int:
@@ -50,15 +52,15 @@ def drive(socket_path: str, load: Load, said: Connection) -> None:
     sent, behind_s, seq = 0, 0.0, 0
     with FakeEngine(socket_path, KNOWN) as engine:
         engine.ready()
-        for request in range(1, load.requests + 1):
-            engine.start(request, name=f"plain-{request}")
+        open_requests = Open(engine, load)
         said.send("ready")
         began, beat = time.monotonic(), 0.0
         for number in range(load.steps):
             due = began + number * load.requests / load.tokens_per_s
             time.sleep(max(due - time.monotonic(), 0.0))
             behind_s = max(behind_s, time.monotonic() - due)
-            for piece in fit(_numbered(drawn[number % len(drawn)], seq + 1, number)):
+            open_requests.turn(number)
+            for piece in fit(open_requests.fill(drawn[number % len(drawn)], seq + 1, number)):
                 seq = piece.seq
                 engine.seq[1] = seq
                 engine.send_bytes(encode(piece))
@@ -95,8 +97,35 @@ def _step(load: Load, rng: np.random.Generator) -> FiringBatch:
     )
 
 
-def _numbered(step: FiringBatch, seq: int, number: int) -> FiringBatch:
-    return replace(step, seq=seq, step=number, time_ns=time.time_ns(), position=step.position + np.int32(number))
+class Open:
+    """The requests that the engine works on, one in each row of a step."""
+
+    def __init__(self, engine: FakeEngine, load: Load) -> None:
+        self._engine = engine
+        self._tokens = load.tokens_per_request
+        self._number = np.arange(1, load.requests + 1, dtype=np.uint32)  # [R]
+        self._began = np.zeros(load.requests, np.int32)  # [R] step
+        self._phase = np.arange(load.requests) * self._tokens // load.requests  # [R]
+        for request in self._number.tolist():
+            engine.start(request, name=f"plain-{request}")
+
+    def turn(self, number: int) -> None:
+        """Step ``number`` comes: some have ended, and others begin in their rows."""
+        if not self._tokens or not number:
+            return
+        for row in np.flatnonzero((self._phase + number) % self._tokens == 0).tolist():
+            fed = number - int(self._began[row])
+            self._engine.end(int(self._number[row]), fed=fed, emitted=fed)
+            self._number[row] += np.uint32(len(self._number))
+            self._began[row] = number
+            self._engine.start(int(self._number[row]), name=f"plain-{self._number[row]}")
+
+    def fill(self, step: FiringBatch, seq: int, number: int) -> FiringBatch:
+        """A drawn step, as step ``number`` of these requests."""
+        position = np.int32(number) - self._began
+        return replace(
+            step, seq=seq, step=number, time_ns=time.time_ns(), position=position, request=self._number.copy()
+        )
 
 
 @dataclass(slots=True)

@@ -61,18 +61,20 @@ def sums_of(key: I64, position: I32, value: F32) -> Sums:
 
 def merged(parts: Sums) -> Sums:
     """One entry for each key."""
-    order = np.lexsort((parts.peak, -parts.largest, parts.key))
-    key = parts.key[order]
-    start = np.flatnonzero(np.concatenate([np.ones(min(len(key), 1), bool), key[1:] != key[:-1]]))
-    if not len(start):
+    if not len(parts.key):
         return parts
+    order = np.argsort(parts.key.astype(np.min_scalar_type(parts.key.max())), kind="stable")  # small keys are fast
+    key, value = parts.key[order], parts.largest[order]
+    start = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    largest = np.maximum.reduceat(value, start)
+    is_largest = value == np.repeat(largest, np.diff(start, append=len(key)))
     return Sums(
         key=key[start],
         count=np.add.reduceat(parts.count[order], start),
-        largest=parts.largest[order][start],
+        largest=largest,
         log_sum=np.add.reduceat(parts.log_sum[order], start),
         first=np.minimum.reduceat(parts.first[order], start),
-        peak=parts.peak[order][start],
+        peak=np.minimum.reduceat(np.where(is_largest, parts.peak[order], limits.POSITION_MAX), start),
     )
 
 
