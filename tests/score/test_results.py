@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saewatch.core.batch import Origin
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Budget, Tally, raw
 from saewatch.score.results import Coverage, Scores, total, unit_of
@@ -48,7 +47,7 @@ def test_tokens_carry_what_fired_on_them(table: WatchTable) -> None:
 def test_peaks_are_those_of_a_served_requests_record(table: WatchTable) -> None:
     one = scored(table)
     tally = Tally(prompt_len=4, budget=Budget())
-    tally.add(raw(one.feature, one.position, one.value), int(Origin.COMPUTED))
+    tally.add(raw(one.feature, one.position, one.value))
     sums = tally.sums()
     found = [
         (2 * table.features.index(peak.feature) + (peak.part == "answer"), peak.firings, peak.value, peak.position)

@@ -90,14 +90,17 @@ def load_bundle(folder: Path, *, decoder: bool = False) -> Bundle:
         ManifestError: a sheet is missing, malformed or not the one that the bundle names.
         TensorFileError: a tensor file is corrupt or holds other tensors.
     """
-    sheet = sheets.read_bundle_sheet(read_sheet(folder, sheets.BUNDLE_FILE))
-    manifest = sheets.read_manifest(_named(folder, sheets.MANIFEST_FILE, digest=sheet.weights))
-    catalogue = read_catalogue(_named(folder, sheets.CATALOGUE_FILE, digest=sheet.catalogue), manifest)
+    subjects = [str(folder / name) for name in (sheets.BUNDLE_FILE, sheets.MANIFEST_FILE, sheets.CATALOGUE_FILE)]
+    sheet = sheets.read_bundle_sheet(read_sheet(folder, sheets.BUNDLE_FILE), subject=subjects[0])
+    data = _named(folder, sheets.MANIFEST_FILE, digest=sheet.weights)
+    manifest = sheets.read_manifest(data, subject=subjects[1])
+    data = _named(folder, sheets.CATALOGUE_FILE, digest=sheet.catalogue)
+    catalogue = read_catalogue(data, manifest, subject=subjects[2])
     attestations = []
     for kind, digest in sheet.attestations:
         path = attestation_path(kind, digest)
         data = _named(folder, path, digest=digest)
-        attestations.append(read_attestation(data, subject=path, weights=sheet.weights))
+        attestations.append(read_attestation(data, subject=str(folder / path), weights=sheet.weights))
     return Bundle(
         folder=folder,
         sheet=sheet,
@@ -187,7 +190,7 @@ def _named(folder: Path, name: str, *, digest: str) -> bytes:
     found = canonical.digest(data)
     if found != digest:
         hint = "It was changed after the bundle was made; a change makes a new bundle."
-        raise ManifestError(name, found=found, expected=digest, hint=hint)
+        raise ManifestError(str(folder / name), found=found, expected=digest, hint=hint)
     return data
 
 

@@ -64,7 +64,7 @@ class Encoder:
         self._floor = torch.zeros(slots_max, device=device)
         self._latent = torch.zeros(slots_max, dtype=torch.bool, device=device)
         self._slot_of = torch.full((len(whole.W) if whole else 0,), slots_max, dtype=torch.int64, device=device)
-        self._special = torch.full((limits.SPECIAL_TOKENS,), _PAD, dtype=torch.int64, device=device)
+        self._special = torch.full((limits.SPECIAL_TOKENS + 1,), _PAD, dtype=torch.int64, device=device)
         self._first = torch.zeros(1, dtype=torch.int64, device=device)
         self._max_norm = torch.full((1,), _FINITE, device=device)
 
@@ -126,13 +126,12 @@ class Encoder:
     def excluded(self, x: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
         """Rows that the data sheet excludes or that are not finite, ``[T]`` bool. ``x [T, d_in]`` float32."""
         norm: Tensor = torch.linalg.vector_norm(x, dim=1)
-        out = ~(norm <= self._max_norm) | (positions < self._first)  # of NaN, no comparison holds
+        taken = (norm <= self._max_norm) & (positions >= self._first)  # of NaN, no comparison holds
         if self._norm.kind == "constant_norm_rescale":
-            out |= norm == 0
+            taken &= norm != 0
         ids = token_ids.to(torch.int64)
-        at = torch.searchsorted(self._special, ids).clamp_(max=limits.SPECIAL_TOKENS - 1)
-        special: Tensor = self._special[at] == ids
-        return out | special
+        taken &= self._special[torch.searchsorted(self._special, ids)] != ids  # the last special one is nobody's
+        return ~taken
 
     @property
     def slots(self) -> int:
