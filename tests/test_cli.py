@@ -75,6 +75,15 @@ def test_a_reader_that_leaves() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_ctrl_c_before_a_verb_listens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert cli.main(["version"]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == ""
+
+
 def test_the_short_way_to_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"saewatch {__version__}\n"

@@ -137,7 +137,10 @@ def test_only_chosen_features_are_watched(scorer: Scorer) -> None:
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [
-        ({"features": ["no.l1"]}, "found 'no.l1', expected a feature id"),
+        (
+            {"features": ["no.l1"]},
+            r"feature: found 'no.l1', expected a feature of the catalogue. It has age\S+, .* \d+ more\.$",
+        ),
         ({"categories": ["nonsense"]}, "category: found 'nonsense'.*It has bias.age"),
         ({"features": ["threat.l1"], "categories": ["ncr"]}, "features: found none"),
     ],
@@ -155,6 +158,8 @@ def test_a_long_text_is_refused_before_anything_is_read_or_cut_and_said(scorer: 
     found = one(scorer, long, cut=True)
     assert (len(found.ids), found.coverage.cut, found.coverage.fed) == (2048, 5, 2048)
     assert len(one(scorer, [7] * scorer.limit).ids) == 2048
+    with pytest.raises(ConfigError, match=r"^prompts:8: found 2053 tokens"):
+        scorer.each([TEXT, long], names=["prompts:3", "prompts:8"])
     with pytest.raises(ConfigError, match="an answer of 9"):
         scorer.each([7] * 2040, generate=9)
     with pytest.raises(ConfigError, match="an answer of 2048"):
@@ -187,12 +192,18 @@ def test_text_needs_a_tokenizer_and_messages_a_template(scorer: Scorer) -> None:
 
 
 def test_a_model_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError, match="expected a model that can be read"):
+    with pytest.raises(UnreachableError, match=f"{tmp_path}/config.json: found No such file"):
         Scorer.load(tmp_path, BUNDLE)
     (tmp_path / "config.json").write_bytes((MODEL / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(UnreachableError):
+    with pytest.raises(ConfigError, match=f"{tmp_path}: found .*expected a model that can be read"):
         Scorer.load(tmp_path, BUNDLE)
+
+
+@pytest.mark.parametrize("name", ["/nowhere", "./nowhere", "a/b/c", ""])
+def test_a_path_is_never_taken_for_a_name_on_a_hub(name: str) -> None:
+    with pytest.raises(UnreachableError, match=r"config.json: found No such file or directory"):
+        Scorer.load(name, BUNDLE)
 
 
 @pytest.mark.parametrize("wrong", [{"dtype": "int8"}, {"device": "cuda:77"}])

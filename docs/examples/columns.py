@@ -13,7 +13,7 @@ with Client(sys.argv[1]) as client:
             tokens += event.tokens
             frames.append(pd.DataFrame(event.columns()))
             loud = event.value > 2.0  # event.feature, .request, .position and .slot are columns of the same length
-            print(f"{loud.sum()} of {len(event)} firings are above 2")
+            print(f"{loud.sum()} of {len(event)} feature firings are above 2")
         if sum(map(len, frames)) >= 20:
             break
 firings = pd.concat(frames)

@@ -88,6 +88,7 @@ def test_a_healthy_one(running: Sidecar, capsys: pytest.CaptureFixture[str]) -> 
         code, found = ask(capsys, "-c", running.config, "--address", running.addresses["grpc"])
     assert bad(found) == {}
     assert code == cli.FAILED, "these tests serve bundles without tensors, which is told"
+    assert found.pop(("sidecar", "series"))["state"] == "not verified", "the pages' port is not configured"
     assert set(states(found, "sidecar").values()) == {"good"}, found
     assert set(states(found, "socket").values()) == {"good"}
     assert states(found, "configuration")["configuration"] == "good"

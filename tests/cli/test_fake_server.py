@@ -56,8 +56,31 @@ def test_it_ends_when_it_was_told_to(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.startswith("grpc     127.0.0.1:")
 
 
-def test_an_address_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_answers_queries(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving("--rate", "300") as (address, _), Client(address) as client:
+        while not any(one.firings for page in client.count_firings() for one in page):
+            pass
+        for what, column in (("firings", "feature_id"), ("buckets", "group"), ("requests", "client_id")):
+            assert cli.main(["query", what, "--address", address]) == cli.GOOD
+            assert column in capsys.readouterr().out
+
+
+def test_an_address_that_is_taken_is_said_once() -> None:
+    """gRPC would write lines of its own, for each attempt."""
+    with serving() as (address, _):
+        words = sidecar.command("fake-server", "--listen", address)
+        done = subprocess.run(words, capture_output=True, text=True, env=sidecar.ENVIRONMENT, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (cli.UNREACHED, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"saewatch: {address}: found Address already in use, expected an address that is free.")
+    assert "Port 0 takes any free one." in line
+
+
+@pytest.mark.parametrize(
+    "words", [["--rate", "-1"], ["--rate", "nan"], ["--for", "-2"], ["--listen", "50071"], ["--listen", "here:99999"]]
+)
+def test_wrong_words_are_a_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["fake-server", "--rate", "-1"])
+        cli.main(["fake-server", *words])
     assert caught.value.code == cli.USAGE
-    assert "-1" in capsys.readouterr().err
+    assert words[1] in capsys.readouterr().err

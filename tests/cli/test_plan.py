@@ -58,27 +58,43 @@ def test_what_the_tap_refuses_is_said_and_fails(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    "more",
     [
-        (["--watch", "0"], "watch: found 0"),
-        (["--watch", "99999"], "watch: found 99999"),
-        (["--max-num-batched-tokens", "-1"], "max-num-batched-tokens: found -1"),
-        (["--max-num-seqs", "0"], "max-num-seqs: found 0"),
-        (["--tensor-parallel", "0"], "tensor-parallel: found 0"),
-        (["--tokens-per-s", "0"], "tokens-per-s: found 0"),
-        (["--tokens-per-s", "nan"], "tokens-per-s: found nan"),
-        (["--tokens-per-s", "inf"], "tokens-per-s: found inf"),
-        (["--firings-per-token", "some"], "firings-per-token: found 'some'"),
-        (["--firings-per-token", "-1"], "firings-per-token: found '-1'"),
-        (["--firings-per-token", "nan"], "firings-per-token: found 'nan'"),
-        (["--subscribers", "-1"], "subscribers: found -1"),
-        (["--dictionary", "/nowhere"], "bundle.json"),
-        (["--dictionary", str(BUNDLE)], "the same dictionary"),
+        ["--watch", "0"],
+        ["--watch", "1.5"],
+        ["--max-num-batched-tokens", "-1"],
+        ["--max-num-seqs", "0"],
+        ["--tensor-parallel", "0"],
+        ["--tokens-per-s", "0"],
+        ["--tokens-per-s", "nan"],
+        ["--tokens-per-s", "inf"],
+        ["--firings-per-token", "some"],
+        ["--firings-per-token", "-1"],
+        ["--firings-per-token", "nan"],
+        ["--subscribers", "-1"],
+        ["--device", "tpu"],
     ],
 )
-def test_what_is_wrong_is_named(more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "--model", str(MODEL), "--dictionary", str(BUNDLE), *more]) == cli.FAILED
-    assert said in capsys.readouterr().err
+def test_wrong_words_are_a_wrong_usage(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["plan", "--model", str(MODEL), "--dictionary", str(BUNDLE), *more])
+    assert caught.value.code == cli.USAGE
+    assert f"argument {more[0]}: " in (said := capsys.readouterr().err)
+    assert repr(more[1]) in said
+
+
+def test_what_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "bundle.json").write_text("{}")
+    for more, code, said in (
+        (["--watch", "99999"], cli.FAILED, f"--watch: found 99999, expected at most 1040, the rows of {BUNDLE}"),
+        (["--dictionary", str(BUNDLE)], cli.FAILED, f"--dictionary {BUNDLE}: found the same dictionary"),
+        (["--dictionary", str(broken)], cli.FAILED, f"{broken}/bundle.json: schema: found nothing"),
+        (["--dictionary", str(tmp_path)], cli.UNREACHED, f"{tmp_path}/bundle.json: found No such file or directory"),
+    ):
+        assert cli.main(["plan", "--model", str(MODEL), "--dictionary", str(BUNDLE), *more]) == code
+        assert said in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_or_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +104,7 @@ def test_a_model_that_is_not_there_or_another(tmp_path: Path, capsys: pytest.Cap
     file = tmp_path / "config.json"
     file.write_text('{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 4}')
     assert cli.main([*words, str(tmp_path)]) == cli.FAILED
-    assert "dictionary.encoder.d_in: found 128, expected 64" in capsys.readouterr().err
+    assert f"{BUNDLE}: dictionary.encoder.d_in: found 128, expected 64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ import pytest
 from saewatch import cli
 from saewatch.cli import query
 from saewatch.core import limits
+from tests import fakes
 from tests.edge.rpc.served import serving
 from tests.edge.rpc.test_history import T0, S, Storing, storing, two_requests
 
-SINCE = "2023-11-14T22:13:20Z"
+SINCE = "2023-11-14T22:13:20.000000000Z"
 
 
 async def ask(one: Storing, *words: str) -> int:
@@ -151,7 +152,7 @@ async def test_an_empty_answer_says_why_it_may_be_empty(tmp_path: Path, capsys: 
         assert f"No requests match. What is kept begins at {SINCE}." in capsys.readouterr().out
         assert await ask(one, "firings", "--feature", "threat.p1") == cli.GOOD
         said = capsys.readouterr().out
-        assert "not stored (queue_full): 10 tokens, 10 firings, 2023-11-14T22:13:25Z to" in said
+        assert "not stored (queue_full): 10 tokens, 10 slot firings, 2023-11-14T22:13:25.000000000Z to" in said
 
 
 async def test_a_name_of_a_client_writes_nothing_on_the_terminal(
@@ -169,14 +170,12 @@ async def test_what_cannot_be_done_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with storing(tmp_path) as one:
-        assert await ask(one, "firings", "--format", "parquet") == cli.FAILED
-        assert "--out: found nothing" in capsys.readouterr().err
-        assert await ask(one, "firings", "--fields", "nonsense") == cli.FAILED
-        assert "read_mask.paths[0]: found 'nonsense'" in capsys.readouterr().err
         nowhere = str(tmp_path / "no" / "folder")
         for kind in ("csv", "parquet"):
             assert await ask(one, "firings", "--format", kind, "--out", nowhere) == cli.UNREACHED
             assert "expected a file that can be written" in capsys.readouterr().err
+            assert await ask(one, "firings", "--format", kind, "--out", str(tmp_path)) == cli.UNREACHED
+            assert f"{tmp_path}: found a folder" in capsys.readouterr().err
         monkeypatch.setitem(sys.modules, "saewatch.cli.parquet", None)
         assert await ask(one, "firings", "--format", "parquet", "--out", str(tmp_path / "x")) == cli.FAILED
         assert "pip install 'saewatch[tables]'" in capsys.readouterr().err
@@ -203,14 +202,92 @@ def test_times_are_ages_or_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: T0)
     for text, before_s in (("90s", 90), ("15m", 900), ("2h", 7200), ("3d", 259_200), ("1.5h", 5400)):
         assert parsed("--since", text).since == T0 - before_s * S
+    assert parsed("--since", "99999d").since == 0, "everything"
     assert parsed("--until", "2023-11-14T22:13:20.000123Z").until == T0 + 123_000
+    assert parsed("--until", "2023-11-14T22:13:20.000000001Z").until == T0 + 1
+    assert parsed("--until", "2023-11-14T23:13:20.9+01:00").until == T0 + 900_000_000
+    assert parsed("--until", "20231114T221320.000123Z").until == T0 + 123_000
     assert parsed("--until", "2023-11-14T23:13:20+01:00").until == T0
     assert parsed("--bucket", "250ms").bucket == S // 4
 
 
-@pytest.mark.parametrize("words", [["--since", "soon"], ["--bucket", "x"], ["--limit", "-1"], ["--class", "odd"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--since", "soon"],
+        ["--since", "1969-12-31T00:00:00Z"],
+        ["--until", "2263-01-01T00:00:00Z"],
+        ["--bucket", "x"],
+        ["--bucket", "0s"],
+        ["--bucket", "99ms"],
+        ["--bucket", "367d"],
+        ["--min-value", "nan"],
+        ["--max-value", "high"],
+        ["--by", "weather"],
+        ["--limit", "-1"],
+        ["--class", "odd"],
+    ],
+)
 def test_wrong_words_are_a_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["query", "firings", *words])
     assert caught.value.code == cli.USAGE
     assert words[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["buckets", "--latest"], "--latest: found buckets, expected firings or requests"),
+        (["buckets", "--fields", "group"], "--fields: found buckets, expected firings or requests"),
+        (["firings", "--bucket", "1m"], "--bucket: found firings, expected buckets"),
+        (["requests", "--by", "tenant"], "--by: found requests, expected buckets"),
+        (["firings", "--json", "--out", "x"], "--out: found x and --json, expected one of them"),
+        (["firings", "--json", "--format", "csv"], "--format: found csv and --json, expected one of them"),
+        (["firings", "--format", "parquet"], "--out: found nothing, expected a file, since Parquet is not text"),
+        (["firings", "--fields", "time,tims"], "--fields: found 'tims', expected some of time, feature_id"),
+        (["firings", "--fields", ""], "--fields: found '', expected some of"),
+        (["buckets", "--min-value", "2", "--max-value", "1"], "--max-value: found 1, expected above --min-value, 2"),
+        (["requests", "--min-value", "2", "--max-value", "2"], "--max-value: found 2, expected above --min-value, 2"),
+        (["firings", "--since", "1h", "--until", "2h"], "--until: found"),
+        (["firings", "--since", SINCE, "--until", SINCE], f"--until: found {SINCE}, expected after --since, {SINCE}"),
+    ],
+)
+def test_options_that_change_nothing_are_a_wrong_usage(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anybody is asked."""
+    assert cli.main(["query", *words, "--address", "127.0.0.1:1"]) == cli.USAGE
+    told = capsys.readouterr()
+    if "--json" in words:
+        error = json.loads(told.out)["error"]
+        assert f"{error['subject']}: found {error['found']}, expected {error['expected']}" == said
+    else:
+        assert said in told.err
+
+
+async def test_columns_come_as_they_were_asked_for_and_times_to_the_nanosecond(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with storing(tmp_path) as one:
+        one.start(7)
+        one.served.batch([(7, 0, 1)], [(0, 2, 1.5)], time_ns=T0 + 123_456_789)
+        one.write()
+        moment = "2023-11-14T22:13:20.123456789Z"
+        words = ["firings", "--fields", "key,unit,time", "--format"]
+        found = {}
+        for kind in ("table", "csv", "jsonl"):
+            assert await ask(one, *words, kind) == cli.GOOD
+            found[kind] = capsys.readouterr().out.splitlines()
+        key = fakes.key(7)
+        assert [line.split() for line in found["table"][:2]] == [["key", "unit", "time"], [key, "3", moment]]
+        assert found["csv"] == ["key,unit,time", f"{key},3,{moment}"]
+        assert list(json.loads(found["jsonl"][0]).items()) == [("key", key), ("unit", 3), ("time", moment)]
+        out = tmp_path / "out"
+        assert await ask(one, *words, "parquet", "--out", str(out)) == cli.GOOD
+        table = pq.read_table(out)
+        assert table.schema.names == ["key", "unit", "time"]
+        assert table["time"].cast("int64").to_pylist() == [T0 + 123_456_789]
+        for until, rows in ((moment, 0), ("2023-11-14T22:13:20.123456790Z", 1)):
+            assert await ask(one, "firings", "--until", until, "--format", "jsonl") == cli.GOOD
+            assert len(capsys.readouterr().out.splitlines()) == rows

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from saewatch.cli.record import Arrival
 from saewatch.core.recording import Recording
+from saewatch.edge.pipeline import Pipeline
 from tests import fakes, sidecar
 from tests.fakes import FakeEngine
 
@@ -68,11 +70,11 @@ def test_a_signal_ends_it_with_the_index_written(tmp_path: Path, number: signal.
         assert one.acked(1)
         time.sleep(0.1)
         facts = ended(process, number)
-    assert {name: facts[name] for name in ("frames", "requests", "tokens", "firings", "dropped", "ended")} == {
+    assert {name: facts[name] for name in ("frames", "requests", "tokens", "slot_firings", "dropped", "ended")} == {
         "frames": 6,
         "requests": 1,
         "tokens": 4,
-        "firings": 1,
+        "slot_firings": 1,
         "dropped": 0,
         "ended": "asked",
     }
@@ -90,11 +92,31 @@ def test_a_signal_ends_it_with_the_index_written(tmp_path: Path, number: signal.
 
 
 def test_it_ends_after_a_time(tmp_path: Path) -> None:
-    with recording(tmp_path, "--for", 0.5) as process:
+    with recording(tmp_path, "--for", 2) as process, engine(tmp_path).ready():
         facts = ended(process)
     assert facts["ended"] == "time"
-    assert (facts["frames"], facts["duration_s"]) == (0, 0.0)
-    assert index_of(tmp_path).frames == 0
+    assert facts["frames"] == 3
+    assert index_of(tmp_path).frames == 3
+
+
+def test_it_says_whom_it_waits_for_and_leaves_nothing_where_nobody_came(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = sidecar.run("record", tmp_path / "a.frames", "--socket", tmp_path / "s.sock", "--for", 0.6)
+        assert (done.returncode, "waiting for an engine to connect" in done.stdout) == (3, True)
+        assert f"{tmp_path / 's.sock'}: found nothing came" in done.stderr
+        assert "saewatch vllm-args" in done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_whether_somebody_has_come() -> None:
+    pipeline, times = Pipeline(dictionaries={KNOWN.weights_digest: KNOWN}), iter([0.0, 1.0, 9.0, 10.0, 11.0])
+    arrival, other = Arrival("s.sock", pipeline, clock=lambda: next(times)), Arrival("s.sock", pipeline)
+    assert arrival.look() == ""
+    assert arrival.look().startswith("no engine has connected to s.sock yet.")
+    assert arrival.look() == "", "once"
+    pipeline.connect(1)
+    pipeline.receive(1, fakes.stream_open(KNOWN, engine="e\x1b[31m"))
+    assert [arrival.look(), arrival.look(), other.look()] == ["e?[31m has connected", "", "e?[31m has connected"]
 
 
 def test_it_ends_at_a_size(tmp_path: Path) -> None:
@@ -125,7 +147,7 @@ def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "a.frames"
     file.write_text("precious")
     done = sidecar.run("record", file, "--socket", tmp_path / "s.sock")
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert "another name" in done.stderr
     assert file.read_text() == "precious"
     assert not (tmp_path / "s.sock").exists()
@@ -133,24 +155,28 @@ def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_dictionary_that_is_none(tmp_path: Path) -> None:
     done = sidecar.run("record", tmp_path / "a", "--socket", tmp_path / "s.sock", "--dictionary", tmp_path)
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "bundle.json" in done.stderr
     assert not (tmp_path / "a").exists()
 
 
 def test_a_person_sees_how_far_it_is(tmp_path: Path) -> None:
     main, terminal = pty.openpty()
-    words = sidecar.command("record", tmp_path / "a", "--socket", tmp_path / "s.sock", "--for", 1.2)
+    words = sidecar.command("record", tmp_path / "a", "--socket", tmp_path / "s.sock", "--for", 2)
     environment = {**sidecar.ENVIRONMENT, "TERM": "xterm"}
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=terminal, env=environment, timeout=20, check=True)
-    os.close(terminal)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=terminal, env=environment, text=True) as process:
+        os.close(terminal)
+        with engine(tmp_path).ready():
+            said, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
     seen = b""
     with contextlib.suppress(OSError):  # the end of a terminal
         while data := os.read(main, 4096):
             seen += data
     os.close(main)
-    assert b"\x1b[K0:00  frames 0, requests 0, tokens 0, firings 0, 0.0 MiB\r" in seen
-    assert f"{tmp_path / 'a'}: 0:00, frames 0".encode() in done.stdout
+    assert b"engine-0 has connected" in seen
+    assert b"frames 3, requests 0, tokens 0, slot firings 0, 0.0 MiB\r" in seen
+    assert f"{tmp_path / 'a'}: 0:00, frames 3" in said
 
 
 def test_serving_and_recording_at_once(tmp_path: Path) -> None:
@@ -171,6 +197,6 @@ def test_serving_and_recording_at_once(tmp_path: Path) -> None:
             assert process.wait(10) == 0
     assert index_of(tmp_path).firings == 1
     again = sidecar.run("serve", "-c", tmp_path / "c.yaml", "--record", tmp_path / "a.frames")
-    assert again.returncode == 3
+    assert again.returncode == 2
     assert "another name" in again.stderr
     assert not (tmp_path / "s.sock").exists()

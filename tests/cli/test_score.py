@@ -123,7 +123,7 @@ def test_chosen_features_an_answer_and_another_type(capsys: pytest.CaptureFixtur
 def test_a_long_text_is_refused_or_cut(capsys: pytest.CaptureFixture[str]) -> None:
     long = "a " * 3000
     assert score(long) == cli.FAILED
-    assert "texts[0]: found 3001 tokens" in (said := capsys.readouterr().err)
+    assert "text 0: found 3001 tokens" in (said := capsys.readouterr().err)
     assert "--cut" in said
     assert score(long, "--cut") == cli.GOOD
     assert "tokens cut off beforehand" in capsys.readouterr().out
@@ -171,6 +171,13 @@ def test_a_line_that_is_no_prompt(line: str, said: str, tmp_path: Path, capsys: 
     assert said in capsys.readouterr().err
 
 
+def test_a_prompt_that_is_refused_is_named_by_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"text": "a"}\n\n{"tokens": [99999]}\n')
+    assert score("--file", str(path)) == cli.FAILED
+    assert f"{path}:3: token: found 99999" in capsys.readouterr().err
+
+
 def test_files_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert score("--file", str(tmp_path / "none.txt")) == cli.UNREACHED
     assert "No such file" in capsys.readouterr().err
@@ -181,20 +188,37 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.Cap
         file.truncate(limits.SCORE_FILE_BYTES + 1)
     assert score("--file", str(tmp_path / "large.txt")) == cli.FAILED
     assert "a larger file" in capsys.readouterr().err
-    assert score(TEXT, "--out", str(tmp_path / "no" / "out")) == cli.UNREACHED
+    for path in (tmp_path / "no" / "out", tmp_path):
+        assert score(TEXT, "--out", str(path)) == cli.UNREACHED
+        assert f"{path}: found " in capsys.readouterr().err
 
 
-def test_usage() -> None:
-    for words in ([], [TEXT, "--file", "prompts.txt"], [TEXT, "--dtype", "int8"]):
+def test_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in ([], [TEXT, "--file", "prompts.txt"], [TEXT, "--dtype", "int8"], [TEXT, "--generate", "-1"]):
         with pytest.raises(SystemExit) as caught:
             score(*words)
         assert caught.value.code == cli.USAGE
+    capsys.readouterr()
+    assert score(TEXT, "--json", "--format", "csv") == cli.USAGE
+    assert json.loads(capsys.readouterr().out)["error"]["subject"] == "--format"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert score(TEXT, "--format", "parquet") == cli.USAGE
+    assert "--out: found nothing, expected a file, since Parquet is not text" in capsys.readouterr().err
 
 
 def test_no_model_and_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["score", "--model", str(tmp_path), *WHAT[2:], TEXT]) == cli.UNREACHED
-    assert cli.main(["score", *WHAT[:2], "--dictionary", str(tmp_path), TEXT, "--json"]) == cli.FAILED
-    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "ManifestError"
+    def refused(*words: str) -> tuple[int, str, str]:
+        code = cli.main(["score", *words, TEXT, "--json"])
+        error = json.loads(capsys.readouterr().out)["error"]
+        return code, error["kind"], error["subject"]
+
+    nothing = (cli.UNREACHED, "UnreachableError")
+    assert refused("--model", str(tmp_path), *WHAT[2:]) == (*nothing, f"{tmp_path}/config.json")
+    assert refused(*WHAT[:2], "--dictionary", str(tmp_path)) == (*nothing, f"{tmp_path}/bundle.json")
+    (tmp_path / "bundle.json").write_text("{}")
+    named = f"{tmp_path}/bundle.json: schema"
+    assert refused(*WHAT[:2], "--dictionary", str(tmp_path)) == (cli.FAILED, "ManifestError", named)
+    assert refused(*WHAT, "--feature", "nonsense") == (cli.FAILED, "ConfigError", "feature")
 
 
 def test_without_its_extra_help_works_and_the_refusal_names_it(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_what_keeps_firings_away_is_said_in_words() -> None:
     assert text.count("BLIND since") == 1, "until it changes"
     assert "Is it alive? Until then no firings do not mean that nothing fired." in text
     assert "nothing is blind any more" in text
-    assert "GAP (slow_consumer): 7 tokens and 3 firings not received. This client read too slowly" in text
+    assert "GAP (slow_consumer): 7 tokens and 3 slot firings not received. This client read too slowly" in text
     assert "DISCONNECTED, attempt 1" in text
     assert "r1 ended: 9 tokens fed" in text
 
@@ -85,7 +85,7 @@ def test_a_name_cannot_paint_the_terminal() -> None:
 def test_the_end() -> None:
     out = io.StringIO()
     Screen(out, live=False, colour=False).end(Totals(tokens=5), "tok")
-    assert out.getvalue().splitlines()[0].startswith("5 tokens seen, 0 firings")
+    assert out.getvalue().splitlines()[0].startswith("5 tokens seen, 0 slot firings")
     assert "--resume-token tok" in out.getvalue()
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 
 import pytest
 
-from saewatch.cli.sidecar import ProgressLine, above_zero, clock_time, counted
+from saewatch.cli.sidecar import ProgressLine, clock_time, counted
 from saewatch.core.recording import Totals
 
 
@@ -33,11 +32,4 @@ def test_a_line_of_progress_is_for_a_terminal_only(monkeypatch: pytest.MonkeyPat
 def test_figures_in_words() -> None:
     assert clock_time(3725.9) == "62:05"
     totals = Totals(frames=1234, rows=10, missed=2, firings=5, requests=1)
-    assert counted(totals) == "frames 1,234, requests 1, tokens 12, firings 5"
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan"])
-def test_bounds_are_above_zero(text: str) -> None:
-    assert above_zero("0.5") == 0.5
-    with pytest.raises(argparse.ArgumentTypeError):
-        above_zero(text)
+    assert counted(totals) == "frames 1,234, requests 1, tokens 12, slot firings 5"

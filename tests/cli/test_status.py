@@ -25,13 +25,27 @@ async def test_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -
         served.put(fakes.stream_open(served.dictionary, stream=2, weights_digest="sha256:other"))
         assert await ask(served.address) == cli.GOOD
         text = capsys.readouterr().out
-        assert "fed 10, coverage 0.7000, missed gap 2, in flight 1, imbalance 0" in text
+        assert "fed 10, coverage 0.7000, missed gap 2, in flight 1, imbalance 0, slot firings 0\n" in text
         assert "BLIND tap unknown_dictionary" in text
         assert "CorruptFrame 3" in text
         assert await ask(served.address, "--json") == cli.GOOD
         found = json.loads(capsys.readouterr().out)
         assert found["streams"][0]["books"]["fed"] == "10"
         assert found["blind"][0]["reason"] == "unknown_dictionary"
+
+
+async def test_what_has_seen_nothing_has_no_coverage(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving() as served:
+        for said, books in (("no beat yet", False), ("nothing fed yet", True)):
+            assert await ask(served.address) == cli.GOOD
+            text = capsys.readouterr().out
+            assert f"(connected): {said}\n" in text
+            assert "coverage" not in text
+            assert await ask(served.address, "--json") == cli.GOOD
+            (stream,) = json.loads(capsys.readouterr().out)["streams"]
+            assert ("books" in stream) is books
+            assert not books or stream["books"]["coverage"] is None
+            served.put(fakes.beat())
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,15 +37,17 @@ def test_for_people(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> N
     assert "r1 prompt 1: violence.p1 2.50" in text
     assert "r1 answer 5: greeting.g1 1.50  hesitation.l1 1.50" in text
     assert "r1 ended: 7 tokens fed" in text
-    assert "9 tokens seen, 3 firings, 1 requests ended; missed 1 cached; 0 gaps" in text
+    assert "9 tokens seen, 3 slot firings, 1 requests ended; missed 1 cached; 0 gaps" in text
     assert "\x1b" not in text
 
 
 def test_for_programs(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert watch(server, "--count", "4", "--json") == cli.GOOD
+    assert watch(server, "--count", "3", "--json") == cli.GOOD
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["event"] for one in found] == ["firings", "firings", "totals"]
-    assert [one["feature"] for one in found[0]["firings"]] == ["violence.p1", "greeting.g1", "hesitation.l1"]
+    assert [one["feature"] for one in found[0]["feature_firings"]] == ["violence.p1", "greeting.g1", "hesitation.l1"]
+    fired = [one["slot_firings"] for one in found[:-1]]
+    assert (fired, sum(fired)) == ([2, 1], found[-1]["firings"]), "a latent that serves two features counts once"
 
 
 def test_the_filters_are_the_clients(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

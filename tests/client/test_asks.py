@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from saewatch.client import asks
-from saewatch.edge.pb import common_pb2, dictionary_pb2
+from saewatch.core import limits
+from saewatch.edge.pb import common_pb2, dictionary_pb2, history_pb2
 
 
 def drive(plan: asks.Plan[Any], *answers: Any) -> tuple[list[Any], Any]:
@@ -53,6 +54,23 @@ def test_features_of_every_dictionary() -> None:
 def test_features_of_one() -> None:
     asked, _ = drive(asks.features("a", ""), features("x"))
     assert [one.method for one in asked] == ["ListFeatures"]
+
+
+def test_a_page_of_history_may_take_as_long_as_reading_it() -> None:
+    for request, method in (
+        (history_pb2.QueryFiringsRequest(), "QueryFirings"),
+        (history_pb2.ListRequestsRequest(), "ListRequests"),
+    ):
+        ask: Any = next(asks.history_page(request))
+        assert (ask.method, ask.longer_s) == (method, limits.QUERY_WAIT_S)
+
+
+def test_the_next_page_is_asked_for_anew() -> None:
+    asked = history_pb2.QueryFiringsRequest(page_size=7)
+    following = asks.next_page(asked, history_pb2.QueryFiringsResponse(next_page_token="2"))
+    assert following == history_pb2.QueryFiringsRequest(page_size=7, page_token="2")
+    assert asked.page_token == "", "the first one is left alone"
+    assert asks.next_page(asked, history_pb2.QueryFiringsResponse()) is None
 
 
 def test_a_self_test_is_waited_for() -> None:

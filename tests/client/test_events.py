@@ -51,7 +51,7 @@ def test_nothing_fed_is_nothing_missed() -> None:
 @pytest.mark.parametrize(
     ("event", "says"),
     [
-        (GAP, "GAP (slow_consumer): 7 tokens and 3 firings not received. This client read too slowly"),
+        (GAP, "GAP (slow_consumer): 7 tokens and 3 slot firings not received. This client read too slowly"),
         (
             Gap(
                 resume_token="",
@@ -61,7 +61,7 @@ def test_nothing_fed_is_nothing_missed() -> None:
                 stream=Stream(number=2, engine="e", hook_point="h"),
                 repeated_tokens=2,
             ),
-            "4 tokens and 1 firings of e h not received; 2 tokens come again as missed. The sidecar was restarted",
+            "4 tokens and 1 slot firings of e h not received; 2 tokens come again as missed. The sidecar was restarted",
         ),
         (UNKNOWN, "GAP (reason_9): nobody knows how much not received."),
         (ENDED, "r1 ended: 9 tokens fed, 2 emitted"),
@@ -90,4 +90,4 @@ def test_totals() -> None:
     assert (totals.tokens, totals.recomputed, totals.missed, totals.firings) == (12, 6, {"cached": 8}, 8)
     assert (totals.gaps, totals.gap_tokens, totals.gap_firings) == (2, 7, 3)
     assert (totals.repeated_tokens, totals.gaps_unknown, totals.requests_ended, totals.reconnects) == (5, 1, 1, 1)
-    assert "12 tokens seen, 8 firings, 1 requests ended; missed 8 cached; 2 gaps, 1 of unknown size" in str(totals)
+    assert "12 tokens seen, 8 slot firings, 1 requests ended; missed 8 cached; 2 gaps, 1 of unknown size" in str(totals)

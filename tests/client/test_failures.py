@@ -25,6 +25,7 @@ PLAIN = SaewatchError("engine", found="'c'", expected="one of 'a', 'b'")
         (Code.UNAUTHENTICATED, AccessError),
         (Code.PERMISSION_DENIED, AccessError),
         (Code.NOT_FOUND, SaewatchError),
+        (Code.INTERNAL, SaewatchError),
         (Code.UNIMPLEMENTED, SaewatchError),
     ],
 )
@@ -39,7 +40,10 @@ def test_a_refusal_keeps_the_sidecars_words(said: SaewatchError, code: grpc.Stat
     ("code", "kind", "says"),
     [
         (Code.UNAVAILABLE, UnreachableError, "here:1: found no answer, expected a sidecar"),
-        (Code.DEADLINE_EXCEEDED, UnreachableError, "saewatch serve"),
+        (Code.DEADLINE_EXCEEDED, UnreachableError, "found no answer in time, expected a sidecar"),
+        (Code.INTERNAL, UnreachableError, "a connection that broke (INTERNAL)"),
+        (Code.UNKNOWN, UnreachableError, "a connection that broke"),
+        (Code.CANCELLED, UnreachableError, "a connection that broke"),
         (Code.UNIMPLEMENTED, SaewatchError, "Update the sidecar"),
         (Code.UNAUTHENTICATED, AccessError, "found UNAUTHENTICATED"),
     ],
@@ -51,7 +55,9 @@ def test_what_did_not_get_there_is_said_in_ours(code: grpc.StatusCode, kind: typ
 
 
 def test_a_refusal_in_other_words() -> None:
-    assert "found INTERNAL" in str(told("here:1", Failed(Code.INTERNAL, "no form", details=b"")))
+    error = told("here:1", Failed(Code.INTERNAL, "no form", details=b""))
+    assert "found INTERNAL" in str(error)
+    assert not isinstance(error, UnreachableError), "it was reached"
 
 
 def test_what_the_caller_caused_does_not_pass() -> None:

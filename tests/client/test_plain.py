@@ -8,17 +8,31 @@ from typing import Any
 import pytest
 
 from saewatch.client import Coverage, Disconnected, Event, Gap, Heartbeat
-from saewatch.client.plain import plain
+from saewatch.client.plain import plain, time_text
 from saewatch.client.tables import Stream
 from tests.client.test_events import BLIND, ENDED, GAP, books
 from tests.client.test_firings import firings
 
 
+@pytest.mark.parametrize(
+    ("time_ns", "text"),
+    [
+        (0, ""),
+        (1, "1970-01-01T00:00:00.000000001Z"),
+        (1_700_000_000_120_000_000, "2023-11-14T22:13:20.120000000Z"),
+        (1_700_000_000_123_456_789, "2023-11-14T22:13:20.123456789Z"),
+    ],
+)
+def test_times_keep_their_nanoseconds(time_ns: int, text: str) -> None:
+    assert time_text(time_ns) == text
+
+
 def test_firings() -> None:
     found = plain(firings())
     assert (found["event"], found["tokens"], found["missed"]) == ("firings", 6, {"cached": 4})
-    assert found["time"] == "2001-09-09T01:46:40.000Z"
-    assert found["firings"][0] == {
+    assert found["time"] == "2001-09-09T01:46:40.000000000Z"
+    assert (found["slot_firings"], len(found["feature_firings"])) == (4, 5), "one latent serves two features"
+    assert found["feature_firings"][0] == {
         "request": "r1",
         "position": 3,
         "prompt": True,
@@ -29,7 +43,7 @@ def test_firings() -> None:
         "value": 2.5,
         "unit": "direction 0",
     }
-    assert found["firings"][3]["request"] is None
+    assert found["feature_firings"][3]["request"] is None
     assert found["requests"][0]["client_id"] == "r1"
 
 
@@ -44,7 +58,7 @@ def test_firings() -> None:
         ),
         (
             Heartbeat(resume_token="", head_event=1, server_time_ns=10**18),
-            {"event": "heartbeat", "server_time": "2001-09-09T01:46:40.000Z"},
+            {"event": "heartbeat", "server_time": "2001-09-09T01:46:40.000000000Z"},
         ),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,17 +24,17 @@ from saewatch.client import (
     RequestEnded,
 )
 from saewatch.client.plain import plain
+from saewatch.core import limits
 from saewatch.core.batch import Origin, Reason
 from saewatch.core.errors import SaewatchError
 from saewatch.core.records import RequestEnd, RequestLabel, RequestStart
 from saewatch.edge.access import LocalAccess
-from saewatch.edge.pb import history_pb2
 from saewatch.edge.rpc.server import RpcServer
 from tests import fakes
 from tests.client.proxy import Proxy
 from tests.client.watching import WAIT_S, Eager
 from tests.edge.rpc.served import Served, serving
-from tests.edge.rpc.test_history import storing, two_requests
+from tests.edge.rpc.test_history import T0, S, storing, two_requests
 
 GROUPED = (
     fakes.feature("animals.g1", latents=(1, 2), category="x.animals", floor=0.5),
@@ -281,20 +283,72 @@ async def test_a_full_sidecar() -> None:
 async def test_stored_firings_come_page_by_page(tmp_path: Path) -> None:
     async with storing(tmp_path) as one, client(one.served.address) as ours:
         two_requests(one)
-        asked = history_pb2.QueryFiringsRequest(page_size=1)
-        pages = [page async for page in ours.query_firings(asked)]
-        assert [len(page.firings) for page in pages if page.firings] == [1] * 4
-        assert asked.page_token == "", "the caller's own is left alone"
-        requests = [page async for page in ours.list_requests(history_pb2.ListRequestsRequest(page_size=1))]
-        assert {item.request.client_id for page in requests for item in page.requests} == {"client-7", "client-8"}
+        pages = [page async for page in ours.query_firings(page_size=1)]
+        found = [firing for page in pages for firing in page]
+        assert [(firing.feature, firing.value, str(firing.request)) for firing in found] == [
+            ("threat.l1", 1.5, "client-7"),
+            ("animals.g1", 0.5, "client-7"),
+            ("threat.l1", 2.5, "client-8"),
+            ("animals.g1", 4.0, "client-7"),
+        ]
+        covered = [page.covered for page in pages if page.covered]
+        assert sum(part.tokens_seen for part in covered) == 4
+        assert [part.missed for part in covered if part.missed] == [{"excluded": 2}]
+        assert {page.kept_since_ns for page in pages} == {T0}
+        latest = [firing async for page in ours.query_firings(latest=True, since=T0 + S) for firing in page]
+        assert latest == found[:1:-1]
+        requests = [request async for page in ours.list_requests(page_size=1) for request in page]
+        assert [str(request.request) for request in requests] == ["client-7", "client-8"]
+        assert [(item.feature, item.firings, item.max_value) for item in requests[1].features] == [
+            ("threat.l1", 1, 2.5)
+        ]
+        buckets = [bucket async for page in ours.count_firings("tenant", bucket_s=1.0) for bucket in page]
+        assert [(bucket.group, bucket.firings, bucket.tokens_seen) for bucket in buckets if bucket.firings] == [
+            ("acme", 2, 3),
+            ("other", 1, 1),
+        ]
         with Client(one.served.address) as other:
-            blocking = await one.served.in_thread(lambda: list(other.query_firings(asked)))
-            assert [list(page.firings) for page in blocking] == [list(page.firings) for page in pages]
-            listed = await one.served.in_thread(lambda: list(other.list_requests(history_pb2.ListRequestsRequest())))
-            assert len(listed[0].requests) == 2
+            assert await one.served.in_thread(lambda: list(other.query_firings(page_size=1))) == pages
+            assert await one.served.in_thread(lambda: next(other.list_requests()).items) == tuple(requests)
+            counted = await one.served.in_thread(lambda: [*other.count_firings("tenant", bucket_s=1.0)])
+            assert [bucket for page in counted for bucket in page] == buckets
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values"),
+    [
+        ({"feature": "animals.g1"}, [0.5, 4.0]),
+        ({"category": ["vcr", "x.gone"]}, [1.5, 2.5]),
+        ({"min_value": 0.5, "max_value": 2.5}, [1.5, 2.5]),
+        ({"tenant": "other"}, [2.5]),
+        ({"traffic_class": "test"}, [2.5]),
+        ({"request": "client-7", "until": datetime.fromtimestamp(T0 // S + 1, UTC)}, [1.5, 0.5]),
+        ({"conversation": "c7", "since": T0 + 1}, [4.0]),
+        ({"model": "other"}, []),
+        ({"weights": "sha256:other"}, []),
+        ({"catalogue": "sha256:other"}, []),
+        ({"hook_point": "resid_post.3", "min_value": 2.5}, [4.0]),
+    ],
+)
+async def test_what_is_wanted_reaches_the_service(tmp_path: Path, wanted: Any, values: list[float]) -> None:
+    async with storing(tmp_path) as one, client(one.served.address) as ours:
+        two_requests(one)
+        assert [firing.value async for page in ours.query_firings(**wanted) for firing in page] == values
+
+
+async def test_what_the_store_lost_is_on_the_page(tmp_path: Path) -> None:
+    async with storing(tmp_path) as one, client(one.served.address) as ours:
+        one.start(7)
+        for position in range(limits.SINK_QUEUE_BATCHES + 10):
+            one.served.batch([(7, position, 1)], [(0, 2, 1.0)], time_ns=T0 + position)
+        one.write()
+        one.served.batch([(7, 5000, 1)], time_ns=T0 + S)
+        one.write()
+        page = await anext(ours.query_firings())
+        assert [(loss.cause, loss.tokens, loss.firings) for loss in page.losses] == [("queue_full", 10, 10)]
 
 
 async def test_where_nothing_is_stored() -> None:
     async with serving() as served, client(served.address) as one:
         with pytest.raises(SaewatchError, match="history"):
-            await anext(one.query_firings(history_pb2.QueryFiringsRequest()))
+            await anext(one.query_firings())

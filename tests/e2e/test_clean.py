@@ -95,9 +95,9 @@ def replayed(serving: Clean) -> Iterator[str]:
 def test_a_recording_is_replayed_without_torch_or_vllm(serving: Clean) -> None:
     assert serving.lacks("torch", "vllm", "transformers", "pandas", "pyarrow")
     facts = serving.saewatch("replay", RECORDING, "--fast", "--once", "-c", _local(serving))
-    assert facts["firings"] > 5_000
+    assert facts["slot_firings"] > 5_000
     assert facts["imbalance"] == facts["gaps"] == facts["damaged_frames"] == 0
-    assert facts["tokens"] == facts["encoded"] + facts["reused"] + facts["missed"]
+    assert facts["fed"] == facts["encoded"] + facts["reused"] + facts["missed"]
     assert 0 < facts["first_firing_s"] < 60
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saewatch.core import limits
-from saewatch.core.errors import RecordError, UnreachableError
+from saewatch.core.errors import ConfigError, RecordError, UnreachableError
 from saewatch.core.marks import Happening, Mark, RecordingHead
 from saewatch.core.recording import Recording
 from saewatch.core.records import Ack, Command, Record, StreamOpen
@@ -121,22 +121,22 @@ def test_the_file_is_its_owners_alone_and_new(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     content = one.file.read_bytes()
-    with pytest.raises(UnreachableError, match="File exists") as caught:
+    with pytest.raises(ConfigError, match="File exists") as caught:
         Recorder(path=one.file, consumer=Silent(), bundles={}).start()
     assert "another name" in caught.value.hint
     assert one.file.read_bytes() == content
 
 
-@pytest.mark.parametrize("place", ["nowhere/a.frames", "."])
-def test_a_file_that_cannot_be_made(tmp_path: Path, place: str) -> None:
-    with pytest.raises(UnreachableError):
+@pytest.mark.parametrize(("place", "error"), [("nowhere/a.frames", UnreachableError), (".", ConfigError)])
+def test_a_file_that_cannot_be_made(tmp_path: Path, place: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
         Recorder(path=tmp_path / place, consumer=Silent(), bundles={}).start()
 
 
 def test_a_source_that_was_not_started_is_stopped(tmp_path: Path) -> None:
     one = Taped(tmp_path)
     one.file.touch()
-    with pytest.raises(UnreachableError):
+    with pytest.raises(ConfigError):
         one.source.start()
     one.source.stop()
     assert not Path(one.path).exists()
@@ -184,7 +184,7 @@ def test_it_ends_at_its_bound_and_the_sidecar_goes_on(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
     one = Taped(tmp_path)
     one.file.symlink_to("/dev/full")
-    with pytest.raises(UnreachableError):
+    with pytest.raises(ConfigError):
         one.source.start()  # a link is never followed
     one.file.unlink()
     one.source.start()

@@ -272,6 +272,23 @@ def test_damage_is_counted_and_links_are_made_up_for() -> None:
     assert Replayed(sound).run().faults() == {}
 
 
+def test_what_damage_took_is_missed_for_everybody() -> None:
+    items = steps(5, gap_ns=S)
+    seventh = len(recording(items[:6], close=False))
+    after = len(recording(items[:7], close=False))
+    told = {"told": 5, "told_firings": 5, "firings": 5}
+    items += [(1, 106 * S, fakes.beat(seq=5, fed=5, encoded=5, **told)), (1, 106 * S, Happening.DISCONNECTED)]
+    data = bytearray(recording(items[:-1]))
+    data[(seventh + after) // 2 + 20] ^= 1
+    one = Replayed(bytes(data)).run()
+    assert one.source.lost == {"tokens": 1, "rows": 1, "firings": 1}
+    (stream,) = one.pipeline.status().streams
+    assert stream.books is not None
+    assert (stream.books.encoded, stream.books.missed, stream.books.imbalance) == (4, {"gap": 1}, 0)
+    seen = [item.batch for item in one.items if isinstance(item, Observed)]
+    assert [(batch.rows, batch.missed_tokens.tolist()) for batch in seen] == [(1, []), *[(1, [])] * 3, (0, [1])]
+
+
 def test_without_an_index() -> None:
     sound = Replayed(recording(steps(20, gap_ns=S))).run()
     killed = Replayed(recording(steps(20, gap_ns=S), close=False)[:-5]).run()

@@ -18,6 +18,8 @@ from typing import Any, NoReturn, Protocol
 from saewatch.core.errors import SaewatchError, UnreachableError
 
 GOOD, USAGE, FAILED, UNREACHED = range(4)
+INTERRUPTED = 130
+"""As shells have it for what Ctrl-C ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ VERBS: Mapping[str, Verb] = {
 }
 
 
+class UsageError(SaewatchError):
+    """Options that do not go together, or a value that makes no sense beside another one."""
+
+
 class VerbModule(Protocol):
     """What a verb's module offers."""
 
@@ -68,7 +74,13 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; gives the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:  # a verb that goes on until Ctrl-C ends well with it: this one came before
+        return INTERRUPTED
+
+
+def _main(words: list[str]) -> int:
     top = _top()
     if words and words[0] == "--version":
         words[0] = "version"
@@ -118,4 +130,6 @@ def _refused(error: SaewatchError, *, as_json: bool) -> int:
         print(json.dumps({"error": {**said, "hint": error.hint}}))
     else:
         print(f"saewatch: {error}", file=sys.stderr)
+    if isinstance(error, UsageError):
+        return USAGE
     return UNREACHED if isinstance(error, UnreachableError) else FAILED

@@ -11,7 +11,7 @@ from saewatch.cli.checks.tables import table
 from saewatch.core import cost, limits
 from saewatch.core.attestation import read_attestation
 from saewatch.core.cost import DEVICES, Seconds, Traffic, Use
-from saewatch.core.errors import ConfigError
+from saewatch.core.errors import ConfigError, MisfitError
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.footprint import HISTORY_FIRING_BYTES, Footprint, footprint, needs_whole
 from saewatch.core.manifest import BUNDLE_FILE, attestation_path, read_bundle_sheet
@@ -103,12 +103,16 @@ class Plan:
 
 def stream(folder: Path, known: KnownDictionary, model: ModelFacts, asked: Asked) -> Stream:
     """MisfitError when the dictionary is for another model; ConfigError for more rows than there are."""
-    verify_fit(known.manifest, None, model)
+    try:
+        verify_fit(known.manifest, None, model)
+    except MisfitError as error:  # one of several dictionaries: say which
+        subject = f"{folder}: {error.subject}"
+        raise MisfitError(subject, found=error.found, expected=error.expected, hint=error.hint) from error
     sheet, features = known.manifest.encoder, len(known.catalogue.features)
     rows: Sequence[int] = known.catalogue.watch_list(known.manifest).rows
     if asked.watch is not None:
         if asked.watch > sheet.rows:
-            raise ConfigError("watch", found=asked.watch, expected=f"at most {sheet.rows}, the rows of {folder}")
+            raise ConfigError("--watch", found=asked.watch, expected=f"at most {sheet.rows}, the rows of {folder}")
         rows, features = range(asked.watch), asked.watch
     latents = sum(row < sheet.latents for row in rows)
     fires, source = firings(_l0(folder), sheet.latents, latents, len(rows) - latents)

@@ -16,6 +16,8 @@ def whole(path: Path) -> Iterator[Path]:
 
     What is no regular file, such as a pipe, is written to itself. Raises `UnreachableError` where none can be made.
     """
+    if path.is_dir():
+        raise UnreachableError(str(path), found="a folder", expected="a file that can be written")
     if path.exists() and not path.is_file():
         yield path
         return

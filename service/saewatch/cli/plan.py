@@ -11,19 +11,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from saewatch import cli
 from saewatch.cli import costs
 from saewatch.cli.costs import DTYPES, Asked, Plan, Range
+from saewatch.cli.values import above_zero, bundle, from_zero
 from saewatch.core import cost
 from saewatch.core.cost import DEVICES
 from saewatch.core.errors import ConfigError
 from saewatch.core.footprint import mib
 from saewatch.dictionary.model import facts_at
-from saewatch.edge import dictionaries
+from saewatch.edge.dictionaries import load_one
+from saewatch.monitor.tables import KnownDictionary
 
 AUTO = "auto"
 CPU = "cpu"
@@ -32,34 +33,35 @@ GB = 1e9
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The model, what is watched, and what is asked of the engine."""
-    default = Asked()
+    default, count = Asked(), above_zero(int)
     largest = "vLLM's max-num-batched-tokens (%(default)s)"
     at_once = "sequences that decode at a time, vLLM's max-num-seqs (%(default)s)"
     fires = "of the watched features; auto: a range from what the bundle states (%(default)s)"
     device = f"whose data sheet is taken: {', '.join(DEVICES)}; {CPU} is not modelled (%(default)s)"
     parser.add_argument("--model", type=Path, required=True, help="the model's folder, or its config.json")
     parser.add_argument("--dictionary", type=Path, required=True, action="append", help="a bundle's folder; repeatable")
-    parser.add_argument("--watch", type=int, metavar="N", help="rows of each that are watched; else: the catalogue's")
-    parser.add_argument("--max-num-batched-tokens", type=int, default=default.rows_max, metavar="N", help=largest)
-    parser.add_argument("--max-num-seqs", type=int, default=default.rows, metavar="N", help=at_once)
+    parser.add_argument("--watch", type=count, metavar="N", help="rows of each that are watched; else: the catalogue's")
+    parser.add_argument("--max-num-batched-tokens", type=count, default=default.rows_max, metavar="N", help=largest)
+    parser.add_argument("--max-num-seqs", type=count, default=default.rows, metavar="N", help=at_once)
     parser.add_argument(
-        "--tensor-parallel", type=int, default=1, metavar="N", help="above 1 it is refused (%(default)s)"
+        "--tensor-parallel", type=count, default=1, metavar="N", help="above 1 it is refused (%(default)s)"
     )
     parser.add_argument("--dtype", choices=list(DTYPES), default=default.dtype, help="of activations (%(default)s)")
     parser.add_argument("--device", choices=[*DEVICES, CPU], default=default.device, help=device)
-    parser.add_argument("--tokens-per-s", type=float, default=default.tokens_per_s, metavar="X", help="(%(default)g)")
-    parser.add_argument("--firings-per-token", default=AUTO, metavar="X", help=fires)
-    parser.add_argument("--subscribers", type=int, default=1, metavar="N", help="without a filter (%(default)s)")
+    parser.add_argument(
+        "--tokens-per-s", type=above_zero(float), default=default.tokens_per_s, metavar="X", help="(%(default)g)"
+    )
+    parser.add_argument("--firings-per-token", type=_fires, default=AUTO, metavar="X", help=fires)
+    parser.add_argument(
+        "--subscribers", type=from_zero(int), default=1, metavar="N", help="without a filter (%(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Plans and prints."""
-    asked = asked_of(options)
+    asked = _asked(options)
     model = facts_at(options.model, digests=False)
-    known = dictionaries.load(options.dictionary)
-    streams = [
-        costs.stream(folder, one, model, asked) for folder, one in zip(options.dictionary, known.values(), strict=True)
-    ]
+    streams = [costs.stream(folder, one, model, asked) for folder, one in _known(options.dictionary)]
     planned = costs.plan(streams, asked)
     if options.json:
         bounds = [{**dataclasses.asdict(one), "share": one.share} for one in planned.uses]
@@ -70,14 +72,19 @@ def run(options: argparse.Namespace) -> int:
     return cli.FAILED if planned.refused else cli.GOOD
 
 
-def asked_of(options: argparse.Namespace) -> Asked:
-    """The options, checked. ConfigError naming the one that is wrong."""
-    for name in ("watch", "max_num_batched_tokens", "max_num_seqs", "tensor_parallel", "tokens_per_s"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(name.replace("_", "-"), found=value, expected="a number above 0")
-    if options.subscribers < 0:
-        raise ConfigError("subscribers", found=options.subscribers, expected="0 or more")
+def _known(folders: Sequence[Path]) -> Iterable[tuple[Path, KnownDictionary]]:
+    """The dictionary of each folder. Raises `ConfigError` for one that comes twice, which the tap refuses too."""
+    found: dict[str, KnownDictionary] = {}
+    for folder in folders:
+        one = load_one(bundle(folder))
+        if one.weights_digest in found:
+            again = "the same dictionary as one before it"
+            raise ConfigError(f"--dictionary {folder}", found=again, expected="each dictionary once")
+        found[one.weights_digest] = one
+    return zip(folders, found.values(), strict=True)
+
+
+def _asked(options: argparse.Namespace) -> Asked:
     return Asked(
         watch=options.watch,
         rows_max=options.max_num_batched_tokens,
@@ -86,19 +93,13 @@ def asked_of(options: argparse.Namespace) -> Asked:
         dtype=options.dtype,
         device=options.device,
         tokens_per_s=options.tokens_per_s,
-        firings_per_token=None if options.firings_per_token == AUTO else _fires(options.firings_per_token),
+        firings_per_token=options.firings_per_token,
         subscribers=options.subscribers,
     )
 
 
-def _fires(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < math.inf:
-        raise ConfigError("firings-per-token", found=repr(text), expected=f"a number of 0 or more, or {AUTO}")
-    return found
+def _fires(text: str) -> float | None:
+    return None if text == AUTO else from_zero(float)(text)
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Ask a running sidecar what fired before: firings, counts by time and group, or requests.
+"""Ask a running sidecar what fired before: feature firings, counts of them by time and group, or requests.
 
-Times are RFC 3339 (without a zone: local time), or an age such as 90s, 15m, 2h or 3d. Filters of one kind are
-alternatives; different kinds must all hold.
+A feature firing is one feature on one token: a latent that serves two features gives two. Times are RFC 3339, to the
+nanosecond (without a zone: local time), or an age such as 90s, 15m, 2h or 3d. Filters of one kind are alternatives;
+different kinds must all hold.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import math
 import re
 import sys
 import time
@@ -21,85 +23,109 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
 
+from saewatch import cli
 from saewatch.cli import rows
 from saewatch.cli.asking import address_argument, ask
 from saewatch.cli.output import whole
 from saewatch.cli.terminal import printable
-from saewatch.client import Client
+from saewatch.client import Client, questions
+from saewatch.client.plain import time_text
+from saewatch.client.questions import GROUPS
 from saewatch.core import limits
 from saewatch.core.errors import SaewatchError, UnreachableError
+from saewatch.core.records import TrafficClass
 from saewatch.edge.pb import common_pb2, firing_pb2_grpc, history_pb2
 
-TIMEOUT_S = 120.0
-"""A single bucket over everything that is kept takes as long as it takes to read it."""
+_MOMENT = re.compile(r"(.*:\d\d)\.(\d{1,9})(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+"""A time with a fraction of a second: datetime itself holds six digits of nine."""
 LIMIT = 100
+BY = "feature"
+TABLE = "table"
 _UNITS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 24 * 3600 * 10**9, "ms": 10**6}
-_LISTS = {
-    "feature": "feature_ids",
-    "category": "categories",
-    "tenant": "tenants",
-    "class": "traffic_classes",
-    "request": "request_ids",
-    "conversation": "conversations",
-    "model": "model_names",
-    "weights": "weights_digests",
-    "catalogue": "catalogue_digests",
-    "hook-point": "hook_points",
-}
+_LISTS = (
+    "feature",
+    "category",
+    "tenant",
+    "class",
+    "request",
+    "conversation",
+    "model",
+    "weights",
+    "catalogue",
+    "hook-point",
+)
 _MESSAGES: dict[str, type[Any]] = {
     "firings": history_pb2.StoredFiring,
     "buckets": history_pb2.Bucket,
     "requests": history_pb2.RequestSummary,
 }
-_BY = [rows.name(history_pb2.Grouping.DESCRIPTOR, number) for number in history_pb2.Grouping.values()[1:]]
-_CLASSES = [rows.name(common_pb2.TrafficClass.DESCRIPTOR, number) for number in common_pb2.TrafficClass.values()[1:]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to ask for, and how to print it."""
     parser.add_argument(
-        "what", choices=list(_MESSAGES), help="rows, counts of rows, or requests with what fired in them"
+        "what", choices=list(_MESSAGES), help="feature firings, counts of them, or requests with what fired in them"
     )
     address_argument(parser)
     parser.add_argument("--since", type=_time, metavar="TIME", help="from this time, or for this long, on")
     parser.add_argument("--until", type=_time, metavar="TIME", help="up to, and not at, this time")
     for name in _LISTS:
-        choices = _CLASSES if name == "class" else None
+        choices = list(TrafficClass) if name == "class" else None
         parser.add_argument(f"--{name}", action="append", default=[], choices=choices, help="only these; repeatable")
-    parser.add_argument("--min-value", type=float, help="only values above this")
-    parser.add_argument("--max-value", type=float, help="only values up to this")
-    parser.add_argument("--latest", action="store_true", help="the latest first (firings, requests)")
-    parser.add_argument("--fields", type=lambda text: text.split(","), default=[], help="only these fields, by comma")
+    parser.add_argument("--min-value", type=_value, metavar="VALUE", help="only values above this")
+    parser.add_argument("--max-value", type=_value, metavar="VALUE", help="only values up to this")
+    parser.add_argument("--latest", action="store_true", help="the latest first (not buckets)")
     parser.add_argument(
-        "--bucket", type=_length, metavar="LENGTH", help="of a bucket; without it one for all (buckets)"
+        "--fields", type=_names, default=[], metavar="A,B", help="only these, in this order (not buckets)"
     )
-    parser.add_argument("--by", choices=_BY, default="feature", help="what buckets count by (%(default)s)")
+    parser.add_argument("--bucket", type=_bucket, metavar="LENGTH", help="of each; without it one for all (buckets)")
+    parser.add_argument("--by", choices=GROUPS, help=f"what is counted by (buckets; {BY})")
     parser.add_argument("--limit", type=_count, default=LIMIT, help="rows at most, 0 for all (%(default)s)")
-    parser.add_argument("--format", choices=["table", "jsonl", "csv", "parquet"], default="table", help="(%(default)s)")
+    parser.add_argument("--format", choices=[TABLE, "jsonl", "csv", "parquet"], help=f"({TABLE})")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead; needed for parquet")
 
 
 def run(options: argparse.Namespace) -> int:
     """Asks page by page and prints."""
-    if options.format == "parquet" and options.out is None:
-        raise SaewatchError("--out", found="nothing", expected="a file, since Parquet is not text")
+    _check(options)
     told = Told(options.what)
     if options.json:
         found: list[rows.Row] = []
         _read(options, told, found.extend)
         print(json.dumps({options.what: [rows.plain(one) for one in found], **told.plain()}))
-        return 0
+        return cli.GOOD
     with _output(options) as write:
         _read(options, told, write)
-    text = options.format == "table" and options.out is None
+    text = options.format in {None, TABLE} and options.out is None
     print("\n".join(told.lines()), file=sys.stdout if text else sys.stderr)
     if not told.rows:
         _warn_of_unknown(options)
-    return 0
+    return cli.GOOD
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises `UsageError` for options that would change nothing, and for ranges that hold nothing."""
+    what, counted = options.what, options.what == "buckets"
+    for name, wrong, found, expected in (
+        ("--latest", options.latest and counted, what, "firings or requests"),
+        ("--fields", options.fields and counted, what, "firings or requests"),
+        ("--bucket", options.bucket is not None and not counted, what, "buckets"),
+        ("--by", options.by is not None and not counted, what, "buckets"),
+        ("--format", options.format is not None and options.json, f"{options.format} and --json", "one of them"),
+        ("--out", options.out is not None and options.json, f"{options.out} and --json", "one of them"),
+    ):
+        if wrong:
+            raise cli.UsageError(name, found=found, expected=expected)
+    if options.format == "parquet" and options.out is None:
+        raise cli.UsageError("--out", found="nothing", expected="a file, since Parquet is not text")
+    low, high = options.min_value, options.max_value
+    if low is not None and high is not None and low >= high:
+        raise cli.UsageError("--max-value", found=f"{high:g}", expected=f"above --min-value, {low:g}")
+    if options.since is not None and options.until is not None and options.since >= options.until:
+        expected = f"after --since, {time_text(options.since)}"
+        raise cli.UsageError("--until", found=time_text(options.until), expected=expected)
+    rows.columns(_MESSAGES[what], options.fields)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------
@@ -142,14 +168,14 @@ class Told:
         uncovered = self.more and not self.seen  # the first rows are all of one time, which is covered with its last
         if 0 < self.start_ns < self.end_ns and not uncovered:
             lost = ", ".join(f"{reason} {tokens}" for reason, tokens in self.missed.items())
-            span = f"{rows.time_text(self.start_ns)} to {rows.time_text(self.end_ns)}"
+            span = f"{time_text(self.start_ns)} to {time_text(self.end_ns)}"
             yield f"{span}: {self.seen} tokens seen, missed {lost or 'none'}"
         for one in self.all_losses():
             cause = rows.name(history_pb2.LossCause.DESCRIPTOR, one.cause)
-            times = " to ".join(rows.time_text(time.ToNanoseconds()) for time in (one.start_time, one.end_time))
-            yield f"not stored ({cause}): {one.tokens} tokens, {one.firings} firings, {times}"
+            times = " to ".join(time_text(time.ToNanoseconds()) for time in (one.start_time, one.end_time))
+            yield f"not stored ({cause}): {one.tokens} tokens, {one.firings} slot firings, {times}"
         if not self.rows:
-            kept = f"What is kept begins at {rows.time_text(since)}." if since else "Nothing is kept yet."
+            kept = f"What is kept begins at {time_text(since)}." if since else "Nothing is kept yet."
             yield f"No {self.what} match. {kept} What fired within the last second may still be on its way."
         elif self.more:
             yield f"There are more than these {self.rows}: --limit 0 gives all."
@@ -158,9 +184,9 @@ class Told:
         """For programs."""
         found: dict[str, Any] = {"more": self.more}
         if self.what != "requests":
-            times = {"start_time": rows.time_text(self.start_ns), "end_time": rows.time_text(self.end_ns)}
+            times = {"start_time": time_text(self.start_ns), "end_time": time_text(self.end_ns)}
             found["coverage"] = {**times, "tokens_seen": self.seen, "missed": dict(self.missed)}
-        since = rows.time_text(self.losses.kept_since_time.ToNanoseconds())
+        since = time_text(self.losses.kept_since_time.ToNanoseconds())
         fields = rows.columns(history_pb2.HistoryLoss)
         return {
             **found,
@@ -201,31 +227,22 @@ def _warn_of_unknown(options: argparse.Namespace) -> None:
 def _page(channel: grpc.Channel, asked: Any) -> Any:
     service: Any = firing_pb2_grpc.FiringServiceStub(channel)
     call = service.ListRequests if isinstance(asked, history_pb2.ListRequestsRequest) else service.QueryFirings
-    return call(asked, timeout=TIMEOUT_S)
+    return call(asked, timeout=limits.QUERY_WAIT_S)
 
 
 def _asked(options: argparse.Namespace) -> Any:
-    wanted = history_pb2.HistoryFilter(
-        start_time=_timestamp(options.since),
-        end_time=_timestamp(options.until),
-        min_value=options.min_value,
-        max_value=options.max_value,
-    )
-    for name, of in _LISTS.items():
-        getattr(wanted, of).extend(_items(name, getattr(options, name.replace("-", "_"))))
+    wanted: Any = {"traffic_class": getattr(options, "class")}
+    for name in ("since", "until", "min_value", "max_value", *_LISTS):
+        if name != "class":
+            wanted[name.replace("-", "_")] = getattr(options, name.replace("-", "_"))
     if options.what == "buckets":
-        by = history_pb2.Grouping.Value(f"GROUPING_{options.by.upper()}")
-        bucket = Duration(seconds=options.bucket // 10**9, nanos=options.bucket % 10**9) if options.bucket else None
-        return history_pb2.QueryFiringsRequest(filter=wanted, aggregate=history_pb2.Aggregate(bucket=bucket, by=by))
-    kind: Any = history_pb2.QueryFiringsRequest if options.what == "firings" else history_pb2.ListRequestsRequest
-    mask = FieldMask(paths=_paths(options.what, options.fields)) if options.fields else None
-    return kind(filter=wanted, read_mask=mask, descending=options.latest)
-
-
-def _items(name: str, given: Sequence[str]) -> list[Any]:
-    if name != "class":
-        return list(given)
-    return [common_pb2.TrafficClass.Value(f"TRAFFIC_CLASS_{one.upper()}") for one in given]
+        bucket_s = None if options.bucket is None else options.bucket / 1e9
+        return questions.counts(options.by or BY, bucket_s=bucket_s, **wanted)
+    asked: Any = (questions.firings if options.what == "firings" else questions.requests)(
+        latest=options.latest, **wanted
+    )
+    asked.read_mask.paths.extend(_paths(options.what, options.fields))
+    return asked
 
 
 def _paths(what: str, fields: Sequence[str]) -> list[str]:
@@ -244,11 +261,11 @@ def _output(options: argparse.Namespace) -> Iterator[Callable[[list[rows.Row]], 
             yield file.write
         return
     with _opened(options.out) as out:
-        if options.format == "table":
+        if options.format in {None, TABLE}:
             kept: list[rows.Row] = []
             yield kept.extend
             if kept:
-                print("\n".join(rows.table(options.what, kept, fields)), file=out)
+                print("\n".join(rows.table(kept, options.fields or rows.SHOWN[options.what])), file=out)
         elif options.format == "csv":
             print(rows.csv_lines([], fields, head=True), end="", file=out)
             yield lambda page: print(rows.csv_lines(page, fields, head=False), end="", file=out)
@@ -281,12 +298,17 @@ def _parquet(path: Path, fields: Sequence[Any]) -> Any:
 def _time(text: str) -> int:
     """A time, or an age, in nanoseconds since 1970."""
     with contextlib.suppress(argparse.ArgumentTypeError):
-        return time.time_ns() - _length(text)
+        return max(0, time.time_ns() - _length(text))
+    match = _MOMENT.fullmatch(text)
     try:
-        found = datetime.fromisoformat(text).astimezone()
+        found = datetime.fromisoformat(f"{match[1]}{match[3] or ''}" if match else text).astimezone()
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither RFC 3339 nor an age such as 15m") from None
-    return int(found.replace(microsecond=0).timestamp()) * 10**9 + found.microsecond * 1000
+    rest_ns = int(match[2].ljust(9, "0")) if match else found.microsecond * 1000
+    time_ns = int(found.replace(microsecond=0).timestamp()) * 10**9 + rest_ns
+    if not 0 <= time_ns < limits.COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1970 to 2262")
+    return time_ns
 
 
 def _length(text: str) -> int:
@@ -297,13 +319,28 @@ def _length(text: str) -> int:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
+def _bucket(text: str) -> int:
+    found = _length(text)
+    if not limits.BUCKET_NS_MIN <= found <= limits.BUCKET_NS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 100ms and 366d")
+    return found
+
+
+def _value(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if math.isnan(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return found
+
+
+def _names(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",")]
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no count")
     return int(text)
-
-
-def _timestamp(time_ns: int | None) -> Timestamp | None:
-    if time_ns is None:
-        return None
-    return Timestamp(seconds=time_ns // 10**9, nanos=time_ns % 10**9)

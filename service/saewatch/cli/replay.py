@@ -12,23 +12,24 @@ import contextlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import structlog
 
 from saewatch import logs
 from saewatch.app import Addresses, serve
-from saewatch.cli import sidecar
+from saewatch.cli import UsageError, scratch, sidecar
+from saewatch.cli.values import above_zero, from_zero
 from saewatch.config import Config, Grpc, Web
 from saewatch.core.errors import ConfigError, FrameError, ManifestError, UnreachableError
 from saewatch.core.recording import Recording
 from saewatch.edge import dictionaries
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.replay import RecordedClock, ReplaySource
+from saewatch.edge.shortfall import FIRINGS, TOKENS
 from saewatch.monitor.tables import KnownDictionary
 
 logger = structlog.get_logger(__name__)
@@ -42,12 +43,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a recording")
     sidecar.config_arguments(parser)
     pace = parser.add_mutually_exclusive_group()
-    pace.add_argument("--speed", type=sidecar.above_zero, default=1.0, metavar="X", help="times the recorded pace")
+    pace.add_argument("--speed", type=above_zero(float), default=1.0, metavar="X", help="times the recorded pace")
     pace.add_argument("--fast", action="store_true", help="as fast as it goes")
     parser.add_argument("--once", action="store_true", help="end with the recording, and print what it came to")
     from_says = "the pace begins here, what is before it goes as fast as it can; without it: at the first request"
-    parser.add_argument("--from", type=_from_zero, dest="begin_s", metavar="SECONDS", help=from_says)
-    parser.add_argument("--to", type=_from_zero, dest="end_s", default=math.inf, metavar="SECONDS", help="end here")
+    parser.add_argument("--from", type=from_zero(float), dest="begin_s", metavar="SECONDS", help=from_says)
+    parser.add_argument(
+        "--to", type=from_zero(float), dest="end_s", default=math.inf, metavar="SECONDS", help="end here"
+    )
     parser.add_argument("--addresses", type=Path, metavar="FILE", help="write the bound addresses, as JSON")
 
 
@@ -55,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
     """Replays."""
     config = _configured(options)
     logs.set_up(config.log.level)
-    with _opened(options.file) as file, tempfile.TemporaryDirectory(prefix="saewatch-") as folder:
+    with _opened(options.file) as file, scratch.folder() as folder:
         replay = Replay(options, _recording(file, options.file))
-        asyncio.run(replay.run(_history_in(Path(folder), config)))
+        asyncio.run(replay.run(_history_in(folder, config)))
         if options.once:
             print(replay.text())
     return 0
@@ -72,6 +75,7 @@ class Replay:
         self._line = sidecar.ProgressLine()
         self._source: ReplaySource
         self._pipeline: Pipeline
+        self._address = ""
         self._check()
 
     async def run(self, config: Config) -> None:
@@ -91,6 +95,7 @@ class Replay:
 
         def started(addresses: Addresses) -> None:
             sidecar.announce(addresses, self._options, silent=self._options.once)
+            self._address = addresses.grpc
             tasks.append(asyncio.create_task(self._look(ending)))
 
         try:
@@ -120,9 +125,10 @@ class Replay:
         """Refuses what cannot be replayed, and says what is missing."""
         index, begin_s = self._recording.index, self._options.begin_s or 0.0
         if begin_s >= self._options.end_s:
-            raise ConfigError("--from", found=f"{begin_s:g} s", expected=f"less than --to, {self._options.end_s:g} s")
+            raise UsageError("--from", found=f"{begin_s:g} s", expected=f"less than --to, {self._options.end_s:g} s")
         if index is None:
-            logger.warning("recording without an index", file=str(self._options.file), reason="its recorder was killed")
+            reason = "its end is missing: the recorder was killed, or the copy is not complete"
+            logger.warning("recording without an index", file=str(self._options.file), reason=reason)
         elif begin_s > index.duration_ns / 1e9:
             expected = f"at most {index.duration_ns / 1e9:.3f} s, which it has"
             raise ConfigError("--from", found=f"{begin_s:g} s", expected=expected)
@@ -145,46 +151,57 @@ class Replay:
         facts = self._facts()
         if self._options.json:
             return json.dumps(facts)
-        progress = self._source.progress
-        damage = (
-            f" {facts['damaged_frames']:,} damaged frames ({facts['damaged_bytes']:,} B) were left out,"
-            f" and with them {facts['lost_tokens']:,} tokens that the engine had told."
-        )
-        stays = " Status, request records, features and metrics can still be asked for; Ctrl-C ends."
-        return (
-            f"The recording has ended after {sidecar.clock_time(progress.seconds)}: "
-            f"{sidecar.counted(progress.totals)}.{damage if facts['damaged_frames'] else ''}"
-            f"{'' if self._options.once else stays}"
-        )
+        return f"The recording has ended after {sidecar.clock_time(facts['duration_s'])}: {' '.join(self._said(facts))}"
 
-    def _facts(self) -> dict[str, float]:
-        status, progress, recording = self._pipeline.status(), self._source.progress, self._recording
-        books = [stream.books for stream in status.streams if stream.books]
-        received = sum(stream.received_rows + stream.received_missed for stream in status.streams)
+    def _said(self, facts: Mapping[str, Any]) -> Iterator[str]:
+        yield f"frames {facts['frames']:,}, requests {facts['requests']:,}, {_seen(facts)}."
+        if facts["damaged_frames"]:
+            yield f"{facts['damaged_frames']:,} damaged frames ({facts['damaged_bytes']:,} B) were left out."
+        if facts["lost_tokens"]:
+            lacks = f"{facts['lost_tokens']:,} tokens with {facts['lost_slot_firings']:,} slot firings"
+            yield f"The engine had told {lacks} that the file lacks: they count as missed (gap)."
+        if not self._options.once:
+            yield f"It can still be asked: `saewatch query firings --address {self._address}`, or status; Ctrl-C ends."
+
+    def _facts(self) -> dict[str, Any]:
+        status, source, recording = self._pipeline.status(), self._source, self._recording
+        told = [(stream.books, stream.unread_rows) for stream in status.streams if stream.books]
+        books, lost = [one for one, _ in told], source.lost
+        fed = sum(one.fed for one in books)
+        seen = sum(max(one.encoded + one.reused - unread, 0) for one, unread in told)
         facts = {
-            "frames": progress.totals.frames,
+            "frames": source.progress.totals.frames,
             "damaged_frames": recording.damaged_frames,
             "damaged_bytes": recording.damaged_bytes,
             "lost_records": recording.index.lost if recording.index else 0,
-            "requests": progress.totals.requests,
-            "tokens": sum(one.fed for one in books),
+            "lost_tokens": lost[TOKENS],
+            "lost_slot_firings": lost[FIRINGS],
+            "requests": source.progress.totals.requests,
+            "fed": fed,
             "encoded": sum(one.encoded for one in books),
             "reused": sum(one.reused for one in books),
             "missed": sum(sum(one.missed.values()) for one in books),
             "imbalance": sum(abs(one.imbalance) for one in books),
-            "firings": sum(stream.received_firings for stream in status.streams),
-            "lost_tokens": max(0, sum(one.accounted - one.in_flight for one in books) - received),
+            "coverage": seen / fed if fed else None,
+            "slot_firings": sum(stream.received_firings for stream in status.streams),
             "gaps": sum(stream.seq_gaps for stream in status.streams),
             "dropped": sum(queue.dropped for queue in self._pipeline.queues()),
-            "duration_s": round(progress.seconds, 3),
+            "duration_s": round(source.progress.seconds, 3),
         }
-        if progress.first_firing is not None:
-            facts["first_firing_s"] = round(progress.first_firing - _began(), 2)
+        if source.progress.first_firing is not None:
+            facts["first_firing_s"] = round(source.progress.first_firing - _began(), 2)
         return facts
 
     def _position(self, seconds: float) -> str:
         index = self._recording.index
         return sidecar.clock_time(seconds) + (f" / {sidecar.clock_time(index.duration_ns / 1e9)}" if index else "")
+
+
+def _seen(facts: Mapping[str, Any]) -> str:
+    if not facts["fed"]:
+        return "nothing was fed"
+    shares = ", ".join(f"{name} {facts[name]:,}" for name in ("encoded", "reused", "missed") if facts[name])
+    return f"fed {facts['fed']:,} ({shares}), coverage {facts['coverage']:.4f}, slot firings {facts['slot_firings']:,}"
 
 
 def _configured(options: argparse.Namespace) -> Config:
@@ -224,10 +241,3 @@ def _began() -> float:
     started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc(5): starttime, in ticks
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
     return time.monotonic() - age
-
-
-def _from_zero(text: str) -> float:
-    found = float(text)
-    if not 0.0 <= found < math.inf:
-        raise argparse.ArgumentTypeError("a number from 0 on")
-    return found

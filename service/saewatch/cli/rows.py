@@ -1,7 +1,8 @@
 """Stored firings, buckets and requests as flat rows, and as lines for people, JSON lines and CSV.
 
-A row has a column for each field of its message; those of a request's identity are beside the others. Times are
-nanoseconds since 1970 in a row, and RFC 3339 wherever they are printed.
+A row has a column for each field of its message; those of a request's identity are beside the others. Columns that are
+asked for come in the order in which they are. Times are nanoseconds since 1970 in a row, and RFC 3339 with nine digits
+wherever they are printed.
 """
 
 from __future__ import annotations
@@ -10,27 +11,38 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from saewatch.cli import UsageError
 from saewatch.cli.terminal import printable
+from saewatch.client.plain import time_text
 from saewatch.edge.pb import common_pb2, history_pb2
 
 Row = Mapping[str, Any]
 TIMES = ("time", "start_time", "end_time", "first_time", "last_time")
-_SHOWN: Mapping[str, Sequence[str]] = {
+LISTED = 3
+"""Features of a request in a table's cell."""
+SHOWN: Mapping[str, Sequence[str]] = {
     "firings": ("time", "feature_id", "value", "position", "prompt", "client_id", "tenant", "model_name", "hook_point"),
     "buckets": ("start_time", "group", "firings", "requests", "max_value", "mean_value", "tokens_seen", "missed"),
     "requests": ("first_time", "state", "engine_id", "client_id", "tenant", "tokens_seen", "missed", "features"),
 }
+"""What a table has without ``--fields``: the columns that say most."""
 
 
 def columns(message: type[Any], wanted: Sequence[str] = ()) -> list[Any]:
-    """The fields that rows of a message have, or those of them that are ``wanted``."""
-    found: list[Any] = []
+    """The fields that rows of a message have, or those of them that are ``wanted``, in that order.
+
+    Raises `UsageError` for a name that is none of them.
+    """
+    found: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
-        found += list(field.message_type.fields) if field.message_type == common_pb2.Request.DESCRIPTOR else [field]
-    return [field for field in found if not wanted or field.name in wanted]
+        own = field.message_type == common_pb2.Request.DESCRIPTOR
+        found |= {one.name: one for one in (field.message_type.fields if own else [field])}
+    for one in wanted:
+        if one not in found:
+            raise UsageError("--fields", found=repr(one), expected=f"some of {', '.join(found)}")
+    return [found[one] for one in dict.fromkeys(wanted or found)]
 
 
 def row(message: Any, fields: Sequence[Any]) -> Row:
@@ -52,14 +64,6 @@ def name(enum: Any, number: int) -> str:
     return str(known.name).removeprefix(first.removesuffix("UNSPECIFIED")).lower()
 
 
-def time_text(time_ns: int) -> str:
-    """RFC 3339 in UTC, as many digits as there are."""
-    if not time_ns:
-        return ""
-    seconds, rest = divmod(time_ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
-
-
 def plain(one: Row) -> dict[str, Any]:
     """A row for JSON."""
     return {key: time_text(value) if key in TIMES else value for key, value in one.items()}
@@ -79,11 +83,9 @@ def csv_lines(rows: Iterable[Row], fields: Sequence[Any], *, head: bool) -> str:
     return out.getvalue()
 
 
-def table(what: str, rows: Sequence[Row], fields: Sequence[Any]) -> list[str]:
-    """Lines for people: the fields that say most, each as wide as it has to be."""
-    known = [field.name for field in fields]
-    shown = [one for one in _SHOWN[what] if one in known] or known
-    cells = [shown, *([_cell(key, one[key]) for key in shown] for one in rows)]
+def table(rows: Sequence[Row], shown: Sequence[str]) -> list[str]:
+    """Lines for people: some columns, each as wide as it has to be."""
+    cells = [list(shown), *([_cell(key, one[key]) for key in shown] for one in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(shown))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
@@ -98,7 +100,9 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, dict):
         return ",".join(f"{reason} {tokens}" for reason, tokens in value.items())
     if isinstance(value, list):
-        return ", ".join(f"{one['feature_id']} {one['max_value']:.3g}x{one['count']}" for one in value[:3])
+        more = [f"{len(value) - LISTED} more"] if len(value) > LISTED else []
+        listed = [f"{one['feature_id']} {one['max_value']:.3g}x{one['count']}" for one in value[:LISTED]]
+        return ", ".join(listed + more)
     return printable(str(value))
 
 

@@ -14,12 +14,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from saewatch import cli
 from saewatch.cli import marked
 from saewatch.cli.output import whole
 from saewatch.cli.terminal import in_colour
+from saewatch.cli.values import bundle, from_zero
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
 
@@ -41,24 +42,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--category", action="append", default=[], help="only features of these; repeatable")
     parser.add_argument("--mode", choices=["exact", "thresholded"], default="exact", help="for latents that compete")
     parser.add_argument("--chat", action="store_true", help="each text is a user's message")
-    parser.add_argument("--generate", type=int, default=0, metavar="N", help="tokens of a greedy answer, scored too")
+    parser.add_argument(
+        "--generate", type=from_zero(int), default=0, metavar="N", help="tokens of a greedy answer, scored too"
+    )
     parser.add_argument("--cut", action="store_true", help="cut prompts that are too long, instead of refusing them")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model (%(default)s)"
     )
     parser.add_argument("--device", default="cpu", help="of the model and the encoder (%(default)s)")
-    parser.add_argument("--format", choices=list(FORMATS), default="table", help="table (default): the text, marked")
+    parser.add_argument("--format", choices=list(FORMATS), help="table (default): the text, marked")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it there")
 
 
 def run(options: argparse.Namespace) -> int:
     """Scores and prints; fails when rows were not finite."""
-    entries = _entries(options.file) if options.file else [{"text": text} for text in options.text]
+    form = _form(options)
+    entries = (
+        _entries(options.file)
+        if options.file
+        else [(f"text {index}", {"text": text}) for index, text in enumerate(options.text)]
+    )
     score = _scoring()
-    given = [_given(entry, score, chat=options.chat) for entry in entries]
+    given = [_given(entry, score, chat=options.chat) for _, entry in entries]
     scorer = score.Scorer.load(
         options.model,
-        options.dictionary,
+        bundle(options.dictionary),
         dtype=options.dtype,
         device=options.device,
         progress=sys.stderr.isatty(),
@@ -67,13 +75,22 @@ def run(options: argparse.Namespace) -> int:
         mode=options.mode,
     )
     coverage: list[Coverage] = []
-    each = scorer.each(given, generate=options.generate, cut=options.cut)
-    table = options.format == "table" and not options.json
+    names = [name for name, _ in entries]
+    each = scorer.each(given, generate=options.generate, cut=options.cut, names=names)
+    table = form is _table
     with _output(options.out) as out:
         quiet = not sys.stderr.isatty() or (table and out.isatty())
-        write = _json if options.json else FORMATS[options.format]
-        write(_told(each, len(given), coverage, quiet=quiet), scorer, out)
+        form(_told(each, len(given), coverage, quiet=quiet), scorer, out)
     return _judged(score.total(coverage), shown=table and len(coverage) == 1)
+
+
+def _form(options: argparse.Namespace) -> Form:
+    """How it is told. Raises `UsageError` for two ways at once, and for a file's bytes on a terminal."""
+    if options.json and options.format:
+        raise cli.UsageError("--format", found=f"{options.format} and --json", expected="one of them")
+    if options.format == "parquet" and options.out is None and sys.stdout.isatty():
+        raise cli.UsageError("--out", found="nothing", expected="a file, since Parquet is not text")
+    return _json if options.json else FORMATS[options.format or "table"]
 
 
 def _judged(coverage: Coverage, *, shown: bool) -> int:
@@ -95,12 +112,14 @@ def _scoring() -> Any:
 
 
 # --- what is scored ---------------------------------------------------------------------------------------------------
-def _entries(name: str) -> list[Mapping[str, Any]]:
-    """The prompts of a file. UnreachableError when it cannot be read, ConfigError naming the line that is wrong."""
-    lines = list(enumerate(_text(name).splitlines(), start=1))
-    if not name.endswith(".jsonl"):
-        return [{"text": line} for _, line in lines if line.strip()]
-    return [_entry(line, f"{name}:{number}") for number, line in lines if line.strip()]
+def _entries(name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The prompts of a file, and where each stands.
+
+    UnreachableError when it cannot be read, ConfigError naming the line that is wrong.
+    """
+    lines = [(f"{name}:{number}", line) for number, line in enumerate(_text(name).splitlines(), start=1)]
+    objects = name.endswith(".jsonl")
+    return [(where, _entry(line, where) if objects else {"text": line}) for where, line in lines if line.strip()]
 
 
 def _text(name: str) -> str:
@@ -184,8 +203,6 @@ def _csv(texts: Iterator[Scored], scorer: Scorer, out: TextIO) -> None:
 
 
 def _parquet(texts: Iterator[Scored], scorer: Scorer, out: TextIO) -> None:
-    if out.isatty():
-        raise ConfigError("out", found="a terminal", expected="a file for parquet", hint="Name one with --out.")
     out.buffer.write(scorer.together(texts).frame().to_parquet(None, index=False))
 
 
@@ -227,7 +244,8 @@ def _plain_peak(peak: Peak) -> dict[str, Any]:
     return named | {"part": peak.part, "firings": peak.firings, "value": peak.value, "position": peak.position}
 
 
-FORMATS: Mapping[str, Callable[[Iterator[Scored], Scorer, TextIO], None]] = {
+Form: TypeAlias = "Callable[[Iterator[Scored], Scorer, TextIO], None]"
+FORMATS: Mapping[str, Form] = {
     "table": _table,
     "jsonl": _jsonl,
     "csv": _csv,

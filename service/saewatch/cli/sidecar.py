@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TextIO
 
 from saewatch import config as settings
 from saewatch.app import Addresses, write_addresses
+from saewatch.cli.values import above_zero, bundle
 from saewatch.config import Config
 from saewatch.core import limits
 from saewatch.core.errors import UnreachableError
@@ -35,21 +35,13 @@ def size_argument(parser: argparse.ArgumentParser) -> None:
     """How large a recording may become."""
     default = limits.RECORDING_BYTES // limits.MIB
     says = "MiB that the recording may have; it ends there (%(default)s)"
-    parser.add_argument("--max-mib", type=above_zero, default=default, metavar="N", help=says)
-
-
-def above_zero(text: str) -> float:
-    """A finite number above 0, for argparse."""
-    found = float(text)
-    if not 0.0 < found < math.inf:
-        raise argparse.ArgumentTypeError("a number above 0")
-    return found
+    parser.add_argument("--max-mib", type=above_zero(float), default=default, metavar="N", help=says)
 
 
 def configured(options: argparse.Namespace) -> Config:
-    """The configuration, with the dictionaries that were named besides."""
+    """The configuration, with the dictionaries that were named besides. Raises `UnreachableError` for one not there."""
     config = settings.load(options.config)
-    more = tuple(str(folder.absolute()) for folder in options.dictionary)
+    more = tuple(str(bundle(folder).absolute()) for folder in options.dictionary)
     return config.model_copy(update={"dictionaries": config.dictionaries + more})
 
 
@@ -91,9 +83,9 @@ def clock_time(seconds: float) -> str:
 
 
 def counted(totals: Totals) -> str:
-    """What records come to, in words."""
+    """What records come to, in words. Tokens are those that batches told of, recomputed ones each time."""
     tokens = totals.rows + totals.missed
-    return f"frames {totals.frames:,}, requests {totals.requests:,}, tokens {tokens:,}, firings {totals.firings:,}"
+    return f"frames {totals.frames:,}, requests {totals.requests:,}, tokens {tokens:,}, slot firings {totals.firings:,}"
 
 
 class ProgressLine:

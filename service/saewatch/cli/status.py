@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
@@ -23,8 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Asks and prints."""
     status = _ask(options.address)
     if options.json:
-        plain = MessageToDict(status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        print(json.dumps(plain))
+        print(json.dumps(_plain(status)))
     else:
         print("\n".join(map(printable, _lines(status))))
     return 0
@@ -35,11 +35,20 @@ def _ask(address: str) -> status_pb2.GetStatusResponse:
     return ask(address, lambda channel: service(channel).GetStatus(request, timeout=TIMEOUT_S))
 
 
+def _plain(status: status_pb2.GetStatusResponse) -> dict[str, Any]:
+    """As the message has it, with no coverage where there was nothing to cover."""
+    found = MessageToDict(status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    for stream, plain in zip(status.streams, found["streams"], strict=True):
+        if stream.HasField("books") and not stream.books.fed:
+            plain["books"]["coverage"] = None
+    return found
+
+
 def _lines(status: status_pb2.GetStatusResponse) -> list[str]:
     rates = status.rates
     first = (
         f"saewatch {status.version}: {len(status.streams)} streams, {status.open_requests} requests, "
-        f"{rates.tokens_per_second:.0f} tokens/s, {rates.firings_per_second:.0f} firings/s, "
+        f"{rates.tokens_per_second:.0f} tokens/s, {rates.firings_per_second:.0f} slot firings/s, "
         f"lag {rates.lag_seconds * 1000:.1f} ms"
     )
     lines = [first, *map(_stream_line, status.streams)]
@@ -49,11 +58,17 @@ def _lines(status: status_pb2.GetStatusResponse) -> list[str]:
 
 
 def _stream_line(status: status_pb2.StreamStatus) -> str:
-    stream, books = status.stream, status.books
-    lost = ", ".join(f"{common_pb2.MissedReason.Name(one.reason)[14:].lower()} {one.tokens}" for one in books.missed)
+    stream = status.stream
     state = f"ended: {status.ended}" if status.ended else "connected" if status.connected else "not connected"
+    books = _books_text(status.books) if status.HasField("books") else "no beat yet"
+    return f"{stream.engine} {stream.hook_point} {stream.model_name} ({state}): {books}"
+
+
+def _books_text(books: common_pb2.StreamBooks) -> str:
+    if not books.fed:
+        return "nothing fed yet"
+    lost = ", ".join(f"{common_pb2.MissedReason.Name(one.reason)[14:].lower()} {one.tokens}" for one in books.missed)
     return (
-        f"{stream.engine} {stream.hook_point} {stream.model_name} ({state}): fed {books.fed}, "
-        f"coverage {books.coverage:.4f}, missed {lost or 'none'}, in flight {books.in_flight}, "
-        f"imbalance {books.imbalance}, firings {books.firings}"
+        f"fed {books.fed}, coverage {books.coverage:.4f}, missed {lost or 'none'}, in flight {books.in_flight}, "
+        f"imbalance {books.imbalance}, slot firings {books.firings}"
     )

@@ -10,14 +10,14 @@ import argparse
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from saewatch import cli
 from saewatch.cli import terminal
 from saewatch.cli.asking import address_argument
 from saewatch.cli.screen import JsonLines, Screen
-from saewatch.client import Client, Firings, Watch
+from saewatch.cli.values import above_zero
+from saewatch.client import Client, Watch
 from saewatch.client.decode import blind
 from saewatch.core.errors import UnreachableError
 from saewatch.core.records import TrafficClass
@@ -34,8 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--request", **several, help="only this request: the client's id, the key or the engine's id")
     parser.add_argument("--traffic-class", action="append", choices=list(TrafficClass), help="only such requests")
     parser.add_argument("--resume-token", default="", metavar="TOKEN", help="go on where an earlier watch ended")
-    parser.add_argument("--count", type=_above_zero(int), metavar="N", help="end after so many firings")
-    seconds: dict[str, Any] = {"type": _above_zero(float), "metavar": "SECONDS"}
+    parser.add_argument("--count", type=above_zero(int), metavar="N", help="end after so many slot firings")
+    seconds: dict[str, Any] = {"type": above_zero(float), "metavar": "SECONDS"}
     parser.add_argument("--for", dest="seconds", **seconds, help="end after this long")
     parser.add_argument("--give-up-after", **seconds, help="fail after so long without a connection; else never")
 
@@ -78,26 +78,11 @@ def _show(client: Client, watch: Watch, shown: Screen | JsonLines, *, count: int
     if isinstance(shown, Screen):
         with contextlib.suppress(UnreachableError):  # the watch will say so, and go on trying
             shown.standing([blind(one) for one in client.status().blind])
-    fired = 0
     for event in watch:
         shown.show(event)
-        fired += len(event) if isinstance(event, Firings) else 0
-        if count is not None and fired >= count:
+        if count is not None and watch.totals.firings >= count:
             return
 
 
 def _screen() -> Screen:
     return Screen(sys.stdout, live=terminal.live(sys.stdout), colour=terminal.in_colour(sys.stdout))
-
-
-def _above_zero(number: Callable[[str], float]) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            found = number(text)
-        except ValueError:
-            found = 0
-        if not 0 < found < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-        return found
-
-    return read

@@ -24,6 +24,7 @@ from saewatch.client.events import (
     Totals,
 )
 from saewatch.client.firings import Firing, Firings
+from saewatch.client.stored import Bucket, Covered, Loss, Page, StoredFiring, StoredRequest
 from saewatch.client.tables import Request, Stream, Table
 
 __all__ = [
@@ -31,17 +32,23 @@ __all__ = [
     "AsyncWatch",
     "Blind",
     "Books",
+    "Bucket",
     "Client",
     "Coverage",
+    "Covered",
     "Disconnected",
     "Event",
     "Firing",
     "Firings",
     "Gap",
     "Heartbeat",
+    "Loss",
+    "Page",
     "Reconnected",
     "Request",
     "RequestEnded",
+    "StoredFiring",
+    "StoredRequest",
     "Stream",
     "Table",
     "Totals",

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from random import Random
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import grpc
 
-from saewatch.client import asks
+from saewatch.client import asks, questions, stored
 from saewatch.client.channel import ADDRESS, OPTIONS, TIMEOUT_S
 from saewatch.client.events import Event, Totals
 from saewatch.client.failures import told
 from saewatch.client.filters import Several, firing_filter
+from saewatch.client.questions import Wanted
 from saewatch.client.session import SILENCE_S, Session
+from saewatch.client.stored import Bucket, Page, StoredFiring, StoredRequest
 from saewatch.core import limits
-from saewatch.edge.pb import common_pb2, dictionary_pb2, firing_pb2, firing_pb2_grpc, history_pb2, status_pb2, tap_pb2
+from saewatch.edge.pb import common_pb2, dictionary_pb2, firing_pb2, firing_pb2_grpc, status_pb2, tap_pb2
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class AsyncClient:
@@ -111,25 +114,38 @@ class AsyncClient:
         """Asks the taps of one engine, or of all, whether they see."""
         return await self._drive(asks.self_test(engine, timeout_s))
 
-    async def query_firings(
-        self, request: history_pb2.QueryFiringsRequest
-    ) -> AsyncIterator[history_pb2.QueryFiringsResponse]:
-        """Stored firings, or buckets of them, page by page: each says what was covered, and what is lost."""
-        asked: history_pb2.QueryFiringsRequest | None = request
-        while asked is not None:
-            page = await self._drive(asks.firings_page(asked))
-            yield page
-            asked = asks.next_page(asked, page)
+    def query_firings(
+        self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]
+    ) -> AsyncIterator[Page[StoredFiring]]:
+        """Stored firings by time, page by page, as `Client.query_firings` gives them."""
+        asked = questions.firings(latest=latest, page_size=page_size, **wanted)
+        return self._pages(asked, stored.firings_page)
 
-    async def list_requests(
-        self, request: history_pb2.ListRequestsRequest
-    ) -> AsyncIterator[history_pb2.ListRequestsResponse]:
-        """Stored requests, page by page."""
-        asked: history_pb2.ListRequestsRequest | None = request
-        while asked is not None:
-            page = await self._drive(asks.requests_page(asked))
-            yield page
-            asked = asks.next_page(asked, page)
+    def count_firings(
+        self,
+        by: str = "feature",
+        *,
+        bucket_s: float | None = None,
+        page_size: int = limits.PAGE_ITEMS,
+        **wanted: Unpack[Wanted],
+    ) -> AsyncIterator[Page[Bucket]]:
+        """Stored firings as counts, as `Client.count_firings` gives them."""
+        asked = questions.counts(by, bucket_s=bucket_s, page_size=page_size, **wanted)
+        return self._pages(asked, stored.buckets_page)
+
+    def list_requests(
+        self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]
+    ) -> AsyncIterator[Page[StoredRequest]]:
+        """Stored requests, as `Client.list_requests` gives them."""
+        asked = questions.requests(latest=latest, page_size=page_size, **wanted)
+        return self._pages(asked, stored.requests_page)
+
+    async def _pages(self, asked: asks.R, read: Callable[[Any], Page[Item]]) -> AsyncIterator[Page[Item]]:
+        following: asks.R | None = asked
+        while following is not None:
+            answer = await self._drive(asks.history_page(following))
+            yield read(answer)
+            following = asks.next_page(following, answer)
 
     async def _drive(self, plan: asks.Plan[T]) -> T:
         answer: Any = None

@@ -99,15 +99,10 @@ def features(weights_digest: str, category: str) -> Plan[list[common_pb2.Feature
     return found
 
 
-def firings_page(request: history_pb2.QueryFiringsRequest) -> Plan[history_pb2.QueryFiringsResponse]:
-    """One page of stored firings."""
-    answer: history_pb2.QueryFiringsResponse = yield Ask(firing_pb2_grpc.FiringServiceStub, "QueryFirings", request)
-    return answer
-
-
-def requests_page(request: history_pb2.ListRequestsRequest) -> Plan[history_pb2.ListRequestsResponse]:
-    """One page of stored requests."""
-    answer: history_pb2.ListRequestsResponse = yield Ask(firing_pb2_grpc.FiringServiceStub, "ListRequests", request)
+def history_page(request: history_pb2.QueryFiringsRequest | history_pb2.ListRequestsRequest) -> Plan[Any]:
+    """One page of what is stored."""
+    method = "QueryFirings" if isinstance(request, history_pb2.QueryFiringsRequest) else "ListRequests"
+    answer = yield Ask(firing_pb2_grpc.FiringServiceStub, method, request, longer_s=limits.QUERY_WAIT_S)
     return answer
 
 

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import grpc
 
-from saewatch.client import asks
+from saewatch.client import asks, questions, stored
 from saewatch.client.channel import ADDRESS, OPTIONS, TIMEOUT_S
 from saewatch.client.events import Event, Totals
 from saewatch.client.failures import told
 from saewatch.client.filters import Several, firing_filter
+from saewatch.client.questions import Wanted
 from saewatch.client.session import SILENCE_S, Session
+from saewatch.client.stored import Bucket, Page, StoredFiring, StoredRequest
 from saewatch.core import limits
-from saewatch.edge.pb import common_pb2, dictionary_pb2, firing_pb2, firing_pb2_grpc, history_pb2, status_pb2, tap_pb2
+from saewatch.edge.pb import common_pb2, dictionary_pb2, firing_pb2, firing_pb2_grpc, status_pb2, tap_pb2
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Client:
@@ -124,21 +127,42 @@ class Client:
         """Asks the taps of one engine, or of all, whether they see."""
         return self._drive(asks.self_test(engine, timeout_s))
 
-    def query_firings(self, request: history_pb2.QueryFiringsRequest) -> Iterator[history_pb2.QueryFiringsResponse]:
-        """Stored firings, or buckets of them, page by page: each says what was covered, and what is lost."""
-        asked: history_pb2.QueryFiringsRequest | None = request
-        while asked is not None:
-            page = self._drive(asks.firings_page(asked))
-            yield page
-            asked = asks.next_page(asked, page)
+    def query_firings(
+        self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]
+    ) -> Iterator[Page[StoredFiring]]:
+        """Stored firings by time, page by page; `Wanted` says which ones, the latest first with ``latest``.
 
-    def list_requests(self, request: history_pb2.ListRequestsRequest) -> Iterator[history_pb2.ListRequestsResponse]:
-        """Stored requests, page by page."""
-        asked: history_pb2.ListRequestsRequest | None = request
-        while asked is not None:
-            page = self._drive(asks.requests_page(asked))
-            yield page
-            asked = asks.next_page(asked, page)
+        Raises `SaewatchError` for what makes no sense, and where nothing is stored; `UnreachableError` without an
+        answer.
+        """
+        asked = questions.firings(latest=latest, page_size=page_size, **wanted)
+        return self._pages(asked, stored.firings_page)
+
+    def count_firings(
+        self,
+        by: str = "feature",
+        *,
+        bucket_s: float | None = None,
+        page_size: int = limits.PAGE_ITEMS,
+        **wanted: Unpack[Wanted],
+    ) -> Iterator[Page[Bucket]]:
+        """Stored firings counted by feature, category, tenant, class or model, in buckets of a length or in one."""
+        asked = questions.counts(by, bucket_s=bucket_s, page_size=page_size, **wanted)
+        return self._pages(asked, stored.buckets_page)
+
+    def list_requests(
+        self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]
+    ) -> Iterator[Page[StoredRequest]]:
+        """Stored requests by the time when they were first seen, with what fired in each."""
+        asked = questions.requests(latest=latest, page_size=page_size, **wanted)
+        return self._pages(asked, stored.requests_page)
+
+    def _pages(self, asked: asks.R, read: Callable[[Any], Page[Item]]) -> Iterator[Page[Item]]:
+        following: asks.R | None = asked
+        while following is not None:
+            answer = self._drive(asks.history_page(following))
+            yield read(answer)
+            following = asks.next_page(following, answer)
 
     def _drive(self, plan: asks.Plan[T]) -> T:
         answer: Any = None

@@ -107,7 +107,7 @@ class Gap:
     """After a restart: nobody can tell how much is missing."""
 
     def __str__(self) -> str:
-        size = "nobody knows how much" if self.unknown else f"{self.tokens} tokens and {self.firings} firings"
+        size = "nobody knows how much" if self.unknown else f"{self.tokens} tokens and {self.firings} slot firings"
         of = f" of {self.stream}" if self.stream else ""
         again = f"; {self.repeated_tokens} tokens come again as missed" if self.repeated_tokens else ""
         return f"GAP ({self.reason}): {size}{of} not received{again}. {ADVICE.get(self.reason, '')}".rstrip()
@@ -212,8 +212,8 @@ class Totals:
             self.reconnects += 1
 
     def __str__(self) -> str:
-        seen = f"{self.tokens} tokens seen, {self.firings} firings, {self.requests_ended} requests ended"
+        seen = f"{self.tokens} tokens seen, {self.firings} slot firings, {self.requests_ended} requests ended"
         missed = f"missed {words(self.missed) or 'none'}"
         unknown = f", {self.gaps_unknown} of unknown size" if self.gaps_unknown else ""
-        gaps = f"{self.gaps} gaps{unknown} ({self.gap_tokens} tokens, {self.gap_firings} firings)"
+        gaps = f"{self.gaps} gaps{unknown} ({self.gap_tokens} tokens, {self.gap_firings} slot firings)"
         return f"{seen}; {missed}; {gaps}; {self.reconnects} reconnects"

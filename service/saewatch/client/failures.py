@@ -20,10 +20,11 @@ from saewatch.core.errors import AccessError, SaewatchError, UnreachableError
 Code = grpc.StatusCode
 
 _UNREACHED = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}
+_BROKEN = {Code.ABORTED, Code.CANCELLED, Code.INTERNAL, Code.UNKNOWN}
+"""Without the sidecar's details: a connection that broke in the middle shows as one of these, or as UNAVAILABLE."""
 _NO_ACCESS = {Code.UNAUTHENTICATED, Code.PERMISSION_DENIED}
-_MAY_PASS = {*_UNREACHED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.CANCELLED, Code.INTERNAL, Code.UNKNOWN}
-"""Codes of what the caller did not cause. A watch goes on where it was, so it may ask again after any of them; a
-connection that breaks in the middle shows as several (UNAVAILABLE, INTERNAL, UNKNOWN, CANCELLED)."""
+_MAY_PASS = {*_UNREACHED, *_BROKEN, Code.RESOURCE_EXHAUSTED}
+"""Codes of what the caller did not cause. A watch goes on where it was, so it may ask again after any of them."""
 _DETAILS = "grpc-status-details-bin"
 """Only the sidecar itself sends this along."""
 _SAID = re.compile(
@@ -37,9 +38,8 @@ def told(address: str, error: Any) -> SaewatchError:
     if _details(error) is not None and (said := _SAID.fullmatch(error.details() or "")):
         kind = UnreachableError if code in _UNREACHED else AccessError if code in _NO_ACCESS else SaewatchError
         return kind(said["subject"], found=said["found"], expected=said["expected"], hint=said["hint"] or "")
-    if code in _UNREACHED:
-        hint = "Is `saewatch serve` running, and is this its gRPC address?"
-        return UnreachableError(address, found="no answer", expected="a sidecar", hint=hint)
+    if code in _UNREACHED or (code in _BROKEN and _details(error) is None):
+        return _unreached(address, code)
     if code is Code.UNIMPLEMENTED:
         hint = "Update the sidecar: it is older than this command."
         return SaewatchError(address, found="an unknown call", expected="a sidecar that has it", hint=hint)
@@ -48,6 +48,15 @@ def told(address: str, error: Any) -> SaewatchError:
     return AccessError(address, found=code.name, expected="an answer")
 
 
+def _unreached(address: str, code: grpc.StatusCode) -> UnreachableError:
+    if code is Code.DEADLINE_EXCEEDED:
+        return UnreachableError(address, found="no answer in time", expected="a sidecar", hint=_HINT_SLOW)
+    found = f"a connection that broke ({code.name})" if code in _BROKEN else "no answer"
+    return UnreachableError(address, found=found, expected="a sidecar", hint=_HINT_NOBODY)
+
+
+_HINT_NOBODY = "Is `saewatch serve` running, and is this its gRPC address?"
+_HINT_SLOW = "It is busy, or not there: ask for less, or see whether `saewatch serve` runs at this address."
 _HINT_SMALLER = "Ask for less: a filter makes messages smaller."
 
 

@@ -53,22 +53,28 @@ def firing_filter(
 ) -> firing_pb2.FiringFilter:
     """The filter as a message. Raises `SaewatchError` for a traffic class that there is not."""
     return firing_pb2.FiringFilter(
-        feature_ids=_listed(feature),
-        categories=_listed(category),
+        feature_ids=listed(feature),
+        categories=listed(category),
         min_value=min_value,
-        tenants=_listed(tenant),
-        request_ids=_listed(request),
-        traffic_classes=map(_traffic_class, _listed(traffic_class)),
+        tenants=listed(tenant),
+        request_ids=listed(request),
+        traffic_classes=classes(traffic_class),
     )
 
 
-def _listed(several: Several) -> list[str]:
+def listed(several: Several) -> list[str]:
+    """Several as a list."""
     if several is None:
         return []
     return [several] if isinstance(several, str) else list(several)
 
 
-def _traffic_class(name: str) -> common_pb2.TrafficClass.ValueType:
+def classes(several: Several) -> list[common_pb2.TrafficClass.ValueType]:
+    """Numbers of traffic classes. Raises `SaewatchError` for one that there is not."""
+    return [_class(name) for name in listed(several)]
+
+
+def _class(name: str) -> common_pb2.TrafficClass.ValueType:
     if name not in set(TrafficClass):
         raise SaewatchError("traffic_class", found=repr(name), expected=f"one of {', '.join(TrafficClass)}")
     return common_pb2.TrafficClass.Value(f"TRAFFIC_CLASS_{name.upper()}")

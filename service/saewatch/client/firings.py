@@ -28,7 +28,7 @@ Texts = npt.NDArray[np.object_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firing:
-    """One feature that fired on one token. It is correlational evidence, not a detection."""
+    """A feature firing: one feature that fired on one token. It is correlational evidence, not a detection."""
 
     feature: str
     """Its id; empty when the sidecar does not know what the latent or direction stands for."""
@@ -54,7 +54,10 @@ class Firing:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Firings:
-    """Rows of several requests of one stream, and the features that fired on them. Iterates over `Firing` objects."""
+    """Rows of several requests of one stream, and the features that fired on them.
+
+    It iterates over `Firing` objects, and its length is their number.
+    """
 
     resume_token: str = field(repr=False)
     """A watch that begins with it goes on behind this event."""
@@ -120,7 +123,7 @@ class Firings:
         return self.position < lengths[self.request]
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Columns of one item for each firing, for ``pandas.DataFrame``; what is not known is an empty text."""
+        """Columns of one item for each feature firing, for ``pandas.DataFrame``; what is not known is an empty text."""
         features, requests = self.table.features, self.requests
         return {
             "time_ns": np.full(len(self), self.last_time_ns, dtype=np.int64),

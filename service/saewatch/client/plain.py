@@ -13,7 +13,11 @@ _KINDS = {"RequestEnded": "request_ended"}
 
 
 def plain(event: Event) -> dict[str, Any]:
-    """The event as JSON takes it. ``event`` says which one; a time is RFC 3339; a firing names its request."""
+    """The event as JSON takes it. ``event`` says which one; a time is RFC 3339; a feature firing names its request.
+
+    ``slot_firings`` counts those of latents and directions, as totals and gaps do; a latent that serves two features is
+    two of the ``feature_firings``.
+    """
     kind = {"event": _KINDS.get(type(event).__name__, type(event).__name__.lower())}
     if isinstance(event, Firings):
         return kind | _firings(event)
@@ -24,7 +28,7 @@ def plain(event: Event) -> dict[str, Any]:
 def _firings(event: Firings) -> dict[str, Any]:
     stream = event.table.stream
     return {
-        "time": _time(event.last_time_ns),
+        "time": time_text(event.last_time_ns),
         "stream": stream.number,
         "engine": stream.engine,
         "model": stream.model_name,
@@ -33,7 +37,8 @@ def _firings(event: Firings) -> dict[str, Any]:
         "recomputed": event.recomputed,
         "missed": event.missed,
         "requests": [asdict(one) for one in event.requests],
-        "firings": [_firing(one) for one in event],
+        "slot_firings": event.slot_firings,
+        "feature_firings": [_firing(one) for one in event],
         "resume_token": event.resume_token,
     }
 
@@ -57,12 +62,16 @@ def _timed(value: Any) -> Any:
     if isinstance(value, dict):
         return {
             (name.removesuffix("_ns") if name.endswith("_ns") else name): (
-                _time(item) if name.endswith("_ns") else _timed(item)
+                time_text(item) if name.endswith("_ns") else _timed(item)
             )
             for name, item in value.items()
         }
     return [_timed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _time(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def time_text(time_ns: int) -> str:
+    """RFC 3339 in UTC, to the nanosecond; empty for 0, which stands for no time."""
+    if not time_ns:
+        return ""
+    seconds, rest = divmod(time_ns, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"

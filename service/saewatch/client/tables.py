@@ -1,8 +1,4 @@
-"""Who a stream, a request and a feature are, and what the slots of a stream's batches mean.
-
-A slot may serve several features (a latent on its own and within a group), and it is sent when its value is above the
-lowest of their floors. So a firing counts for each feature that it lies above the floor of, and for no other.
-"""
+"""Who a stream, a request and a feature are, and what the slots of a stream's batches mean."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from saewatch.core import pairs
 from saewatch.core.batch import F32, I32, U32
 from saewatch.core.catalogue import Feature
 
@@ -82,9 +79,7 @@ class Table:
     unit: U32  # [W] which one
     features: tuple[Feature, ...]  # [F] that have slots here
     chosen: bool  # features were asked for, so that a firing without any is not shown
-    pair_slot: I32 = field(repr=False)  # [P] ascending: the slots of chosen features
-    pair_feature: I32 = field(repr=False)  # [P]
-    pair_floor: F32 = field(repr=False)  # [P]
+    pairs: pairs.Columns = field(repr=False)  # of chosen features
 
     @property
     def slots(self) -> int:
@@ -100,13 +95,7 @@ class Table:
 
         A firing without any feature has `UNLABELLED`, unless features were asked for: then it is left out.
         """
-        first = np.searchsorted(self.pair_slot, slot, side="left")  # [N]
-        degree = np.searchsorted(self.pair_slot, slot, side="right") - first  # [N]
-        firing = np.repeat(np.arange(len(slot)), degree)  # [pairs]
-        within = np.arange(len(firing)) - np.repeat(np.cumsum(degree) - degree, degree)
-        pair = np.repeat(first, degree) + within
-        above = value[firing] > self.pair_floor[pair]
-        firing, feature = firing[above], self.pair_feature[pair[above]]
+        firing, feature = pairs.fired(self.pairs, slot, value)
         alone = np.flatnonzero(np.bincount(firing, minlength=len(slot)) == 0)
         if self.chosen or not len(alone):
             return firing, feature
@@ -127,10 +116,7 @@ def table(
     chosen: bool,
 ) -> Table:
     """The table of ``features`` with their slots, of which only those ``shown`` are looked for in batches."""
-    wanted = [(index, one, slots) for index, (one, slots) in enumerate(features) if shown[index]]
-    degree = [len(slots) for _, _, slots in wanted]
-    slot = np.array([slot for _, _, slots in wanted for slot in slots], dtype=np.int32)
-    order = np.argsort(slot, kind="stable")
+    wanted = [slots if shown[index] else () for index, (_, slots) in enumerate(features)]
     return Table(
         number=number,
         stream=stream,
@@ -139,7 +125,5 @@ def table(
         unit=unit,
         features=tuple(one for one, _ in features),
         chosen=chosen,
-        pair_slot=slot[order],
-        pair_feature=np.repeat(np.array([index for index, _, _ in wanted], dtype=np.int32), degree)[order],
-        pair_floor=np.repeat(np.array([one.floor for _, one, _ in wanted], dtype=np.float32), degree)[order],
+        pairs=pairs.by_slot(wanted, [one.floor for one, _ in features], len(kind)),
     )

@@ -22,7 +22,7 @@ import structlog
 from saewatch import __version__
 from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, WatchSet
-from saewatch.core.errors import UnreachableError
+from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.marks import MARKS, Happening, RecordingHead
 from saewatch.core.recording import Totals, Writer
 from saewatch.core.records import Ack, Command, Record
@@ -81,7 +81,10 @@ class Recorder:
         self._writer: Writer | None = None
 
     def start(self) -> None:
-        """Makes the file and starts the thread. Raises `UnreachableError` when it cannot be made."""
+        """Makes the file and starts the thread.
+
+        Raises `ConfigError` where there is a file already, and `UnreachableError` when none can be made.
+        """
         try:
             self._file = os.fdopen(
                 os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
@@ -92,12 +95,12 @@ class Recorder:
             for weights, files in self._bundles.items():
                 self._writer.sheets(weights, files)
             self._file.flush()
+        except FileExistsError as error:
+            hint = "A recording is never written over: choose another name."
+            raise ConfigError(str(self._path), found=error.strerror, expected="a new file", hint=hint) from error
         except OSError as error:
-            hint = (
-                "A recording is never written over: choose another name." if isinstance(error, FileExistsError) else ""
-            )
-            found, expected = error.strerror, "a new file that can be written"
-            raise UnreachableError(str(self._path), found=found, expected=expected, hint=hint) from error
+            expected = "a new file that can be written"
+            raise UnreachableError(str(self._path), found=error.strerror, expected=expected) from error
         self._thread.start()
 
     # --- from the source ------------------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ class RecordedSource:
         self._source = SocketSource(path=path, consumer=recorder, allowed_users=allowed_users)
 
     def start(self) -> None:
-        """Begins to record and to receive. Raises `UnreachableError` when the file cannot be made."""
+        """Begins to record and to receive. Raises as `Recorder.start` does."""
         self._recorder.start()
         self._source.start()
 

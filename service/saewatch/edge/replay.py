@@ -4,6 +4,8 @@ Time is the recorded time. One thread goes from record to record, and every `TIC
 tells the pipeline that time has passed; the pace decides how long it waits in between and nothing else, so that what
 comes out does not depend on it. It never overruns a sink: while one's queue is more than half full, it waits. At the
 end time stands still, nobody is disconnected, and everything can still be asked for.
+
+What the file lacks of what the engine had told is told as missed (`edge.shortfall`).
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import structlog
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch
 from saewatch.core.errors import RecordError
-from saewatch.core.marks import Happening, Mark
+from saewatch.core.marks import Happening
 from saewatch.core.recording import Received, Recording, Totals
 from saewatch.core.records import Command, Record, RequestStart, Result
 from saewatch.edge.pipeline import Pipeline
+from saewatch.edge.shortfall import Shortfall
 from saewatch.edge.sources import FAULTS
 
 logger = structlog.get_logger(__name__)
@@ -89,6 +92,7 @@ class ReplaySource:
         self._due: float | None = None  # when it is the clock's time, on time.monotonic; None: without a pace
         self._next_tick = clock.now_ns + TICK_NS
         self._links: set[int] = set()
+        self._shortfall = Shortfall()
         self._told: set[str] = set()
         self._refused = 0
         self._stopping = threading.Event()
@@ -110,6 +114,11 @@ class ReplaySource:
     def alive(self) -> bool:
         """Whether it has been started and has not failed; its end is none."""
         return self._thread.ident is not None and self.failed is None
+
+    @property
+    def lost(self) -> Counter[str]:
+        """What the engine had told and the file lacks: `shortfall.TOKENS`, ROWS and FIRINGS, as far as is known."""
+        return self._shortfall.lost
 
     @property
     def counters(self) -> Counter[str]:
@@ -135,6 +144,8 @@ class ReplaySource:
                 self._give(received)
                 self.progress.seconds = seconds
                 self._begin(seconds, received.record)
+            for link, batch in self._shortfall.rest(self._links):
+                self._receive(link, batch)
             self._reach(self._clock.now_ns + SETTLE_NS)
         except BaseException as error:  # the thread's end must be seen: it makes the sidecar exit
             self.failed = error
@@ -182,19 +193,23 @@ class ReplaySource:
         if record is None:
             return
         self.progress.totals.add(record)
-        try:
-            if isinstance(record, Result):
-                self._pipeline.retell(mark.link, record)
-            else:
-                self._pipeline.receive(mark.link, record)
-        except RecordError as error:
-            self._refuse(mark, record, error)
+        for amended in self._shortfall.amended(mark.link, record):
+            self._receive(mark.link, amended)
         if self.progress.first_firing is None and isinstance(record, FiringBatch) and record.firings:
             self.progress.first_firing = time.monotonic()
 
-    def _refuse(self, mark: Mark, record: Record, error: RecordError) -> None:
+    def _receive(self, link: int, record: Record) -> None:
+        try:
+            if isinstance(record, Result):
+                self._pipeline.retell(link, record)
+            else:
+                self._pipeline.receive(link, record)
+        except RecordError as error:
+            self._refuse(link, record, error)
+
+    def _refuse(self, link: int, record: Record, error: RecordError) -> None:
         self._refused += 1
         kind = type(record).__name__
         if kind not in self._told:
             self._told.add(kind)
-            logger.warning("not accepted", link=mark.link, what=kind, reason=str(error))
+            logger.warning("not accepted", link=link, what=kind, reason=str(error))

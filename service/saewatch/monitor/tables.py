@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from saewatch.core import pairs
 from saewatch.core.batch import F32, I32, U8, U16, U32, SlotKind, WatchSet
 from saewatch.core.catalogue import Catalogue, Feature
 from saewatch.core.errors import RecordError
@@ -73,13 +74,7 @@ class WatchTable:
         """Which features fire with these firings: index of the firing and number of the feature, ``[K]`` each."""
         if self.direct:
             return np.arange(len(slot)), self.pair_feature[slot]
-        first = self.pair_start[slot]
-        degree = self.pair_start[slot.astype(np.intp) + 1] - first  # [N]
-        firing = np.repeat(np.arange(len(slot)), degree)
-        within = np.arange(len(firing)) - np.repeat(np.cumsum(degree) - degree, degree)
-        pair = np.repeat(first, degree) + within
-        above = value[firing] > self.pair_floor[pair]
-        return firing[above], self.pair_feature[pair[above]]
+        return pairs.fired((self.pair_start, self.pair_feature, self.pair_floor), slot, value)
 
 
 def join(parts: Sequence[WatchSet], *, number: int, stream: StreamIdentity) -> WatchTable:
@@ -95,7 +90,7 @@ def join(parts: Sequence[WatchSet], *, number: int, stream: StreamIdentity) -> W
     floor = np.concatenate([part.floor for part in ordered]).astype(np.float32)
     known = stream.dictionary.catalogue.features if stream.dictionary else ()
     features, slots = _served(known, kind, unit)
-    start, feature, pair_floor = _pairs(features, slots, len(kind))
+    start, feature, pair_floor = pairs.by_slot(slots, [one.floor for one in features], len(kind))
     one_each = bool((np.diff(start) == 1).all())
     return WatchTable(
         number=number,
@@ -128,14 +123,3 @@ def _slots(feature: Feature, place: Mapping[tuple[int, int], int]) -> tuple[int,
     else:
         units = [(int(SlotKind.LATENT), latent) for latent in feature.latents]
     return tuple(sorted(place[pair] for pair in units if pair in place))
-
-
-def _pairs(features: Sequence[Feature], slots: Sequence[Sequence[int]], width: int) -> tuple[I32, I32, F32]:
-    """The (slot, feature, floor) pairs by slot, and where each slot's begin."""
-    degree = [len(own) for own in slots]
-    slot = np.array([one for own in slots for one in own], dtype=np.int32)
-    feature = np.repeat(np.arange(len(features), dtype=np.int32), degree)
-    floor = np.repeat(np.array([one.floor for one in features], dtype=np.float32), degree)
-    order = np.argsort(slot, kind="stable")
-    start = np.searchsorted(slot[order], np.arange(width + 1)).astype(np.int32)
-    return start, feature[order], floor[order]

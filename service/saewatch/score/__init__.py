@@ -13,6 +13,7 @@ answer is greedy, and what it was generated from is read again with it, as one s
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -49,6 +50,8 @@ __all__ = [
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BEHIND = 8
 """Tokens before a token that are decoded with it: no character has as many."""
+NAMED = 16
+"""Features or categories that a refusal lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class Scorer:
 
         Raises:
             UnreachableError: there is no such model, or it cannot be read.
+            ConfigError: it is no model that transformers knows.
             SaewatchError: as the class.
         """
         if dtype not in DTYPES:
@@ -158,7 +162,9 @@ class Scorer:
         """Texts of `each` as one result."""
         return Scores(texts, self.table)
 
-    def each(self, given: Given, *, generate: int = 0, cut: bool = False) -> Iterator[Scored]:
+    def each(
+        self, given: Given, *, generate: int = 0, cut: bool = False, names: Sequence[str] = ()
+    ) -> Iterator[Scored]:
         """One text after the other. All of them are tokenised and checked before the first is read.
 
         Args:
@@ -166,13 +172,16 @@ class Scorer:
                 any of these. A text without a token gives an empty result.
             generate: tokens of an answer to generate, greedily, to each prompt without one; 0: no answer.
             cut: leave out what exceeds the model's limit, instead of refusing it.
+            names: what a refusal calls each text; ``texts[0]`` and so on without them.
 
         Raises:
             ConfigError: a text that cannot be tokenised, or is too long; a token that the model does not have.
         """
         if generate < 0:
             raise ConfigError("generate", found=generate, expected="tokens of an answer, or 0 for none")
-        ready = [self._ready(f"texts[{index}]", one, generate, cut=cut) for index, one in enumerate(_many(given))]
+        texts = _many(given)
+        subjects = names or [f"texts[{index}]" for index in range(len(texts))]
+        ready = [self._ready(subject, one, generate, cut=cut) for subject, one in zip(subjects, texts, strict=True)]
         return (self._scored(index, one, generate) for index, one in enumerate(ready))
 
     def _ready(self, subject: str, given: Any, generate: int, *, cut: bool) -> _Ready:
@@ -271,11 +280,17 @@ def _many(given: Any) -> list[Any]:
 
 
 def _chosen(catalogue: Catalogue, ids: Collection[str], categories: Collection[str]) -> Catalogue:
-    known = {one.category for one in catalogue.features}
-    for name in categories:
-        if name not in known:
-            hint = f"It has {', '.join(sorted(known))}."
-            raise ConfigError("category", found=repr(name), expected="a category of the catalogue", hint=hint)
+    known = {
+        "feature": {one.id for one in catalogue.features},
+        "category": {one.category for one in catalogue.features},
+    }
+    for kind, names in (("feature", ids), ("category", categories)):
+        for name in names:
+            if name not in known[kind]:
+                there = sorted(known[kind])
+                more = [f"{len(there) - NAMED} more"] if len(there) > NAMED else []
+                hint = f"It has {', '.join(there[:NAMED] + more)}."
+                raise ConfigError(kind, found=repr(name), expected=f"a {kind} of the catalogue", hint=hint)
     found = tuple(one for one in catalogue.chosen(ids) if not categories or one.category in categories)
     if not found:
         raise ConfigError("features", found="none", expected="at least one that is named and of such a category")
@@ -307,6 +322,7 @@ def _without_bars() -> Iterator[None]:
 
 def _load(name: str, dtype: torch.dtype, device: str) -> tuple[Any, Path]:
     """The model, and the folder that its files were read from."""
+    _check_folder(name)
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         capped = getattr(config, "attn_logit_softcapping", None) is not None  # torch's own attention leaves it out
@@ -315,10 +331,31 @@ def _load(name: str, dtype: torch.dtype, device: str) -> tuple[Any, Path]:
             name, config=config, dtype=dtype, use_safetensors=True, **chosen
         )
         return model.to(device), Path(cached_file(name, "config.json")).parent
-    except (OSError, ValueError, SafetensorError) as error:
-        hint = "Name a folder with config.json and *.safetensors, or a model that transformers can fetch."
-        found = f"{error!s:.200}"
-        raise UnreachableError(f"model {name}", found=found, expected="a model that can be read", hint=hint) from error
+    except OSError as error:
+        raise UnreachableError(name, found=_first(error), expected=_READABLE, hint=_HINT) from error
+    except (ValueError, SafetensorError) as error:
+        raise ConfigError(name, found=_first(error), expected=_READABLE, hint=_HINT) from error
+
+
+_READABLE = "a model that can be read"
+_HINT = "Name a folder with config.json and *.safetensors, or a model that transformers can fetch."
+
+
+def _check_folder(name: str) -> None:
+    """Raises `UnreachableError` for what can be no name, and is no model's folder: transformers says other things."""
+    folder = Path(name)
+    if not folder.exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) and not name.startswith("."):
+        return
+    file = folder / "config.json"
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise UnreachableError(str(file), found=error.strerror, expected=_READABLE, hint=_HINT) from error
+
+
+def _first(error: Exception) -> str:
+    """The first line of what was said."""
+    return f"{error}".partition("\n")[0][:200]
 
 
 def _check_device(name: str) -> None:

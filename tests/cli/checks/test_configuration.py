@@ -46,11 +46,13 @@ def test_what_the_others_take_from_it(tmp_path: Path) -> None:
         dictionaries=["bundle"],
         allowed_users=[7],
         grpc={"listen": "127.0.0.1:5"},
+        web={"listen": "127.0.0.1:6"},
         limits={"series": 9, "replay_mib": 2},
     )
     found = configuration.settle(Setup(config=file, dictionaries=(Path("more"),)))
     assert found.dictionaries == (Path("more"), tmp_path / "bundle")
     assert (found.socket, found.allowed_users, found.address) == ("/run/tap.sock", (7,), "127.0.0.1:5")
+    assert found.web == "127.0.0.1:6"
     assert (found.series, found.replay_bytes, found.named) == (9, 2 * 2**20, False)
     assert configuration.settle(Setup(config=file, address="h:1", named=True)).address == "h:1"
     assert configuration.settle(Setup(config=written(tmp_path, grpc={"listen": "127.0.0.1:0"}))).address == ""

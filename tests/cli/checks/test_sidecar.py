@@ -32,6 +32,7 @@ async def test_one_that_is_well() -> None:
         served.put(fakes.beat(fed=10, encoded=10))
         found = await examined(served)
         assert found.pop("CorruptFrame").found == "3 since the sidecar's start"
+        assert found.pop("series").state is State.UNVERIFIED, "it has no pages here"
         assert {one.state for one in found.values()} == {State.GOOD}
         assert found["health"].found == "SERVING"
         assert found["version"].found == __version__

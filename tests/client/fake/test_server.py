@@ -8,7 +8,7 @@ from saewatch.client import Client
 from saewatch.client.fake import FakeServer
 from saewatch.client.fake import server as module
 from saewatch.client.fake.made import FEATURES
-from saewatch.core.errors import ConfigError, UnreachableError
+from saewatch.core.errors import UnreachableError
 
 
 def test_it_keeps_its_port() -> None:
@@ -25,10 +25,24 @@ def test_it_keeps_its_port() -> None:
             client.status()
 
 
-def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PORT_WAIT_S", 0.2)
-    with FakeServer() as server, pytest.raises(ConfigError, match="an address that is free"):
+def test_a_port_that_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeServer() as server, pytest.raises(UnreachableError, match="an address that is free"):
         FakeServer(server.address)
+    assert capfd.readouterr() == ("", ""), "gRPC says nothing of its own"
+
+
+def test_a_host_that_is_not_here() -> None:
+    for address in ("nowhere.invalid:0", "192.0.2.1:0"):
+        with pytest.raises(UnreachableError, match=address):
+            FakeServer(address)
+
+
+def test_a_port_that_another_program_took_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PORT_WAIT_S", 0.2)
+    with FakeServer() as server:
+        server.stop()
+        with FakeServer(server.address), pytest.raises(UnreachableError, match=server.address):
+            server.start()
 
 
 def test_a_dictionary_of_ones_own() -> None:

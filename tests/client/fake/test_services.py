@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 
+from saewatch.client import Client
 from saewatch.client.fake import FakeServer
 from saewatch.edge.pb import (
     dictionary_pb2,
     dictionary_pb2_grpc,
     firing_pb2,
     firing_pb2_grpc,
-    history_pb2,
     tap_pb2,
     tap_pb2_grpc,
 )
@@ -133,11 +134,9 @@ def test_dictionaries(channel: grpc.Channel) -> None:
         stub.GetDictionary(dictionary_pb2.GetDictionaryRequest(weights_digest="x"))
 
 
-def test_a_method_that_it_does_not_have(channel: grpc.Channel) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        firing_pb2_grpc.FiringServiceStub(channel).QueryFirings(history_pb2.QueryFiringsRequest())
-    error: Any = caught.value
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+def test_its_clock_is_told(saewatch_server: FakeServer) -> None:
+    with Client(saewatch_server.address) as client:
+        assert abs(client.status().server_time.ToNanoseconds() - time.time_ns()) < 60e9
 
 
 def test_a_self_test_of_another_engine(channel: grpc.Channel) -> None:

@@ -16,6 +16,7 @@ from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
 from saewatch.edge.history.reading import Reader
 from saewatch.edge.history.retention import Bounds
 from saewatch.edge.history.sink import HistorySink
+from saewatch.edge.history.store import Store
 from saewatch.edge.history.wanted import Wanted
 from saewatch.edge.history.writer import Cause, Loss
 from saewatch.edge.pipeline import Pipeline
@@ -50,6 +51,12 @@ class Kept:
         )
         self.seq: dict[tuple[int, int], int] = {}
         self.started: list[int] = []
+
+    @property
+    def store(self) -> Store:
+        """What its thread would write to."""
+        assert self.sink.store is not None
+        return self.sink.store
 
     def put(self, *records: Record, link: int = 1) -> None:
         """An engine says something."""
@@ -94,13 +101,13 @@ class Kept:
 
     def expire(self) -> None:
         """What is too old goes."""
-        while self.sink._retention.expire(self.now_ns):  # noqa: SLF001 - its thread's part
+        while self.store.retention.expire(self.now_ns):
             pass
 
     def lose(self, cause: Cause, at_ns: int, *, tokens: int) -> None:
         """A loss with one firing is written."""
         loss = Loss(cause=cause, first_ns=at_ns, last_ns=at_ns, tokens=tokens, firings=1)
-        self.sink._writer.lose([loss])  # noqa: SLF001 - its thread's part
+        self.store.writer.lose([loss])
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """What a statement finds."""

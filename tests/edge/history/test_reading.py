@@ -75,7 +75,7 @@ def test_a_damaged_block_is_told_and_left_out(tmp_path: Path, column: str) -> No
     with kept(tmp_path / "h.db") as one:
         some_blocks(one, 0, 5000, 10_000)
         table = {"requests": "block WHERE id", "columns": "body WHERE block"}[column]
-        with one.sink._connection as connection:  # noqa: SLF001 - what a disk may do
+        with one.store.connection as connection:
             ((data,),) = connection.execute(f"SELECT {column} FROM {table}=2").fetchall()
             broken = bytes([*data[:-1], data[-1] ^ 1])
             connection.execute(f"UPDATE {table.split()[0]} SET {column}=? WHERE {table.split()[2]}=2", (broken,))

@@ -72,7 +72,7 @@ def test_much_goes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         one.ready()
         fill(one, 10)
         one.now_ns += 2 * DAY.keep_ns
-        retention = one.sink._retention  # noqa: SLF001 - part by part
+        retention = one.store.retention
         assert [retention.expire(one.now_ns) for _ in range(4)] == [True, True, False, False]
         assert one.rows("SELECT count(*) FROM block") == [(0,)]
         assert one.rows("SELECT count(*) FROM watched") == [(0,)]
@@ -96,7 +96,7 @@ def test_by_size_with_the_write_ahead_log(tmp_path: Path) -> None:
 
 def test_sqlite_itself_knows_the_bound(tmp_path: Path) -> None:
     with kept(tmp_path / "h.db", bounds=DAY) as one:
-        found = one.sink._connection.execute("PRAGMA max_page_count").fetchone()  # noqa: SLF001 - of this connection only
+        found = one.store.connection.execute("PRAGMA max_page_count").fetchone()
         assert found == ((DAY.max_bytes - limits.HISTORY_WAL_BYTES) // 4096,)
 
 
@@ -143,7 +143,7 @@ def test_a_reader_that_holds_the_log_stops_writing_before_it_grows(tmp_path: Pat
         with one.reader() as reader:
             cursor = reader._connection.execute("SELECT 1 FROM fact UNION ALL SELECT 2 FROM fact")  # noqa: SLF001 - held open
             cursor.fetchone()
-            one.sink._connection.execute("PRAGMA busy_timeout=10")  # noqa: SLF001 - nobody waits here
+            one.store.connection.execute("PRAGMA busy_timeout=10")
             good = True
             for _ in range(40):
                 one.start(1)

@@ -115,7 +115,7 @@ def test_one_that_did_not_start_can_be_stopped(tmp_path: Path) -> None:
 
 def test_a_locked_file_is_tried_again(tmp_path: Path) -> None:
     with kept(tmp_path / "h.db") as one:
-        one.sink._connection.execute("PRAGMA busy_timeout=10")  # noqa: SLF001 - nobody waits here
+        one.store.connection.execute("PRAGMA busy_timeout=10")
         one.ready()
         one.start(7)
         other = sqlite3.connect(one.path, isolation_level=None)
@@ -144,7 +144,7 @@ def test_a_full_disk_loses_what_it_says_and_nothing_else(tmp_path: Path, monkeyp
     with kept(tmp_path / "h.db") as one:
         one.ready()
         one.start(7)
-        connection = one.sink._connection  # noqa: SLF001 - its disk
+        connection = one.store.connection
         connection.execute("PRAGMA max_page_count=300").fetchall()
         for step in range(30):
             one.now_ns += MS
@@ -157,6 +157,100 @@ def test_a_full_disk_loses_what_it_says_and_nothing_else(tmp_path: Path, monkeyp
         ((written,),) = one.rows("SELECT sum(firings) FROM block")
         assert written + lost == 30 * 80_000
         assert one.rows("SELECT cause, sum(firings) FROM loss") == [("not_written", lost)]
+
+
+def remove(path: Path) -> None:
+    """All of its files."""
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+def test_a_removed_file_is_a_loss_and_a_new_one_follows(tmp_path: Path) -> None:
+    live = Live(tmp_path / "h.db")
+    with structlog.testing.capture_logs() as logs:
+        live.step()
+        live.step()
+        assert until(lambda: stored(live.sink.path) == [1.0, 2.0], 3.0)
+        remove(live.sink.path)
+        live.step()
+        assert until(live.sink.path.exists, 3.0)
+        live.step()
+        live.sink.stop()
+    kept_values, lost = stored(live.sink.path), live.sink.counters["history_lost_firings"]
+    assert kept_values[-1] == 4.0
+    assert 2 * len(kept_values) + lost == 8, "what is not there is counted, and nothing twice"
+    assert live.sink.counters["history_lost_tokens"] == lost // 2 >= 2
+    with sqlite3.connect(live.sink.path) as connection:
+        found = connection.execute("SELECT cause, tokens, firings FROM loss").fetchall()
+    connection.close()
+    assert found == [("damaged", lost // 2, lost)]
+    assert [line["event"] for line in logs] == ["history was removed or replaced"]
+
+
+def test_a_removal_just_before_the_end_is_noticed(tmp_path: Path) -> None:
+    with kept(tmp_path / "h.db") as one:
+        one.ready()
+        one.start(7)
+        one.batch([(7, 0, 1)], [(0, 0, 1.0)])
+        assert one.flush()
+        remove(one.path)
+        one.batch([(7, 1, 1)], [(0, 0, 2.0)])
+        assert one.flush()
+        assert one.rows("SELECT sum(firings) FROM block") == [(1,)]
+        assert one.rows("SELECT cause, tokens, firings FROM loss") == [("damaged", 1, 1)]
+
+
+def test_a_history_in_its_place_is_gone_on_with(tmp_path: Path) -> None:
+    with kept(tmp_path / "other.db") as other:
+        other.ready()
+        other.start(7)
+        other.batch([(7, 0, 1)], [(0, 0, 1.0), (0, 1, 1.0), (0, 2, 1.0)])
+        assert other.flush()
+    with kept(tmp_path / "h.db") as one:
+        one.ready()
+        one.start(7)
+        one.batch([(7, 0, 1)], [(0, 0, 1.0)])
+        assert one.flush()
+        (tmp_path / "other.db").rename(one.path)
+        one.batch([(7, 1, 1)], [(0, 0, 1.0)])
+        assert one.flush()
+        assert one.rows("SELECT sum(firings) FROM block") == [(4,)]
+        assert one.sink.counters["history_lost_firings"] == 1
+
+
+@pytest.mark.parametrize("name", ["-wal", ".lock"])
+def test_what_is_still_there_is_no_loss(tmp_path: Path, name: str) -> None:
+    with kept(tmp_path / "h.db") as one:
+        one.ready()
+        one.start(7)
+        for position in range(2):
+            one.batch([(7, position, 1)], [(0, 0, 1.0)])
+            assert one.flush()
+            (tmp_path / f"h.db{name}").unlink()
+        assert one.flush()
+        assert one.rows("SELECT sum(firings) FROM block") == [(2,)]
+        assert set(one.sink.counters.values()) == {0}
+
+
+def test_while_there_can_be_none_everything_waits(tmp_path: Path) -> None:
+    with kept(tmp_path / "h.db") as one:
+        one.ready()
+        one.start(7)
+        one.batch([(7, 0, 1)], [(0, 0, 1.0)])
+        assert one.flush()
+        remove(one.path)
+        one.path.write_text("dear diary, " * 100)
+        one.batch([(7, 1, 1)], [(0, 0, 1.0)])
+        with structlog.testing.capture_logs() as logs:
+            assert [one.flush(), one.flush()] == [False, False]
+            assert one.path.read_text().startswith("dear diary")
+            one.path.unlink()
+            assert one.flush()
+        events = ["history was removed or replaced", "history cannot be written", "history is written again"]
+        assert [line["event"] for line in logs] == events
+        assert one.rows("SELECT sum(firings) FROM block") == [(1,)]
+        assert one.rows("SELECT cause, firings FROM loss") == [("damaged", 1)]
+        assert one.sink.counters["history_write_errors"] == 2
 
 
 def test_a_fault_of_ours_costs_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,8 @@ async def test_retention_between_two_pages_leaves_the_rest_in_order(tmp_path: Pa
             one.served.batch([(7, step, 1)], [(0, 2, step + 1.0)], time_ns=T0 + step * S)
             one.write()
         page = await one.firings(page_size=2)
-        with one.sink._connection as connection:  # noqa: SLF001 - what retention does, at a chosen place
+        assert one.sink.store is not None
+        with one.sink.store.connection as connection:  # what retention does, at a chosen place
             connection.execute("DELETE FROM block WHERE id <= 5")
             connection.execute("DELETE FROM body WHERE block <= 5")
         rest = await one.firings(page_size=50, page_token=page.next_page_token)
@@ -259,7 +260,6 @@ async def test_what_is_no_token_is_refused(tmp_path: Path, token: str) -> None:
         ({"filter": FILTER(conversations=["x", "ä" * 129])}, "filter.conversations[1]"),
         ({"filter": FILTER(tenants=["x" * 256] * 200, hook_points=["x" * 256] * 57)}, "filter"),
         ({"filter": FILTER(min_value=float("nan"))}, "filter.min_value"),
-        ({"filter": FILTER(max_value=float("nan"))}, "filter.max_value"),
         ({"filter": FILTER(start_time=at(2 * S), end_time=at(2 * S))}, "filter.end_time"),
         ({"filter": FILTER(start_time=Timestamp(seconds=-1))}, "filter.start_time"),
         ({"filter": FILTER(end_time=Timestamp(seconds=1, nanos=S))}, "filter.end_time"),

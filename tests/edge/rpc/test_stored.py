@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -59,6 +60,15 @@ def test_a_class_that_does_not_exist_is_refused() -> None:
     asked = history_pb2.HistoryFilter.FromString(b"\x40\x4d")  # field 8, 77
     with pytest.raises(Refusal, match=r"filter\.traffic_classes\[0\]: found 77"):
         stored.wanted(asked, Principal(name="p"))
+
+
+@pytest.mark.parametrize(("low", "high"), [(2.5, 2.5), (1.0, -1.0), (0.0, float("nan"))])
+def test_values_between_which_there_is_nothing_are_refused(low: float, high: float) -> None:
+    """Above the one and up to the other: the same one twice is nothing too."""
+    asked = history_pb2.HistoryFilter(min_value=low, max_value=high)
+    with pytest.raises(Refusal, match=r"filter\.max_value: found") as caught:
+        stored.wanted(asked, Principal(name="p"))
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_masks() -> None:

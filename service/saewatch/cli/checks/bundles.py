@@ -125,7 +125,7 @@ def sound(seen: Bundle) -> Iterator[Finding]:
 
 
 def catalogue(seen: Bundle) -> Iterator[Finding]:
-    """Whether its features have series on the metrics page."""
+    """Whether its features can have series on the metrics page; what is on it, `pages.series` sees."""
     subject, features = f"{seen.name}: catalogue", len(seen.known.catalogue.features)
     if not features:
         hint = "Add features to the catalogue: nothing is watched without."

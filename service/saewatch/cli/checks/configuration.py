@@ -21,11 +21,12 @@ def settle(asked: Setup) -> Setup:
         config = settings.load(asked.config)
     except SaewatchError:
         config = settings.Config()
-    port = config.grpc.listen.rpartition(":")[2]
+    grpc, web = (one if one.rpartition(":")[2] != "0" else "" for one in (config.grpc.listen, config.web.listen))
     return replace(
         asked,
         dictionaries=(*asked.dictionaries, *map(Path, config.dictionaries)),
-        address=asked.address or (config.grpc.listen if port != "0" else ""),
+        address=asked.address or grpc,
+        web=asked.web or web,
         socket=config.socket,
         allowed_users=config.allowed_users,
         series=config.limits.series,

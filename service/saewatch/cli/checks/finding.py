@@ -72,6 +72,8 @@ class Setup:
     model: Path | None = None
     address: str = ""
     """Of the sidecar's gRPC service."""
+    web: str = ""
+    """Of its pages."""
     named: bool = False
     """The address was asked for: then there has to be a sidecar."""
     socket: str = ""

@@ -1,4 +1,7 @@
-"""The running sidecar, asked over gRPC: does it answer, which version, its health, its streams and their self-test."""
+"""The running sidecar, asked over gRPC: does it answer, which version, its health, its streams and their self-test.
+
+Its metrics page is asked for what it leaves out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import grpc
 
 from saewatch import __version__
 from saewatch.cli.asking import ask
-from saewatch.cli.checks import streams
+from saewatch.cli.checks import pages, streams
 from saewatch.cli.checks.finding import Finding, Setup, State, failed, good, refused, unverified, warning
 from saewatch.cli.checks.streams import Seen
 from saewatch.core import limits
@@ -45,6 +48,7 @@ def examine(setup: Setup) -> Iterator[Finding]:
     yield from health(setup.address)
     for check in streams.CHECKS:
         yield from check(seen)
+    yield from pages.series(setup)
     yield from self_test(setup.address)
 
 

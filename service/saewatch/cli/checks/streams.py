@@ -29,8 +29,8 @@ MISSED: Mapping[str, str] = {
 """Reasons for tokens that were not seen; those without a hint are as they should be."""
 
 _OTHER_PROGRAM = "Another program, or a saewatch of another version, writes to the socket: give it a path of its own."
-_DAMAGED = "The recording that is replayed is damaged there; what is left of it was replayed."
-_HISTORY = "The history's file could not be written for a while: is its disk full or slow? The log has the error."
+_DAMAGED = "The recording that is replayed is damaged there; what the engine had told in it counts as missed (`gap`)."
+_HISTORY = "The history's file could not be written, or was removed: is its disk full or slow? The log has more."
 _BUG = "This is a fault of saewatch. The log has more; please report it."
 COUNTERS: Mapping[str, str] = {
     "CorruptFrame": _OTHER_PROGRAM,
@@ -55,8 +55,8 @@ COUNTERS: Mapping[str, str] = {
     "labels_missing": "vLLM runs without our middleware, or it has another socket: see `saewatch vllm-args`.",
     "refused_tokens": "Batches named what no watch set explains: restart the engine, and report it.",
     "requests_lost": "Requests were open when their engine went away, or too many are open at once.",
-    "seq_gaps": "Batches were lost on their way. The engine books them as `gap`.",
-    "unattributed_tokens": "Their requests began before this sidecar did, or were given up.",
+    "seq_gaps": "Batches were lost on their way, or are missing from the recording. They count as missed (`gap`).",
+    "unattributed_tokens": "Their requests began before this sidecar did, were given up, or are not in the recording.",
     "unknown_dictionaries": "Add the dictionary's bundle to `dictionaries` in the sidecar's configuration.",
     "unreadable_tokens": "Add the dictionary's bundle to `dictionaries` in the sidecar's configuration.",
     "internal_error": _BUG,

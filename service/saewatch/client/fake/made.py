@@ -73,6 +73,11 @@ class MadeDictionary:
         """The slots of a feature, ascending."""
         return [self._slot[unit] for unit in _units(self.feature(name))]
 
+    def unit(self, slot: int) -> tuple[common_pb2.UnitKind.ValueType, int]:
+        """What a slot reads: latent or direction, and which one."""
+        kind, number = self._units[slot]
+        return (common_pb2.UNIT_KIND_DIRECTION if kind else common_pb2.UNIT_KIND_LATENT), number
+
     def fired(self, slot: int, value: float) -> list[Feature]:
         """The features that fire when a slot has a value."""
         return [one for name, one in self.features.items() if slot in self.slots(name) and value > one.floor]
@@ -93,12 +98,11 @@ class MadeDictionary:
 
     def table(self, number: int) -> firing_pb2.FeatureTable:
         """What the slots read, and whom they serve."""
-        kinds = {0: common_pb2.UNIT_KIND_LATENT, 1: common_pb2.UNIT_KIND_DIRECTION}
         return firing_pb2.FeatureTable(
             number=number,
             stream=self.stream(number),
             watch_digest=WATCH,
-            slot_kind=[kinds[kind] for kind, _ in self._units],
+            slot_kind=[self.unit(slot)[0] for slot in range(len(self._units))],
             slot_unit=[unit for _, unit in self._units],
             slot_floor=[
                 min(one.floor for one in self.features.values() if unit in _units(one)) for unit in self._units

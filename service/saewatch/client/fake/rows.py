@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saewatch.client.fake.made import MadeDictionary
-from saewatch.edge.pb import common_pb2, firing_pb2
+from saewatch.edge.pb import common_pb2, firing_pb2, history_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Rows:
         return self.tokens + sum(tokens for _, tokens in self.missed)
 
 
-def wants(wanted: firing_pb2.FiringFilter, request: common_pb2.Request) -> bool:
+def wants(wanted: firing_pb2.FiringFilter | history_pb2.HistoryFilter, request: common_pb2.Request) -> bool:
     """Whether a filter chooses a request."""
     names = {request.key, request.engine_id, request.client_id} - {""}
     return (

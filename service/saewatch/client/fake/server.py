@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -12,12 +13,12 @@ import grpc
 from saewatch.client.fake.refusal import Refusal
 from saewatch.client.fake.services import handlers
 from saewatch.client.fake.state import State
-from saewatch.core.errors import ConfigError, SaewatchError
+from saewatch.core.errors import SaewatchError, UnreachableError
 
 CALLS = 64
 """At a time: each takes a thread."""
 PORT_WAIT_S = 5.0
-"""For a port that this server just gave up to be free again."""
+"""For a port that this server gave up to be free again."""
 REUSE = (("grpc.so_reuseport", 0),)  # or a second server would share the port without a word
 
 
@@ -25,7 +26,7 @@ class FakeServer(State):
     """Serves from its making to `stop`, or as a context; the other arguments are those of `State`.
 
     Args:
-        listen: where; port 0 takes any free one.
+        listen: host:port; port 0 takes any free one.
         state: arguments of `State`.
     """
 
@@ -34,6 +35,8 @@ class FakeServer(State):
         self.address = listen
         """Host and port."""
         self._server: grpc.Server | None = None
+        self._had_it = False
+        """The port was ours before."""
         self.start()
 
     def __enter__(self) -> Self:
@@ -43,23 +46,41 @@ class FakeServer(State):
         self.stop()
 
     def start(self) -> None:
-        """Serves on the port that it has. Raises `ConfigError` when something else does."""
-        end = time.monotonic() + PORT_WAIT_S
-        while self._server is None:
-            self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="saewatch-fake")
-            server = grpc.server(self._calls, options=REUSE)
-            server.add_generic_rpc_handlers(handlers(self))
+        """Serves on the port that it has. Raises `UnreachableError` when something else does."""
+        if self._server is not None:
+            return
+        self._await_port()
+        self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="saewatch-fake")
+        server = grpc.server(self._calls, options=REUSE)
+        server.add_generic_rpc_handlers(handlers(self))
+        try:
+            port = server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise self._refused("an address that gRPC cannot take") from error
+        self.address = f"{self.address.rpartition(':')[0]}:{port}"
+        server.start()
+        self._server, self._had_it = server, True
+
+    def _await_port(self) -> None:
+        """Until nobody else has the port. gRPC itself would tell standard error of each attempt, at length."""
+        host, _, port = self.address.rpartition(":")
+        end = time.monotonic() + (PORT_WAIT_S if self._had_it else 0.0)
+        while True:
             try:
-                port = server.add_insecure_port(self.address)
-            except RuntimeError as error:
-                server.stop(None)
+                family, kind, *_, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+                with socket.socket(family, kind) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(place)
+            except OSError as error:
                 if time.monotonic() > end:
-                    raise ConfigError("listen", found=self.address, expected="an address that is free") from error
+                    raise self._refused(error.strerror or str(error)) from error
                 time.sleep(0.05)
-                continue
-            self.address = f"{self.address.rpartition(':')[0]}:{port}"
-            server.start()
-            self._server = server
+            else:
+                return
+
+    def _refused(self, found: str) -> UnreachableError:
+        hint = "Is another program on it? Port 0 takes any free one."
+        return UnreachableError(self.address, found=found, expected="an address that is free", hint=hint)
 
     def stop(self) -> None:
         """Breaks every connection; the events, and the port, are kept for `start`."""

@@ -1,4 +1,4 @@
-"""The services of a fake sidecar: what they say comes from its `State`. A method that is not here is UNIMPLEMENTED."""
+"""The services of a fake sidecar: what they say comes from its `State`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from saewatch import __version__
-from saewatch.client.fake import tallies
+from saewatch.client.fake import pages, tallies
 from saewatch.client.fake.log import Place, read_token
 from saewatch.client.fake.made import ENGINE, WEIGHTS, message
 from saewatch.client.fake.refusal import Refusal, invalid
 from saewatch.client.fake.rows import Rows, batch, wants
 from saewatch.client.fake.state import Response, State
 from saewatch.core.errors import SaewatchError
-from saewatch.edge.pb import dictionary_pb2, firing_pb2, status_pb2, tap_pb2
+from saewatch.edge.pb import dictionary_pb2, firing_pb2, history_pb2, status_pb2, tap_pb2
 
 Answering = Callable[[Any, grpc.ServicerContext], Message]
 
@@ -31,7 +31,12 @@ def handlers(state: State) -> Sequence[grpc.GenericRpcHandler]:
     )
     record = _unary(firings.record, firing_pb2.GetRequestRecordRequest)
     services = {
-        "Firing": {"WatchFirings": watch, "GetRequestRecord": record},
+        "Firing": {
+            "WatchFirings": watch,
+            "GetRequestRecord": record,
+            "QueryFirings": _unary(firings.query, history_pb2.QueryFiringsRequest),
+            "ListRequests": _unary(firings.list_requests, history_pb2.ListRequestsRequest),
+        },
         "Dictionary": {
             "ListDictionaries": _unary(dictionaries.list_dictionaries, dictionary_pb2.ListDictionariesRequest),
             "GetDictionary": _unary(dictionaries.get_dictionary, dictionary_pb2.GetDictionaryRequest),
@@ -55,7 +60,7 @@ def _serialised(answer: Message) -> bytes:
 
 
 class Firings:
-    """The stream of events, and records."""
+    """The stream of events, records, and queries."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -87,6 +92,22 @@ class Firings:
             error = SaewatchError("request_id", found=request.request_id, expected="a request that was seen")
             Refusal(grpc.StatusCode.NOT_FOUND, error).abort(context)
         return firing_pb2.GetRequestRecordResponse(records=[found])
+
+    def query(
+        self, request: history_pb2.QueryFiringsRequest, context: grpc.ServicerContext
+    ) -> history_pb2.QueryFiringsResponse:
+        """A page of the firings that are kept, or of counts of them."""
+        if (refusal := pages.refused(request)) is not None:
+            refusal.abort(context)
+        return (pages.buckets if request.HasField("aggregate") else pages.firings)(self._state, request)
+
+    def list_requests(
+        self, request: history_pb2.ListRequestsRequest, context: grpc.ServicerContext
+    ) -> history_pb2.ListRequestsResponse:
+        """A page of the requests that are kept."""
+        if (refusal := pages.refused(request)) is not None:
+            refusal.abort(context)
+        return pages.requests(self._state, request)
 
     def _events(
         self, place: Place, wanted: firing_pb2.FiringFilter, drains: int, context: grpc.ServicerContext
@@ -212,9 +233,11 @@ class Dictionaries:
 
 def _status(state: State) -> status_pb2.GetStatusResponse:
     stream = status_pb2.StreamStatus(stream=state.made.stream(state.log.head.run), books=state.books(), connected=True)
-    return status_pb2.GetStatusResponse(
+    found = status_pb2.GetStatusResponse(
         version=f"{__version__} (fake)", streams=[stream], blind=state.blind, subscribers=state.watchers
     )
+    found.server_time.GetCurrentTime()
+    return found
 
 
 class Taps:

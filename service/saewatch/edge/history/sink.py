@@ -2,7 +2,8 @@
 
 Once a second what has gathered becomes blocks. While the disk takes none they wait, `limits.HISTORY_PENDING_BYTES` of
 them, and are tried again; what comes beyond is counted, and becomes a stored loss as soon as something can be written.
-No fault of the store ends the thread.
+A file that was removed or replaced meanwhile is followed by the one that is there now, or a new one, and what went with
+it is a loss too. No fault of the store ends the thread.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from saewatch.core import limits
-from saewatch.edge.history.file import Lock, open_to_write
+from saewatch.core.errors import SaewatchError
 from saewatch.edge.history.pending import Pending
-from saewatch.edge.history.retention import Bounds, Retention
-from saewatch.edge.history.writer import Writer
+from saewatch.edge.history.retention import Bounds
+from saewatch.edge.history.store import Store
+from saewatch.edge.history.writer import Loss
 from saewatch.edge.pipeline import Item, SinkQueue
 
 logger = structlog.get_logger(__name__)
@@ -28,8 +31,6 @@ logger = structlog.get_logger(__name__)
 PACE_S = 0.05
 PACE_ITEMS = 256
 """Between two looks at a queue in which there were fewer."""
-IDLE_S = 10.0
-"""Between two looks for what is too old while nothing comes."""
 WRITE_ERRORS, LOST_TOKENS, LOST_FIRINGS = "history_write_errors", "history_lost_tokens", "history_lost_firings"
 
 
@@ -48,6 +49,8 @@ class HistorySink:
         self._ending = threading.Event()
         self._pending = Pending()
         self._failing = False
+        self._gone: tuple[int, Loss] | None = None  # what a file held that is no longer there
+        self.store: Store | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -58,14 +61,7 @@ class HistorySink:
 
     def open(self) -> None:
         """Opens the file. Raises `ConfigError` for one that cannot be used, or is in use."""
-        self._lock = Lock(self.path)
-        try:
-            self._connection = open_to_write(self.path)
-            self._retention = Retention(self._connection, self.path, self._bounds)
-        except BaseException:  # whatever it was, the file may be another's from here on
-            self._lock.release()
-            raise
-        self._writer = Writer(self._connection)
+        self.store = Store(self.path, self._bounds)
 
     def start(self) -> None:
         """Opens the file and begins to write. Raises as `open` does."""
@@ -85,8 +81,9 @@ class HistorySink:
 
     def close(self) -> None:
         """Closes the file; what is not written is lost."""
-        self._connection.close()
-        self._lock.release()
+        if self.store is not None:
+            self.store.close()
+            self.store = None
 
     def take(self, items: Sequence[Item]) -> None:
         """Takes what the pipeline has."""
@@ -102,63 +99,93 @@ class HistorySink:
     # --- the thread -----------------------------------------------------------------------------------------------
     def _run(self) -> None:
         flushed = time.monotonic()
-        more = True
         while not self._ending.is_set():
-            self._bell.wait(limits.HISTORY_FLUSH_S if more or self._pending.waits else IDLE_S)
+            self._bell.wait(limits.HISTORY_FLUSH_S)
             self._bell.clear()
             items = self.queue.take()
             self.take(items)
             if time.monotonic() - flushed >= limits.HISTORY_FLUSH_S:
-                more = self.flush() and self._attempt(self._expire)
+                if self.flush():
+                    self._attempt(self._expire)
                 flushed = time.monotonic()
             elif self._pending.ready and not self._failing:
-                self._attempt(self._write_blocks)
+                self._attempt(lambda: self._write_blocks(self._present()))
             if len(items) < PACE_ITEMS:
                 self._ending.wait(PACE_S)
         self.take(self.queue.take())
         self.flush()
 
-    def _write(self) -> bool:
-        self._write_blocks()
-        pending = self._pending
+    def _present(self) -> Store:
+        """The store that is there now. Raises `ConfigError` where there can be none."""
+        if self.store is not None and self.store.stands:
+            return self.store
+        if self.store is not None:
+            self._gone = self.store.contents()
+            held = self._gone[1]
+            logger.warning(
+                "history was removed or replaced",
+                path=str(self.path),
+                held_tokens=held.tokens,
+                held_firings=held.firings,
+            )
+            self.close()
+        self.open()
+        assert self.store is not None, "it was opened"
+        if self._gone is not None:
+            loss = _missing(self._gone, self.store.contents())
+            self._gone = None
+            if loss.tokens or loss.firings:
+                self._pending.lose(loss)
+        return self.store
+
+    def _write(self) -> None:
+        store, pending = self._present(), self._pending
+        self._write_blocks(store)
         if pending.ended:
             with _tried_once(pending.ended.clear):
-                self._writer.ends(pending.ended, now_ns=pending.seen_ns or self._clock())
+                store.writer.ends(pending.ended, now_ns=pending.seen_ns or self._clock())
             pending.ended.clear()
         if pending.losses:
             with _tried_once(pending.losses.clear):
-                self._writer.lose(pending.losses.values())
+                store.writer.lose(pending.losses.values())
             pending.losses.clear()
-        return True
 
-    def _write_blocks(self) -> bool:
+    def _write_blocks(self, store: Store) -> None:
         pending = self._pending
         while pending.ready:
             group = pending.ready[0]
             with _tried_once(pending.give_up):
-                self._retention.make_room(group.nbytes)
-                self._writer.block(group.table, group.batches, now_ns=self._clock())
+                store.retention.make_room(group.nbytes)
+                store.writer.block(group.table, group.batches, now_ns=self._clock())
             pending.done()
-        return True
 
-    def _expire(self) -> bool:
-        return self._retention.expire(self._clock())
+    def _expire(self) -> None:
+        self._present().retention.expire(self._clock())
 
-    def _attempt(self, write: Callable[[], bool]) -> bool:
-        """What ``write`` gives; False when it failed, which is counted and logged once."""
+    def _attempt(self, write: Callable[[], None]) -> bool:
+        """False when ``write`` failed, which is counted and logged once."""
         try:
-            found = write()
+            write()
         except Exception as error:  # whatever the store's fault is, it must not end the thread
             self._errors += 1
             if not self._failing:
-                told = error if not isinstance(error, sqlite3.Error) else None
+                told = error if not isinstance(error, sqlite3.Error | SaewatchError) else None
                 logger.warning("history cannot be written", path=str(self.path), error=str(error), exc_info=told)
             self._failing = True
             return False
         if self._failing:
             logger.info("history is written again", path=str(self.path))
         self._failing = False
-        return found
+        return True
+
+
+def _missing(gone: tuple[int, Loss], found: tuple[int, Loss]) -> Loss:
+    """What is not in the store that was ``found`` in the place of the one that is ``gone``, or of its own copy."""
+    (number, loss), (other, still) = gone, found
+    if number != other:
+        return loss
+    tokens, firings = max(loss.tokens - still.tokens, 0), max(loss.firings - still.firings, 0)
+    return replace(loss, tokens=tokens, firings=firings)
 
 
 @contextlib.contextmanager

@@ -32,9 +32,6 @@ from saewatch.edge.rpc.pagetoken import PageToken, page_token, query_digest, rea
 from saewatch.edge.rpc.refusals import Refusal, invalid
 
 PAGE_SIZE = 50
-BUCKET_NS_MIN = 100_000_000
-"""Shorter ones would read a block many times."""
-BUCKET_NS_MAX = 366 * 24 * 3600 * 10**9
 T = TypeVar("T")
 Firings = history_pb2.QueryFiringsRequest
 Answer = history_pb2.QueryFiringsResponse
@@ -169,7 +166,7 @@ def _width(asked: history_pb2.Aggregate) -> int:
         return 0
     bucket: Duration = asked.bucket
     width = bucket.seconds * 10**9 + bucket.nanos
-    if not BUCKET_NS_MIN <= width <= BUCKET_NS_MAX:
+    if not limits.BUCKET_NS_MIN <= width <= limits.BUCKET_NS_MAX:
         raise invalid("aggregate.bucket", found=f"{width / 1e9:g} s", expected="100 ms to 366 days")
     return width
 

@@ -55,6 +55,8 @@ def wanted(asked: history_pb2.HistoryFilter, principal: Principal) -> Wanted:
     for name, value in (("min_value", low), ("max_value", high)):
         if value is not None and math.isnan(value):
             raise invalid(f"filter.{name}", found="NaN", expected="a number")
+    if low is not None and high is not None and low >= high:
+        raise invalid("filter.max_value", found=f"{high:g}", expected=f"above min_value, {low:g}")
     return Wanted(
         min_value=low,
         max_value=high,

@@ -81,7 +81,7 @@ class _LossCauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     LOSS_CAUSE_UNREADABLE: _LossCause.ValueType  # 4
     """The sidecar did not know the dictionary."""
     LOSS_CAUSE_DAMAGED: _LossCause.ValueType  # 5
-    """Stored, and damaged since."""
+    """Stored, and damaged or removed since."""
 
 class LossCause(_LossCause, metaclass=_LossCauseEnumTypeWrapper):
     """Why the store does not have something."""
@@ -97,7 +97,7 @@ LOSS_CAUSE_RETENTION: LossCause.ValueType  # 3
 LOSS_CAUSE_UNREADABLE: LossCause.ValueType  # 4
 """The sidecar did not know the dictionary."""
 LOSS_CAUSE_DAMAGED: LossCause.ValueType  # 5
-"""Stored, and damaged since."""
+"""Stored, and damaged or removed since."""
 Global___LossCause: typing_extensions.TypeAlias = LossCause
 
 class _RequestState:
