@@ -18,10 +18,11 @@ Way = Callable[[Slab, Scored, int], None]
 WAYS: list[Way] = [pack_fixed, pack_quick]
 
 
-def scored(fires: Tensor, u: Tensor | None = None) -> Scored:
+def scored(way: Way, fires: Tensor, u: Tensor | None = None) -> Scored:
     """Values are u + 1."""
     u = torch.zeros(fires.shape) if u is None else u
-    return Scored(fires, u, torch.ones(fires.shape[1]), torch.ones(fires.shape[1]))
+    columns = fires, u, torch.ones(fires.shape[1]), torch.ones(fires.shape[1])
+    return Scored(*columns) if way is pack_fixed else Scored(*(column.numpy() for column in columns))
 
 
 def packed(way: Way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[Encoded, Slab]:
@@ -30,7 +31,7 @@ def packed(way: Way, fires: Tensor, capacity: int, *, parts: int = 1) -> tuple[E
     u = torch.arange(fires.numel(), dtype=torch.float32).reshape(fires.shape)
     size = -(-len(fires) // parts) or 1
     for first in range(0, len(fires), size):
-        way(slab, scored(fires[first : first + size], u[first : first + size]), first)
+        way(slab, scored(way, fires[first : first + size], u[first : first + size]), first)
     slab.to_host()
     return slab.encoded(), slab
 
@@ -86,11 +87,11 @@ def test_a_step_starts_from_an_empty_slab(way: Way) -> None:
     fires = torch.ones(4, 3, dtype=torch.bool)
     _, slab = packed(way, fires, 7)
     slab.start(1)
-    way(slab, scored(fires[:1]), 0)
+    way(slab, scored(way, fires[:1]), 0)
     found = slab.encoded()
     assert found.row.tolist() == [0, 0, 0]
     slab.start(4)
-    way(slab, scored(torch.zeros(4, 3, dtype=torch.bool)), 0)
+    way(slab, scored(way, torch.zeros(4, 3, dtype=torch.bool)), 0)
     assert not slab.encoded().overflowed.any()
 
 
@@ -99,7 +100,7 @@ def test_the_buffers_keep_their_addresses() -> None:
     before = [buffer.data_ptr() for buffer in (slab.row, slab.slot, slab.value, slab.count, slab.overflow)]
     for way in WAYS:
         slab.start(4)
-        way(slab, scored(torch.ones(4, 1, dtype=torch.bool)), 0)
+        way(slab, scored(way, torch.ones(4, 1, dtype=torch.bool)), 0)
     assert before == [buffer.data_ptr() for buffer in (slab.row, slab.slot, slab.value, slab.count, slab.overflow)]
 
 

@@ -8,6 +8,9 @@ Rows that the data sheet excludes (first tokens, special tokens, outlying norms)
 nothing, and the slab marks them. They are masked: a scale of 0 would not do, because a latent with a positive bias
 fires on a row of zeros.
 
+On the CPU what follows the product is numpy's, on views of the same buffers: a step of a few tokens is some thirty
+calls, each with cold caches after a forward pass, and numpy's cost a third of torch's.
+
 Latents that decide alone need only the watched rows. Where latents compete (TopK in its exact mode) the winners come
 from the whole dictionary, block by block, and the watched among them are picked out: the value that won is the value
 that is sent, so a winner cannot be lost to the last bit of a second product.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +41,10 @@ _FINITE = torch.finfo(torch.float32).max
 
 
 class Encoder:
-    """Encodes steps of at most ``rows_max`` rows against one dictionary's watched rows. Not for two threads at once."""
+    """Encodes steps of at most ``rows_max`` rows against one dictionary's watched rows.
+
+    Two threads may encode at once where latents decide alone; nobody may while another dictionary is loaded.
+    """
 
     def __init__(
         self,
@@ -54,13 +61,14 @@ class Encoder:
         self.rows_max, self.d_in, self.slots_max, self.mode, self.whole = rows_max, d_in, slots_max, mode, whole
         self.device = torch.device(device)
         self.fixed = self.device.type != "cpu" if fixed is None else fixed
+        self._xp: Any = torch if self.fixed else np
         self.dictionary: Dictionary | None = None
         self.watch_list = WatchList(rows=(), floors=())
         self._W = torch.zeros(slots_max, d_in, device=device)
         self._lim = torch.full((slots_max,), torch.inf, device=device)
         self._s = torch.ones(slots_max, device=device)
         self._c = torch.zeros(slots_max, device=device)
-        self._used = (self._W, self._lim, self._s, self._c)
+        self._used = (self._W, *map(self._own, (self._lim, self._s, self._c)))
         self._floor = torch.zeros(slots_max, device=device)
         self._latent = torch.zeros(slots_max, dtype=torch.bool, device=device)
         self._slot_of = torch.full((len(whole.W) if whole else 0,), slots_max, dtype=torch.int64, device=device)
@@ -102,7 +110,7 @@ class Encoder:
             self._slot_of[torch.from_numpy(rows).to(self.device)] = torch.arange(count, device=self.device)
         self.watch_list = watch
         used = slice(None) if self.fixed else slice(count)
-        self._used = (self._W[used], self._lim[used], self._s[used], self._c[used])
+        self._used = (self._W[used], *(self._own(column[used]) for column in (self._lim, self._s, self._c)))
 
     def encode(self, x: Tensor, *, positions: Tensor, token_ids: Tensor, slab: Slab) -> Slab:
         """Packs what the watched rows fire on a step into ``slab``.
@@ -115,23 +123,35 @@ class Encoder:
         """
         slab.start(len(x))
         pack = pack_fixed if self.fixed else pack_quick
+        excluded = self._own(slab.excluded)
         for first in range(0, len(x), ROWS):
             part = slice(first, min(first + ROWS, len(x)))
-            rows = x[part].float()
-            excluded = self.excluded(rows, positions[part], token_ids[part])
-            slab.excluded[part] = excluded
-            pack(slab, self._score(rows, excluded), first)
+            whole = len(x) <= ROWS  # a slice is an operator more
+            rows = x.float() if whole else x[part].float()
+            taken = self._taken(rows, *(ids if whole else ids[part] for ids in (positions, token_ids)))
+            excluded[part] = ~taken
+            pack(slab, self._score(rows, taken), first)
         return slab
 
     def excluded(self, x: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
         """Rows that the data sheet excludes or that are not finite, ``[T]`` bool. ``x [T, d_in]`` float32."""
-        norm: Tensor = torch.linalg.vector_norm(x, dim=1)
-        taken = (norm <= self._max_norm) & (positions >= self._first)  # of NaN, no comparison holds
+        return torch.as_tensor(~self._taken(x, positions, token_ids))
+
+    def _own(self, tensor: Tensor) -> Any:
+        """``tensor`` as what follows the product reads it: an array on the CPU, where both are one memory."""
+        return tensor if self.fixed else tensor.numpy()
+
+    def _taken(self, x: Tensor, positions: Tensor, token_ids: Tensor) -> Any:
+        """Rows that are not excluded, ``[T]`` bool."""
+        norm, position = self._own(torch.linalg.vector_norm(x, dim=1)), self._own(positions)
+        ids, special = self._own(token_ids.to(torch.int64)), self._own(self._special)
+        taken = (norm <= self._own(self._max_norm)) & (
+            position >= self._own(self._first)
+        )  # of NaN, no comparison holds
         if self._norm.kind == "constant_norm_rescale":
             taken &= norm != 0
-        ids = token_ids.to(torch.int64)
-        taken &= self._special[torch.searchsorted(self._special, ids)] != ids  # the last special one is nobody's
-        return ~taken
+        taken &= special[self._xp.searchsorted(special, ids)] != ids  # the last special one is nobody's
+        return taken
 
     @property
     def slots(self) -> int:
@@ -147,19 +167,19 @@ class Encoder:
     def _norm(self) -> InputNorm:
         return self._loaded.manifest.encoder.input_norm
 
-    def _score(self, x: Tensor, excluded: Tensor) -> Scored:
+    def _score(self, x: Tensor, taken: Any) -> Scored:
         """Rows ``x [T, d_in]`` float32 against the watched slots."""
         W, lim, s, c = self._used
         prepared, r = normalise(x, self._norm)
-        u = products(prepared, r, W)
-        fires = (u > lim) & ~excluded[:, None]
+        u = self._own(products(prepared, r, W))
+        fires = (u > lim) & taken[:, None]
         if self.whole is None or self.whole.k is None:
             return Scored(fires, u, s, c)
-        winners = self._winners(*self.whole.top(prepared, r), slots=u.shape[1])
-        won = (winners > self._floor[: len(s)]) & ~excluded[:, None]
-        latent = self._latent[: len(s)]
-        values = torch.where(latent, winners, s * u + c)
-        return Scored(torch.where(latent, won, fires), values, torch.ones_like(s), torch.zeros_like(c))
+        winners = self._own(self._winners(*self.whole.top(prepared, r), slots=u.shape[1]))
+        won = (winners > self._own(self._floor)[: len(s)]) & taken[:, None]
+        latent, xp = self._own(self._latent)[: len(s)], self._xp
+        values = xp.where(latent, winners, s * u + c)
+        return Scored(xp.where(latent, won, fires), values, xp.ones_like(s), xp.zeros_like(c))
 
     def _winners(self, index: Tensor, values: Tensor, *, slots: int) -> Tensor:
         """Each row's k winners ``[T, k]`` at the slots that watch them, ``[T, S]``; elsewhere 0."""

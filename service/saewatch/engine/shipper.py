@@ -44,6 +44,9 @@ CONNECT_EVERY_S = 0.5
 MISSED_PER_BATCH = 1024
 TOLD_BYTES = 16 * limits.KIB
 """Room in the queue for a batch that only tells losses."""
+CPUS = os.sched_getaffinity(0)
+"""Where this process may run, asked before there is an engine: vLLM's CPU worker binds its threads to cores of its own,
+threads that it starts later inherit that, and this one would take the model's core."""
 FAULT_PAUSE_S = 0.1
 """After a fault of ours, so that one that comes again and again takes no time from the engine."""
 
@@ -132,6 +135,8 @@ class Shipper:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        with contextlib.suppress(OSError):  # the cores that the process may use have changed: it stays where it is
+            os.sched_setaffinity(0, CPUS)
         while not self._stopping.is_set():
             try:
                 self._turn()

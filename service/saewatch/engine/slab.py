@@ -24,12 +24,12 @@ from saewatch.engine.batching import Encoded
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A step's rows against the watched slots: who fires, and values as ``s * u + c``."""
+    """A step's rows against the watched slots: who fires, and values as ``s * u + c``. Arrays for `pack_quick`."""
 
-    fires: Tensor  # [T, S] bool
-    u: Tensor  # [T, S] float32
-    s: Tensor  # [S] float32
-    c: Tensor  # [S] float32
+    fires: Any  # [T, S] bool
+    u: Any  # [T, S] float32
+    s: Any  # [S] float32
+    c: Any  # [S] float32
 
 
 class Slab:
@@ -54,8 +54,11 @@ class Slab:
     def start(self, rows: int) -> None:
         """Empties the slab for a step of ``rows`` rows."""
         self.rows = rows
-        self.count.zero_()
-        self.wanted.zero_()
+        if self.device.type == "cpu":
+            self._read[3][0] = self._read[6][0] = 0
+        else:
+            self.count.zero_()
+            self.wanted.zero_()
 
     @property
     def columns(self) -> tuple[npt.NDArray[Any], ...]:
@@ -112,8 +115,8 @@ def pack_fixed(slab: Slab, scored: Scored, first: int) -> None:
 def pack_quick(slab: Slab, scored: Scored, first: int) -> None:
     """As `pack_fixed`, on the CPU: values are computed for what fired only, and in numpy, whose calls cost a third."""
     into_row, into_slot, value, count, _, overflow, wanted = slab.columns
-    u, s, c = scored.u.numpy(), scored.s.numpy(), scored.c.numpy()
-    row, slot = scored.fires.numpy().nonzero()
+    u, s, c = scored.u, scored.s, scored.c
+    row, slot = scored.fires.nonzero()
     start, rows = int(wanted[0]), len(scored.fires)
     wanted += len(row)
     overflow[first : first + rows] = False

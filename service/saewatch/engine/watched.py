@@ -72,6 +72,12 @@ class Watched:
         """A slab for one step."""
         return Slab(rows_max=self.encoder.rows_max, firings_max=self.firings_max, device=self.sink.buffer.device)
 
+    @property
+    def light(self) -> bool:
+        """Whether nothing but watched rows is computed: no census, and no whole dictionary for winners."""
+        whole = self.encoder.whole
+        return self.counting is None and (whole is None or whole.k is None)
+
     def encode(self, x: Tensor, positions: Tensor, tokens: Tensor, slab: Slab) -> None:
         """Enqueues the encoding of a step's rows ``x [rows, d_in]``, and of the sampled ones in full."""
         self.encoder.encode(x, positions=positions, token_ids=tokens, slab=slab)
