@@ -184,7 +184,7 @@ async def test_the_failure_of_a_part_ends_the_whole(tmp_path: Path, monkeypatch:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("saewatch.edge.sinks.metrics.MetricsSink.take", fail)
+    monkeypatch.setattr("saewatch.edge.sinks.statelog.StateLog.take", fail)
 
     async def engine_comes(path: str) -> None:
         with FakeEngine(path, fakes.dictionary()) as engine:

@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +40,7 @@ from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.edge.sinks.statelog import StateLog
 from saewatch.edge.sources import SocketSource
 from saewatch.edge.web import WebServer, pages
+from saewatch.monitor.events import Standing
 from saewatch.monitor.tables import KnownDictionary
 
 logger = structlog.get_logger(__name__)
@@ -49,6 +50,8 @@ DRAIN_S = 2.0
 GRACE_S = 2.0
 """For open calls after that."""
 WATCH_S = 0.5
+METRICS_AT_ONCE = 64
+"""Events that wait before the metrics take them, unless a scrape comes first: together they cost half."""
 
 
 class Sink(Protocol):
@@ -56,7 +59,7 @@ class Sink(Protocol):
 
     name: str
 
-    def take(self, items: list[Item]) -> None:
+    def take(self, items: Iterable[Item]) -> None:
         """Takes what waits."""
 
 
@@ -124,7 +127,11 @@ class App:
         self._grpc_at = split_listen("grpc.listen", config.grpc.listen)
         self._web_at = split_listen("web.listen", config.web.listen)
         known = {**(known or {}), **dictionaries.load(Path(one) for one in config.dictionaries)}
-        queues = [SinkQueue(name, self._wake) for name in ("metrics", "grpc", "log")]
+        queues = [
+            SinkQueue("metrics", self._wake, wake_at=METRICS_AT_ONCE),
+            SinkQueue("grpc", self._wake),
+            SinkQueue("log", self._wake, wants=(Standing,)),
+        ]
         self._bells = {queue.name: asyncio.Event() for queue in queues}
         self._rung = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -133,7 +140,9 @@ class App:
         self._pipeline = Pipeline(dictionaries=known, queues=[*queues, *written], clock=clock)
         self._make_source = source or self._listening
         self._source: Source | None = None
-        self._metrics = MetricsSink(faults=self._faults, queues=self._pipeline.queues, series=config.limits.series)
+        self._metrics = MetricsSink(
+            faults=self._faults, queues=self._pipeline.queues, series=config.limits.series, pending=queues[0].taken
+        )
         bound, lag_clock = config.limits.replay_mib * limits.MIB, clock or time.time_ns
         feed = Feed(on_lag=self._metrics.observe_lag, bound=bound, clock=lag_clock)
         self._firing = FiringService(
@@ -192,7 +201,7 @@ class App:
             await asyncio.to_thread(self._history.stop)
         for (sink, queue), task in zip(self._sinks, self._tasks, strict=True):
             if not task.done():  # a sink that has failed would fail again
-                sink.take(queue.take())
+                sink.take(queue.taken())
         self._firing.drain("shutdown")
         await self._firing.left(DRAIN_S)
         await self._rpc.stop(GRACE_S)
@@ -221,7 +230,7 @@ class App:
         while True:
             await bell.wait()
             bell.clear()
-            sink.take(queue.take())
+            sink.take(queue.taken())
 
     def _wake(self) -> None:
         """Called by the ingest thread: one call for all sinks, since each wakes the loop."""
@@ -231,8 +240,9 @@ class App:
 
     def _ring(self) -> None:
         self._rung = False
-        for bell in self._bells.values():
-            bell.set()
+        for _, queue in self._sinks:
+            if queue.due:
+                self._bells[queue.name].set()
 
     def _command(self, link: int, command: Command) -> None:
         if self._source is not None:

@@ -73,6 +73,29 @@ def test_the_sink_is_woken_once_for_what_waits() -> None:
     assert len(woken) == 2
 
 
+def test_a_sink_that_takes_many_together_is_woken_when_they_are_there() -> None:
+    woken = []
+    queue = SinkQueue("q", lambda: woken.append(1), bound=4, wake_at=3)
+    stage = Stage().ready()
+    for count in (1, 2, 3, 4, 5):
+        queue.put(stage.events[-1:])
+        assert (len(woken), queue.due) == (int(count >= 3), count >= 3)
+    taken = queue.taken()
+    assert queue.due, "it is taken when it is looked at"
+    assert [type(item) for item in taken][-1] is Dropped
+    assert not queue.due
+
+
+def test_a_sink_gets_what_it_wants() -> None:
+    queue = SinkQueue("q", lambda: None, wants=(Standing,))
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    queue.put([*stage.events, *stage.batch([(7, 0, 1)])])
+    found = queue.take()
+    assert found
+    assert {type(item) for item in found} == {Standing}
+
+
 def test_bytes_that_wait() -> None:
     queue = SinkQueue("q", lambda: None)
     feed(pipeline(queue), 2)

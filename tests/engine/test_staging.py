@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from saewatch.core.tapconfig import DictionaryUse
+from saewatch.engine import staging
 from saewatch.engine.staging import Slot
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
 
@@ -75,3 +78,40 @@ def test_streams_on_two_hook_points_find_each_its_own(tmp_path: Path) -> None:
         assert found.row.tolist() == expected.row.tolist()
         np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
     assert len(set(map(len, (found.row for found in slot.read())))) == 2
+
+
+def test_few_rows_are_encoded_by_the_reader_and_many_by_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "LATE_ROWS", 40)
+    blocks = Blocks()
+    (watched,) = hung(a_config(tmp_path), an_engine(), blocks)
+    slot, seen = Slot([watched]), 0
+    for count, late in ((20, True), (40, True), (41, False), (20, True)):
+        blocks.run(hidden(count))
+        slot.take(rows_of(a=(0, count)))
+        slot.encode()
+        assert watched.rows_seen - seen == (0 if late else count)
+        (first,), (again,) = slot.read(), slot.read()
+        seen += count
+        assert watched.rows_seen == seen, "it is encoded once"
+        assert len(first.row) == len(again.row) > 0
+
+
+def test_the_reader_starts_no_threads_beside_those_of_the_model(tmp_path: Path) -> None:
+    blocks = Blocks()
+    (watched,) = hung(a_config(tmp_path), an_engine(), blocks)
+    slot, found = Slot([watched]), [torch.get_num_threads()]
+    blocks.run(hidden(20))
+    slot.take(rows_of(a=(0, 20)))
+    slot.encode()
+
+    def read() -> None:
+        slot.read()
+        found.append(torch.get_num_threads())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    reader.join()
+    assert found[1] == 1
+    assert torch.get_num_threads() == found[0], "the engine's thread keeps its own"

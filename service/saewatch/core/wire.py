@@ -116,6 +116,8 @@ def fit(batch: FiringBatch) -> list[FiringBatch]:
     Raises `RecordError` when a single row has more firings than a frame takes: the tap books such a row as overflow.
     """
     pieces = _cut(batch)
+    if len(pieces) == 1:
+        return pieces
     return [replace(piece, seq=batch.seq + index) for index, piece in enumerate(pieces)]
 
 
@@ -219,10 +221,12 @@ def _read(view: memoryview) -> Record:
 
 # --- control records: JSON ----------------------------------------------------------------------------------------
 def _plain_fields(record: Any, *, skip: Container[str] = ()) -> dict[str, Any]:
-    return {item.name: _plain(getattr(record, item.name)) for item in fields(record) if item.name not in skip}
+    return {name: _plain(getattr(record, name)) for name in _NEEDED[type(record)] if name not in skip}
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _SCALARS:
+        return value
     if is_dataclass(value):
         return _plain_fields(value)
     if isinstance(value, tuple):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
@@ -47,12 +48,25 @@ class QueueState:
 
 
 class SinkQueue:
-    """Events that wait for one sink. ``wake`` is called, from the ingest thread, when the first one arrives."""
+    """Events of the types that one sink ``wants``, until it takes them.
 
-    def __init__(self, name: str, wake: Callable[[], None], bound: int = limits.SINK_QUEUE_BATCHES) -> None:
+    ``wake`` is called, from the ingest thread, when the ``wake_at``-th one arrives.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        wake: Callable[[], None],
+        bound: int = limits.SINK_QUEUE_BATCHES,
+        *,
+        wake_at: int = 1,
+        wants: tuple[type[Any], ...] = (object,),
+    ) -> None:
         self.name = name
         self._wake = wake
         self._bound = bound
+        self._wake_at = wake_at
+        self._wants = wants
         self._lock = threading.Lock()
         self._items: deque[Item] = deque()
         self._bytes = 0
@@ -62,14 +76,22 @@ class SinkQueue:
     def put(self, events: Sequence[Event]) -> None:
         """Called by the ingest thread; never waits."""
         with self._lock:
-            first = not self._items and not self._missed.events
+            before = len(self._items)
             for event in events:
+                if not isinstance(event, self._wants):
+                    continue
                 if len(self._items) < self._bound:
                     self._keep(event)
                 else:
                     self._drop(event)
-        if first:
+            due = before < self._wake_at <= len(self._items)
+        if due:
             self._wake()
+
+    @property
+    def due(self) -> bool:
+        """Whether enough waits for the sink to be woken."""
+        return len(self._items) >= self._wake_at
 
     def take(self) -> list[Item]:
         """Everything that waits, and at its end what was dropped."""
@@ -81,6 +103,10 @@ class SinkQueue:
             self._missed = Dropped(0, 0, 0)
             self._bytes = 0
         return items
+
+    def taken(self) -> Iterator[Item]:
+        """As `take`, once it is iterated over: a sink with a lock of its own takes inside it, and in order."""
+        yield from self.take()
 
     def state(self) -> QueueState:
         """How it stands."""

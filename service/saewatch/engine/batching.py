@@ -41,6 +41,8 @@ def check_captured(step: Step, encoded: Sequence[Encoded], *, streams: int) -> N
 
 def losses(settled: Settled, encoded: Encoded) -> list[Missed]:
     """Settled rows that the encoder left out, by request and reason; recomputed ones were booked before."""
+    if not encoded.excluded.any() and not encoded.overflowed.any():  # almost always
+        return []
     found: list[Missed] = []
     fresh = settled.origin != Origin.RECOMPUTED
     overflowed = encoded.overflowed & ~encoded.excluded  # a row is lost once
@@ -95,6 +97,8 @@ def _span_starts(request: npt.NDArray[np.uint32], position: I32, origin: U8) -> 
 
 def _firings(rows: I32, encoded: Encoded) -> tuple[npt.NDArray[np.uint32], U16, F32]:
     """Firings of the buffer's ``rows`` (ascending), numbered by their place among them."""
+    if len(rows) == len(encoded.excluded):  # every row of the step
+        return encoded.row.astype(np.uint32), encoded.slot, encoded.value
     place = np.searchsorted(rows, encoded.row)
     found = place < len(rows)
     found[found] = rows[place[found]] == encoded.row[found]

@@ -165,8 +165,8 @@ class Ledger:
         """First row, request, first position, rows that count, and how many of them are recomputed."""
         assert step.starts is not None, "a captured step has rows"
         assert step.positions is not None, "a captured step has positions"
-        for index, name in enumerate(step.order):
-            first, last = int(step.starts[index]), int(step.starts[index + 1])
+        starts = step.starts.tolist()
+        for name, first, last in zip(step.order, starts[:-1], starts[1:], strict=True):
             request = self._open.get(name)
             if request is None or last == first:
                 continue
@@ -194,6 +194,13 @@ def _stack(spans: list[tuple[int, int, int, int, int]]) -> dict[str, np.ndarray]
     """Columns of one row each from spans of ``(first row, request, position, count, recomputed)``."""
     table = np.asarray(spans, dtype=np.int64).reshape(-1, 5)
     first, request, position, count, again = table.T
+    if len(table) == count.sum() == np.count_nonzero(count):  # a token of each request: decoding
+        return {
+            "row": first.astype(np.int32),
+            "request": request.astype(np.uint32),
+            "position": position.astype(np.int32),
+            "origin": np.where(again, Origin.RECOMPUTED, Origin.COMPUTED).astype(np.uint8),
+        }
     offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     origin = np.where(offset < np.repeat(again, count), Origin.RECOMPUTED, Origin.COMPUTED)
     return {

@@ -16,8 +16,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
-import select
 import threading
 import time
 from collections import deque
@@ -30,6 +28,7 @@ from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, RequestStart, StreamBeat, StreamEnd
 from saewatch.core.wire import encode, fit
 from saewatch.engine.batching import Encoded, build, check_captured, losses
+from saewatch.engine.bell import Bell, unbind
 from saewatch.engine.books import Books, Stream
 from saewatch.engine.commands import Carried, carry_out
 from saewatch.engine.ledger import Ledger, Settled, Step
@@ -44,9 +43,6 @@ CONNECT_EVERY_S = 0.5
 MISSED_PER_BATCH = 1024
 TOLD_BYTES = 16 * limits.KIB
 """Room in the queue for a batch that only tells losses."""
-CPUS = os.sched_getaffinity(0)
-"""Where this process may run, asked before there is an engine: vLLM's CPU worker binds its threads to cores of its own,
-threads that it starts later inherit that, and this one would take the model's core."""
 FAULT_PAUSE_S = 0.1
 """After a fault of ours, so that one that comes again and again takes no time from the engine."""
 
@@ -92,7 +88,7 @@ class Shipper:
         self._connect_every_s = connect_every_s
         self._ledger = Ledger()
         self._inbox: deque[Note] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="saewatch-shipper", daemon=True)
         self._next_beat = self._next_connect = 0.0
@@ -120,7 +116,7 @@ class Shipper:
                 note.release()
             return
         self._inbox.append(note)
-        os.eventfd_write(self._wake, 1)
+        self._bell.ring()
 
     def blind(self, reason: str) -> None:
         """Every stream is blind from now on; told with the next beat."""
@@ -131,12 +127,11 @@ class Shipper:
         """Ends the streams, sends what the socket takes in time, and stops the thread."""
         self._stopping.set()
         if self._thread.is_alive():
-            os.eventfd_write(self._wake, 1)
+            self._bell.ring()
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # the cores that the process may use have changed: it stays where it is
-            os.sched_setaffinity(0, CPUS)
+        unbind()
         while not self._stopping.is_set():
             try:
                 self._turn()
@@ -167,9 +162,11 @@ class Shipper:
         if not self._outbox.connected and now >= self._next_connect:
             self._next_connect = now + self._connect_every_s
             self._connect()
-        self._wait(now)
+        spoken_to = self._wait(now)
+        if len(self._inbox) == 1:
+            self._bell.give_way()
         started = time.thread_time()
-        for record in self._outbox.receive():
+        for record in self._outbox.receive() if spoken_to else ():
             self._receive(record)
         for _ in range(len(self._inbox)):  # not those that come meanwhile: beats and acknowledgements have their turn
             if self._stopping.is_set():
@@ -181,15 +178,11 @@ class Shipper:
         self._outbox.flush()
         self._seconds += time.thread_time() - started
 
-    def _wait(self, now: float) -> None:
+    def _wait(self, now: float) -> bool:
+        """Until there is something to do. True when the sidecar has spoken, or is gone."""
         until = self._next_beat if self._outbox.connected else min(self._next_beat, self._next_connect)
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        if self._outbox.connected:
-            poll.register(self._outbox.fileno(), select.POLLIN | (select.POLLOUT if self._outbox.waiting else 0))
-        for descriptor, _ in poll.poll(0 if self._inbox else max(until - now, 0.0) * 1000):
-            if descriptor == self._wake:
-                os.eventfd_read(self._wake)
+        seconds = 0.0 if self._inbox else until - now
+        return self._bell.wait(seconds, socket=self._outbox.fileno(), writing=self._outbox.waiting)
 
     # --- connections ----------------------------------------------------------------------------------------------
     def _connect(self) -> None:

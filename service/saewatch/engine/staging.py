@@ -72,7 +72,7 @@ class Slot:
         self._here = rows.positions, rows.tokens
         self._late = self._count <= LATE_ROWS and all(one.light for one in self._watched)
         if self._late:
-            self._here = rows.positions.clone(), rows.tokens.clone()
+            self._here = self._positions[: self._count], rows.tokens.clone()
             sinks = dict.fromkeys(one.sink for one in self._watched)
             self._staged = {sink: sink.buffer[: self._count].clone() for sink in sinks}
 

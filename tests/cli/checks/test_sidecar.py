@@ -73,6 +73,7 @@ async def test_without_an_engine_there_is_nothing_to_test() -> None:
 
 async def test_a_health_that_is_not_serving() -> None:
     async with serving() as served:
+        served.obey = answering(served)
         await served.server.leave()
         assert (await examined(served))["health"].state is State.FAILED
 

@@ -99,7 +99,7 @@ def expected(life: Life, wanted: Wanted, asked: Span, width: int, by: Grouping) 
     return found
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(
     filters=FILTERS,
     times=TIMES,

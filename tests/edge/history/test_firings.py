@@ -131,7 +131,7 @@ def pages(
         after = page.following
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(filters=FILTERS, times=TIMES, size=st.sampled_from([250, 2000]), down=st.booleans())
 def test_pages_have_what_happened(
     lived: tuple[Kept, Life], filters: dict[str, Any], times: tuple[int | None, int | None], size: int, down: bool

@@ -67,7 +67,7 @@ def expected(life: Life, wanted: Wanted, low: int, high: int) -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(filters=FILTERS, times=TIMES, size=st.sampled_from([3, 100]), down=st.booleans())
 def test_requests_have_what_happened(
     lived: tuple[Kept, Life], filters: dict[str, Any], times: Any, size: int, down: bool

@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from saewatch.core.batch import Origin, Reason
 from saewatch.core.records import StreamBeat, StreamEnd
-from saewatch.edge.pipeline import QueueState
+from saewatch.edge.pipeline import QueueState, SinkQueue
 from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.monitor.events import Event
 from saewatch.monitor.monitor import Monitor
@@ -92,6 +92,15 @@ def test_counting_goes_on_between_scrapes() -> None:
         found = after(events, metrics)
         assert where(found["saewatch_firings_total"], feature="threat.l1") == position + 1
         assert where(found["saewatch_firing_requests_total"], feature="threat.l1") == 1
+
+
+def test_a_scrape_takes_what_is_pending_once() -> None:
+    stage, queue = Stage().ready(), SinkQueue("metrics", lambda: None)
+    stage.start(7, name="plain")
+    one = MetricsSink(faults=dict, queues=tuple, pending=queue.taken)
+    queue.put(stage.batch([(7, 0, 3)]))
+    for _ in range(2):
+        assert sum(scrape(one)["saewatch_tokens_total"].values()) == 3
 
 
 def test_what_is_no_users_traffic_or_recomputed_or_shadow_fires_in_no_series() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from saewatch.core import limits
@@ -65,7 +65,7 @@ class Feed:
         self.encoded_bytes = 0
         """Bytes of the encodings that are kept."""
 
-    def take(self, items: Sequence[Item]) -> None:
+    def take(self, items: Iterable[Item]) -> None:
         """Takes what the pipeline has."""
         for item in items:
             if isinstance(item, Observed):

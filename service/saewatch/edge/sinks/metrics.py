@@ -36,7 +36,7 @@ I64 = npt.NDArray[np.int64]
 
 
 class MetricsSink(Collector):
-    """Counts events. ``faults`` and ``queues`` are read at each scrape."""
+    """Counts events. ``faults``, ``queues`` and the events that are ``pending`` are read at each scrape."""
 
     name = "metrics"
 
@@ -46,11 +46,13 @@ class MetricsSink(Collector):
         faults: Callable[[], Mapping[str, int]],
         queues: Callable[[], Sequence[QueueState]],
         series: int = limits.SERIES_DEFAULT,
+        pending: Callable[[], Iterable[Item]] = tuple,
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         self._faults = faults
         self._queues = queues
+        self._pending = pending
         self._lock = threading.Lock()
         tokens = ("hook_point", "role", "class", "outcome", "reason")
         self._tokens = Counter("tokens", "Tokens seen and missed, by reason.", COMMON + tokens, series)
@@ -75,8 +77,8 @@ class MetricsSink(Collector):
         self._standing = Standing(streams=(), blind=())
 
     # --- counting -------------------------------------------------------------------------------------------------
-    def take(self, items: Sequence[Item]) -> None:
-        """Takes what the pipeline has."""
+    def take(self, items: Iterable[Item]) -> None:
+        """Takes what the pipeline has; ``items`` is iterated over under the lock."""
         with self._lock:
             for item in items:
                 if isinstance(item, Observed):
@@ -143,6 +145,7 @@ class MetricsSink(Collector):
     # --- scraping -------------------------------------------------------------------------------------------------
     def collect(self) -> Iterable[Metric]:
         """Every metric as it stands."""
+        self.take(self._pending())
         with self._lock:
             self._fold()
             standing, queues = self._standing, dict(self._engine_queues)

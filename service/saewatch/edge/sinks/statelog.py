@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import structlog
 
@@ -21,7 +21,7 @@ class StateLog:
         self._open: dict[int, StreamState] = {}
         self._blind: set[tuple[str, str]] = set()
 
-    def take(self, items: Sequence[Item]) -> None:
+    def take(self, items: Iterable[Item]) -> None:
         """Takes what the pipeline has."""
         for item in items:
             if isinstance(item, Standing):

@@ -1,0 +1,63 @@
+"""A ring is never lost, and what the socket says is told apart from it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+from saewatch.engine.bell import CPUS, GIVE_WAY_S, Bell, unbind
+
+
+def test_a_ring_before_the_wait_is_not_lost() -> None:
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    began = time.monotonic()
+    assert not bell.wait(10.0, socket=-1, writing=False)
+    assert time.monotonic() - began < 5.0
+    assert not bell.wait(0.0, socket=-1, writing=False), "it was heard"
+
+
+def test_a_ring_wakes_who_waits() -> None:
+    bell = Bell()
+    threading.Timer(0.1, bell.ring).start()
+    began = time.monotonic()
+    bell.wait(10.0, socket=-1, writing=False)
+    assert time.monotonic() - began < 5.0
+
+
+def test_only_what_can_be_read_is_told() -> None:
+    bell = Bell()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        assert not bell.wait(10.0, socket=ours.fileno(), writing=True), "it takes something"
+        theirs.send(b"an acknowledgement")
+        assert bell.wait(10.0, socket=ours.fileno(), writing=True)
+        ours.recv(100)
+        theirs.close()
+        assert bell.wait(10.0, socket=ours.fileno(), writing=False), "the end is to be read too"
+
+
+def test_a_fast_engine_is_given_way_for_a_part_of_its_step() -> None:
+    bell = Bell()
+    bell.give_way()
+    began = time.monotonic()
+    for _ in range(50):
+        bell.give_way()
+    assert time.monotonic() - began < 50 * GIVE_WAY_S / 2
+
+
+def test_a_thread_may_run_where_the_process_could() -> None:
+    found = []
+
+    def look() -> None:
+        os.sched_setaffinity(0, {min(CPUS)})
+        unbind()
+        found.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [CPUS]
