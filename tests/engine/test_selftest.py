@@ -209,7 +209,7 @@ def test_a_tap_that_was_never_open_fails_with_its_reason(tmp_path: Path) -> None
 def test_a_check_that_breaks_is_a_failed_one_and_the_others_are_made(serving: Serving) -> None:
     serving.step()
     serving.tap.watched[0].encoder._lim.resize_(0)  # noqa: SLF001 - damage does not come through a door
-    serving.tap.watched[0].encoder._used = ()
+    serving.tap.watched[0].encoder._used = ()  # noqa: SLF001 - the same
     test = serving.test()
     assert states(test) == {"tap": GOOD, "sink": GOOD, "rows": GOOD, "encoder": FAILED}
     assert test.checks[3].found.startswith("ValueError: ")
