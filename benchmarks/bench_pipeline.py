@@ -148,7 +148,7 @@ def silent(*, quick: bool) -> Measured:
 
 def memory(*, quick: bool) -> Measured:
     """Resident memory after the first minute, and ten minutes later."""
-    load = Load(tokens_per_s=5_000, firings_per_token=16, seconds=60 if quick else 670)
+    load = Load(tokens_per_s=5_000, firings_per_token=16, seconds=60 if quick else 670, tokens_per_request=32)
     outcome = run(load, subscribers=8, history=True)
     series = np.array(outcome.rss_mb)
     settled = series[series[:, 0] >= (20 if quick else 60)]

@@ -57,6 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Replays."""
     config = _configured(options)
+    sidecar.return_memory()
     logs.set_up(config.log.level)
     with _opened(options.file) as file, scratch.folder() as folder:
         replay = Replay(options, _recording(file, options.file))

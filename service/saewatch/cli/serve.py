@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serves."""
     config = sidecar.configured(options)
+    sidecar.return_memory()
     logs.set_up(config.log.level)
     source = partial(_recording, options, config) if options.record else None
     asyncio.run(serve(config, on_start=partial(sidecar.announce, options=options), source=source))
