@@ -5,7 +5,8 @@ encode them, put the firings into a free staging slot. Nothing waits: without a 
 as *no_slot*. When the step's sampled tokens are known, `step` hands slot and facts to the shipper's thread.
 
 On a GPU the rows are copied into the slot on the forward's stream and encoded on a side stream, so that the next
-forward pass may overwrite the buffer. On the CPU everything happens in place before `snapshot` returns.
+forward pass may overwrite the buffer. On the CPU a step of many rows is encoded before `snapshot` returns, and one of
+few by the shipper (docs/decisions/0014).
 
 A tap that cannot see is *blind*: it still counts what it does not see.
 """
