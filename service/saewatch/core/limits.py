@@ -269,7 +269,7 @@ QUERY_BYTES = 3 * MIB
 MESSAGE_BYTES = 16 * MIB
 """One message that the Python client takes: the sidecar's have at most 4 MiB, those of a stream some 64 KiB."""
 
-QUERY_WAIT_S = 120.0
+QUERY_WAIT_S = 120
 """The Python client waits so long for a page: one bucket over everything takes as long as reading everything does."""
 
 # --- scoring ------------------------------------------------------------------------------------------------------
