@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import time
+from collections.abc import Callable
 
 CPUS = os.sched_getaffinity(0)
 """Where this process may run, asked before there is an engine: vLLM's CPU worker binds its threads to cores of its own,
@@ -18,7 +19,8 @@ GIVE_WAY_SHARE = 16
 class Bell:
     """One thread rings, another waits; the kernel counts, so that no ring is lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._gave_way = 0.0
 
@@ -50,7 +52,7 @@ class Bell:
         """
         now = time.monotonic()
         since, self._gave_way = now - self._gave_way, now
-        time.sleep(min(GIVE_WAY_S, since / GIVE_WAY_SHARE))
+        self._sleep(min(GIVE_WAY_S, since / GIVE_WAY_SHARE))
 
 
 def unbind() -> None:
