@@ -55,7 +55,8 @@ class Slab:
         """Empties the slab for a step of ``rows`` rows."""
         self.rows = rows
         if self.device.type == "cpu":
-            self._read[3][0] = self._read[6][0] = 0
+            *_, count, _, _, wanted = self.columns
+            count[0] = wanted[0] = 0
         else:
             self.count.zero_()
             self.wanted.zero_()
@@ -64,7 +65,7 @@ class Slab:
     def columns(self) -> tuple[npt.NDArray[Any], ...]:
         """On the CPU: the buffers themselves, as arrays: row, slot, value, count, excluded, overflow and wanted."""
         assert self.device.type == "cpu", "elsewhere they are copies"
-        return self._read
+        return *self._read, self.wanted.numpy()
 
     def to_host(self) -> None:
         """Enqueues the copy to pinned memory on the current stream; nothing to do on the CPU."""
@@ -74,7 +75,7 @@ class Slab:
 
     def encoded(self) -> Encoded:
         """The host's copy, as arrays of its own; to be called after the event that follows `to_host`."""
-        row, slot, value, count, excluded, overflow, _ = self._read
+        row, slot, value, count, excluded, overflow = self._read
         kept = int(count[0])
         return Encoded(
             row=row[:kept].copy(),
@@ -85,7 +86,7 @@ class Slab:
         )
 
     def _buffers(self) -> tuple[Tensor, ...]:
-        return self.row, self.slot, self.value, self.count, self.excluded, self.overflow, self.wanted
+        return self.row, self.slot, self.value, self.count, self.excluded, self.overflow
 
     def _pinned(self) -> tuple[Tensor, ...]:
         return tuple(torch.empty(b.shape, dtype=b.dtype, pin_memory=True) for b in self._buffers())
