@@ -36,7 +36,7 @@ DEMO_MODEL = form.ROOT / ".demo/SmolLM2-135M-Instruct"
 DEMO_BUNDLE = form.ROOT / "dictionaries/smollm2-135m-it.resid_post.14"
 REQUESTS, PROMPT, TOKENS = 8, 32, 16
 """Of a block: requests at once, tokens of each prompt, new tokens of each."""
-ROUNDS, ROUNDS_QUICK = 120, 5
+ROUNDS, ROUNDS_QUICK = 100, 5
 CELL_S = 4 * 3600.0
 """No cell takes so long."""
 
