@@ -143,7 +143,7 @@ def _unbalanced(stream: Mapping[str, Any]) -> str:
 def _unreplayed(stream: Mapping[str, Any]) -> bool:
     """All that the prefix cache answers for was computed before, and nothing of it was lost."""
     books = stream.get("books")
-    return bool(books) and (books["reused"] == 0 or "cached" in books["missed"])
+    return books is not None and (books["reused"] == 0 or "cached" in books["missed"])
 
 
 def _row(case: str, runner: str, mode: str, *, why: str, **found: Any) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +14,7 @@ from saewatch.core.batch import Origin, Reason
 from saewatch.engine.batching import Encoded, losses
 from saewatch.engine.chain import Chain
 from saewatch.engine.ledger import Settled, Skipped
-from saewatch.engine.reuse import ENTRY_BYTES, EXCLUDED, Reuse
+from saewatch.engine.reuse import ENTRY_BYTES, EXCLUDED, LOG_ROWS, LOG_STEPS, Reuse
 from tests.engine.replaying import ENDLESS, World
 from tests.simulate.engine import Traffic
 
@@ -62,6 +65,7 @@ def test_what_was_forgotten_is_missed_and_nothing_else_is_told(
     for simulated in world.steps:
         settled, encoded = world.settle(simulated)
         world.learn(settled, encoded)
+        reuse.flush()
         assert reuse.bytes <= bound
         assert world.reused <= {place for name in world.rows for place in _places(world, name)}
         if world.random.random() < 0.05:
@@ -96,15 +100,15 @@ def step_of(request: int, first: int, rows: int, *, origin: Origin = Origin.COMP
     )
 
 
-def fired(rows: int, value: float = 1.0, **flags: list[int]) -> Encoded:
+def fired(rows: int, value: float = 1.0, *, excluded: Sequence[int] = (), overflowed: Sequence[int] = ()) -> Encoded:
     """One firing in each row, in slot 3."""
     every = np.arange(rows)
     return Encoded(
         row=every.astype(np.int32),
         slot=np.full(rows, 3, np.uint16),
         value=np.full(rows, value, np.float32),
-        excluded=np.isin(every, flags.get("excluded", [])),
-        overflowed=np.isin(every, flags.get("overflowed", [])),
+        excluded=np.isin(every, excluded),
+        overflowed=np.isin(every, overflowed),
     )
 
 
@@ -132,21 +136,19 @@ def test_a_block_that_came_in_pieces_is_kept_when_its_last_row_came() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "flags"),
+    ("second", "overflowed"),
     [
-        (step_of(1, 3, 1), {"overflowed": [0]}),
-        (step_of(1, 3, 1, origin=Origin.RECOMPUTED), {}),
-        (step_of(1, 7, 1), {}),
-        (step_of(2, 3, 1), {}),
+        (step_of(1, 3, 1), [0]),
+        (step_of(1, 3, 1, origin=Origin.RECOMPUTED), []),
+        (step_of(1, 7, 1), []),
+        (step_of(2, 3, 1), []),
     ],
     ids=["a row with too many firings", "a recomputed row", "the next block's row", "another request's row"],
 )
-def test_a_block_with_a_row_that_is_not_its_own_or_lost_is_not_kept(
-    second: Settled, flags: dict[str, list[int]]
-) -> None:
+def test_a_block_with_a_row_that_is_not_its_own_or_lost_is_not_kept(second: Settled, overflowed: list[int]) -> None:
     reuse, open_chains = Reuse(block=4, bound=ENDLESS), chains(r1=IDS, r2=[0, *IDS])
     reuse.record(step_of(1, 0, 3), fired(3), open_chains)
-    reuse.record(second, fired(1, **flags), open_chains)
+    reuse.record(second, fired(1, overflowed=overflowed), open_chains)
     assert positions(reuse, 0, 8) == []
 
 
@@ -184,6 +186,7 @@ def test_what_was_used_longest_ago_goes_first_and_beginnings_last() -> None:
     others = [[index] * 4 for index in range(3)]
     for number, ids in enumerate([IDS, *others[:1]], start=1):
         reuse.record(step_of(number, 0, len(ids)), fired(len(ids)), {number: Chain(ids, block=4)})
+    reuse.flush()
     assert reuse.bytes == 3 * one
     assert positions(reuse, 0, 8) == list(range(8))  # used
     for number, ids in enumerate(others[1:], start=3):
@@ -196,8 +199,10 @@ def test_what_was_used_longest_ago_goes_first_and_beginnings_last() -> None:
 def test_the_same_block_twice_is_kept_once() -> None:
     reuse = Reuse(block=4, bound=ENDLESS)
     reuse.record(step_of(1, 0, 4), fired(4), chains(r1=IDS))
+    reuse.flush()
     before = reuse.bytes
     reuse.record(step_of(2, 0, 4), fired(4, value=2.0), chains(r2=IDS))
+    reuse.flush()
     assert reuse.bytes == before
 
 
@@ -205,14 +210,17 @@ def test_open_blocks_count_and_go_with_their_requests() -> None:
     reuse = Reuse(block=4, bound=ENDLESS)
     reuse.record(step_of(1, 0, 2), fired(2), chains(r1=IDS, r2=IDS))
     reuse.record(step_of(2, 0, 3), fired(3), chains(r1=IDS, r2=IDS))
+    reuse.flush()
     assert reuse.bytes == 5 * (2 + 6)
     reuse.record(step_of(2, 3, 0), fired(0), chains(r2=IDS))
+    reuse.flush()
     assert reuse.bytes == 3 * (2 + 6)
 
 
 def test_more_open_blocks_than_fit_are_forgotten() -> None:
     reuse, open_chains = Reuse(block=4, bound=20), chains(r1=IDS)
     reuse.record(step_of(1, 0, 3), fired(3), open_chains)
+    reuse.flush()
     assert reuse.bytes == 0
     reuse.record(step_of(1, 3, 1), fired(1), open_chains)
     assert positions(reuse, 0, 4) == []
@@ -220,7 +228,9 @@ def test_more_open_blocks_than_fit_are_forgotten() -> None:
 
 def test_another_dictionary_knows_nothing_of_the_last_ones() -> None:
     reuse, open_chains = Reuse(block=4, bound=ENDLESS), chains(r1=IDS)
-    reuse.record(step_of(1, 0, 6), fired(6), open_chains)
+    reuse.record(step_of(1, 0, 5), fired(5), open_chains)
+    reuse.flush()
+    reuse.record(step_of(1, 5, 1), fired(1), open_chains)
     reuse.clear()
     assert (reuse.bytes, positions(reuse, 0, 8)) == (0, [])
     reuse.record(step_of(1, 6, 2), fired(2), open_chains)
@@ -243,3 +253,28 @@ def test_a_row_with_more_firings_than_can_be_told_is_not_kept() -> None:
     found = reuse.replay(Skipped(9, 0, 2), Chain([1, 2], block=1))
     assert found is not None
     assert (found[0].position.tolist(), len(found[1].row)) == ([1], count - 1)
+
+
+def test_steps_are_sorted_into_blocks_together_and_before_the_log_grows() -> None:
+    reuse, several = Reuse(block=4, bound=ENDLESS), {number: Chain([number, *IDS], block=4) for number in range(1, 4)}
+    for index in range(LOG_STEPS):
+        step = replace(
+            step_of(1, 0, 3),
+            request=np.arange(1, 4, dtype=np.uint32),
+            position=np.full(3, index % 9, np.int32),
+        )
+        reuse.record(step, fired(3, value=float(index)), several)
+        assert (reuse.bytes > 0) == (index == LOG_STEPS - 1)
+    found = reuse.replay(Skipped(9, 0, 8), several[2])
+    assert found is not None
+    assert found[1].value.tolist() == [float(value) for value in range(8)]
+    reuse.clear()
+    reuse.record(step_of(1, 0, LOG_ROWS), fired(LOG_ROWS), {1: Chain([1] * LOG_ROWS, block=4)})
+    assert reuse.bytes > 0
+
+
+def test_the_last_block_of_a_request_that_has_ended_is_kept() -> None:
+    reuse = Reuse(block=4, bound=ENDLESS)
+    reuse.record(step_of(1, 0, 4), fired(4), chains(r1=IDS))
+    reuse.record(step_of(2, 0, 1), fired(1), chains(r2=IDS))
+    assert positions(reuse, 0, 4) == [0, 1, 2, 3]

@@ -21,17 +21,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from saewatch.core.batch import Origin
+from saewatch.core.batch import I32, Origin
 from saewatch.engine.batching import Encoded, span_starts
 from saewatch.engine.chain import Chain
 from saewatch.engine.ledger import Settled, Skipped
 
 EXCLUDED = 0xFFFF
 """In the place of a row's count. A row that has so many firings fits no frame, and is not kept."""
+LOG_ROWS, LOG_STEPS = 4096, 64
+"""Rows and steps that are sorted into blocks at once: a decoding step has one row of each request, and sixteen steps
+cost little more than one."""
 ENTRY_BYTES = 256
 """What an entry takes beside its columns: key, header and its place in the mapping."""
 
@@ -67,15 +71,28 @@ class Reuse:
         self._bound = bound
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()  # by digest, used longest ago first
         self._open: dict[int, _Open] = {}  # by request
+        self._log: list[Replay] = []  # steps that are to be sorted into blocks
+        self._log_rows = 0
+        self._chains: dict[int, Chain] = {}  # of the requests in the log
+        self._open_chains: Mapping[int, Chain] = {}
 
     def record(self, settled: Settled, encoded: Encoded, chains: Mapping[int, Chain]) -> None:
         """Keeps a step's rows. ``chains``: of the open requests whose tokens are known."""
         if not np.isfinite(encoded.value).all():  # no batch may hold such a value: a fault of ours, told by its own
             return
-        for request in self._open.keys() - chains.keys():  # they have ended
-            self._drop(request)
-        for request, index, offset, counts, slots, values in _pieces(settled, encoded, self.block):
-            one = self._opened(request, index, chains) if offset == 0 else self._open.get(request)
+        self._log.append((settled, encoded))
+        self._log_rows += len(settled.row)
+        self._open_chains = chains
+        self._chains |= chains
+        if self._log_rows >= LOG_ROWS or len(self._log) >= LOG_STEPS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sorts what was recorded into blocks."""
+        if not self._log:
+            return
+        for request, index, offset, counts, slots, values in _pieces(self._log, self.block):
+            one = self._opened(request, index) if offset == 0 else self._open.get(request)
             if one is None or one.index != index or len(one.counts) != offset * _COUNT.itemsize:
                 continue  # rows before these were lost, or skipped
             one.counts += counts
@@ -83,11 +100,15 @@ class Reuse:
             one.values += values
             self.bytes += len(counts) + len(slots) + len(values)
             if len(one.counts) == self.block * _COUNT.itemsize:
-                self._close(request, one, chains)
+                self._close(request, one)
+        self._log, self._log_rows, self._chains = [], 0, {}
+        for request in self._open.keys() - self._open_chains.keys():  # they have ended
+            self._drop(request)
         self._trim()
 
     def replay(self, span: Skipped, chain: Chain | None) -> Replay | None:
         """What is kept of ``span``, as if a step had computed it; None for nothing. What is not kept is in no row."""
+        self.flush()
         indexes = range(span.first // self.block, -(-span.stop // self.block))
         # From the last to the first, so that beginnings, which most requests share, are what was used last.
         found = [(index, entry) for index in reversed(indexes) if (entry := self._take(chain, index))]
@@ -97,6 +118,7 @@ class Reuse:
         """Forgets everything: from here on another dictionary, watch set or mode, or a model with other weights."""
         self._kept.clear()
         self._open.clear()
+        self._log, self._log_rows, self._chains = [], 0, {}
         self.bytes = 0
 
     def _drop(self, request: int) -> None:
@@ -104,16 +126,16 @@ class Reuse:
         if one is not None:
             self.bytes -= one.nbytes
 
-    def _opened(self, request: int, index: int, chains: Mapping[int, Chain]) -> _Open | None:
+    def _opened(self, request: int, index: int) -> _Open | None:
         self._drop(request)
-        if request not in chains:
+        if request not in self._chains:
             return None
         one = self._open[request] = _Open(index)
         return one
 
-    def _close(self, request: int, one: _Open, chains: Mapping[int, Chain]) -> None:
+    def _close(self, request: int, one: _Open) -> None:
         self._drop(request)
-        digest = chains[request].digest(one.index)
+        digest = self._chains[request].digest(one.index) if request in self._chains else None
         if digest is None:
             return
         if digest not in self._kept:
@@ -136,26 +158,50 @@ class Reuse:
             self.clear()
 
 
-def _pieces(settled: Settled, encoded: Encoded, block: int) -> Iterator[Piece]:
-    """A step's rows that may be kept, in the order of its rows; what lies between two pieces is lost."""
-    row, slot, value = encoded.row, encoded.slot, encoded.value
-    if encoded.excluded.any():
-        inside = ~encoded.excluded[row]
-        row, slot, value = row[inside], slot[inside], value[inside]
-    fired = np.bincount(row, minlength=len(encoded.excluded))  # by row of the step's buffer
-    fired_to = np.cumsum(fired)
+def _pieces(steps: Sequence[Replay], block: int) -> Iterator[Piece]:
+    """Rows of the ``steps`` that may be kept, by request; what lies between two pieces of one is lost."""
+    settled, encoded = _joined(steps)
+    fired = np.bincount(encoded.row, minlength=len(encoded.excluded))  # by row of the buffer
     whole = encoded.excluded | (~encoded.overflowed & (fired < EXCLUDED))
-    taken = (settled.origin == Origin.COMPUTED) & whole[settled.row]
-    rows, request, position = settled.row[taken], settled.request[taken], settled.position[taken]
+    taken = np.flatnonzero((settled.origin == Origin.COMPUTED) & whole[settled.row])
+    taken = taken[np.argsort(settled.request[taken], kind="stable")]
+    row, request, position = settled.row[taken], settled.request[taken], settled.position[taken]
+    excluded = encoded.excluded[row]
+    count = np.where(excluded, 0, fired[row])
+    upto = np.cumsum(count)
+    at = np.arange(count.sum()) + np.repeat((np.cumsum(fired) - fired)[row] - (upto - count), count)
+    counts = np.where(excluded, EXCLUDED, count).astype(_COUNT).tobytes()
+    slots, values = encoded.slot[at].astype(_SLOT).tobytes(), encoded.value[at].astype(_VALUE).tobytes()
     first = span_starts(request, position, position // block)
-    stop = np.append(first[1:], len(rows))[: len(first)]
+    stop = np.append(first[1:], len(row))[: len(first)]
     index, offset = np.divmod(position[first], block)
-    counts = np.where(encoded.excluded, EXCLUDED, fired)[rows].astype(_COUNT).tobytes()
-    slots, values = slot.astype(_SLOT, copy=False).tobytes(), value.astype(_VALUE, copy=False).tobytes()
-    begin, end = (fired_to - fired)[rows[first]], fired_to[rows[stop - 1]]
+    begin, end = (upto - count)[first], upto[stop - 1]
     columns = [column.tolist() for column in (request[first], index, offset, first, stop, begin, end)]
-    for number, at, place, low, high, start, last in zip(*columns, strict=True):
-        yield number, at, place, counts[2 * low : 2 * high], slots[2 * start : 2 * last], values[4 * start : 4 * last]
+    for number, of, place, low, high, start, last in zip(*columns, strict=True):
+        yield number, of, place, counts[2 * low : 2 * high], slots[2 * start : 2 * last], values[4 * start : 4 * last]
+
+
+def _joined(steps: Sequence[Replay]) -> Replay:
+    """Several steps as one, whose buffer holds theirs one behind the other."""
+    if len(steps) == 1:
+        return steps[0]
+    settled, encoded = [one for one, _ in steps], [one for _, one in steps]
+    base = np.cumsum([0, *(len(one.excluded) for one in encoded[:-1])], dtype=np.int32)
+
+    def rows(parts: Sequence[Settled | Encoded]) -> I32:
+        return np.concatenate([part.row + first for part, first in zip(parts, base, strict=True)])
+
+    def column(parts: Sequence[Settled | Encoded], name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return (
+        replace(
+            settled[0],
+            row=rows(settled),
+            **{name: column(settled, name) for name in ("request", "position", "origin")},
+        ),
+        Encoded(rows(encoded), *(column(encoded, name) for name in ("slot", "value", "excluded", "overflowed"))),
+    )
 
 
 def _step_of(span: Skipped, block: int, found: Sequence[tuple[int, bytes]]) -> Replay:
