@@ -118,6 +118,7 @@ def judged(
     wrong = [f"{name} {total[name]}" for name in ("mismatched", "duplicates", "missing", "unknown") if total[name]]
     wrong += [f"{one['hook_point'] or 'a stream'} is blind: {one['blind']}" for one in streams if one["blind"]]
     wrong += [_unbalanced(one) for one in streams if one.get("books") and _unbalanced(one)]
+    wrong += [f"{one['hook_point']}: cached tokens were not replayed" for one in streams if _unreplayed(one)]
     if streams and not total["rows"]:
         wrong.append("no row was seen")
     if found["runner"] != RUNNERS[runner]:
@@ -137,6 +138,12 @@ def _unbalanced(stream: Mapping[str, Any]) -> str:
     books, expected = stream["books"], stream["fed_expected"]
     booked = books["encoded"] + books["reused"] + sum(books["missed"].values()) + books["in_flight"]
     return "" if books["fed"] == booked == expected else f"fed {books['fed']}, booked {booked}, expected {expected}"
+
+
+def _unreplayed(stream: Mapping[str, Any]) -> bool:
+    """All that the prefix cache answers for was computed before, and nothing of it was lost."""
+    books = stream.get("books")
+    return books is not None and (books["reused"] == 0 or "cached" in books["missed"])
 
 
 def _row(case: str, runner: str, mode: str, *, why: str, **found: Any) -> dict[str, Any]:

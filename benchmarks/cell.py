@@ -72,13 +72,17 @@ def _engine(spec: Spec) -> Any:
 
 
 def _serve(engine: Any, spec: Spec) -> dict[str, tuple[list[int], list[int]]]:
-    """Two waves: many requests at once, then prompts that begin as the longest of them. Prompt and answer by id."""
+    """Two waves: many requests at once, then prompts that begin as some of them. Prompt and answer by id.
+
+    One of these ends as another one and begins otherwise: a block of tokens says nothing without those before it.
+    """
     chance = random.Random(0)
     vocabulary = engine.llm_engine.model_config.get_vocab_size()
     prompts = [_prompt(chance, vocabulary, chance.randint(1, 140)) for _ in range(spec.requests - 1)]
     long = _prompt(chance, vocabulary, 300)
+    other = [*_prompt(chance, vocabulary, 128), *long[128:]]
     answers: dict[str, tuple[list[int], list[int]]] = {}
-    for wave in ([*prompts, long], [long, [*long[:200], *prompts[0]]]):
+    for wave in ([*prompts, long, other], [long, [*long[:200], *prompts[0]], other]):
         sampling = [
             SamplingParams(temperature=0.0, max_tokens=chance.randint(1, spec.tokens_max), detokenize=False)
             for _ in wave

@@ -16,9 +16,11 @@ from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import ledger, runners, sink, watched
 from saewatch.engine import vllm as adapter
 from saewatch.engine.batching import Encoded
+from saewatch.engine.chain import Chain
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.families import Places
-from saewatch.engine.ledger import Ledger, Step
+from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
+from saewatch.engine.reuse import Replay, Reuse
 from saewatch.engine.sink import Place, Sink, Site
 from saewatch.engine.staging import Rows, Slot
 from saewatch.engine.tap import Tap
@@ -171,6 +173,49 @@ def _drafts_never_settled() -> None:
     _set(ledger.OpenRequest, "fed", property(lambda request: request.start.prompt_len + request.emitted))
 
 
+def _key_without_the_parent() -> None:
+    """What is kept of a block is found by its own tokens, whatever came before them."""
+    digest = Chain.digest
+
+    def alone(one: Chain, index: int) -> bytes | None:
+        own = Chain(one._tokens[index * one._block : (index + 1) * one._block], block=one._block)  # noqa: SLF001 - a planted fault
+        return digest(own, 0)
+
+    _set(Chain, "digest", alone)
+
+
+def _replayed_elsewhere() -> None:
+    """What is kept of several blocks is given from the last to the first."""
+    found = Reuse.replay
+
+    def turned(one: Reuse, span: Skipped, chain: Chain | None) -> Replay | None:
+        replay = found(one, span, chain)
+        if replay is None:
+            return None
+        settled, encoded = replay
+        blocks = settled.position.reshape(-1, one.block)[::-1].reshape(-1)
+        return replace(settled, position=blocks.copy()), encoded
+
+    _set(Reuse, "replay", turned)
+
+
+def _overflowed_row_kept() -> None:
+    """A row that overflowed is kept as one in which nothing fired. Here the slab drops some rows of each step."""
+    read, record = Slot.read, Reuse.record
+
+    def overflowing(encoded: Encoded) -> Encoded:
+        lost = np.arange(len(encoded.overflowed)) % 50 == 7
+        kept = ~lost[encoded.row]
+        columns = {name: getattr(encoded, name)[kept] for name in ("row", "slot", "value")}
+        return replace(encoded, **columns, overflowed=encoded.overflowed | lost)
+
+    def blindly(one: Reuse, settled: Settled, encoded: Encoded, chains: Mapping[int, Chain]) -> None:
+        record(one, settled, replace(encoded, overflowed=np.zeros_like(encoded.overflowed)), chains)
+
+    _set(Slot, "read", lambda slot: [overflowing(one) for one in read(slot)])
+    _set(Reuse, "record", blindly)
+
+
 MUTANTS: Mapping[str, Mutant] = {
     "hook_after_compile": Mutant(_hook_after_compile, "sinks hung on a graph that exists", mode="default"),
     "stale_graph": Mutant(_graph_without_a_key, "a cached graph without the sinks is loaded", mode="forced"),
@@ -186,6 +231,9 @@ MUTANTS: Mapping[str, Mutant] = {
     "damaged_encoder": Mutant(_damaged_encoder, "other weights on the device than in the file"),
     "first_request_only": Mutant(_first_request_only, "one request of each batch is kept"),
     "surplus_row": Mutant(_drafts_never_settled, "the length of a request is one too many"),
+    "key_without_parent": Mutant(_key_without_the_parent, "a kept block is found whatever came before it"),
+    "replayed_elsewhere": Mutant(_replayed_elsewhere, "kept blocks are replayed at one another's positions"),
+    "overflowed_row_kept": Mutant(_overflowed_row_kept, "a row that overflowed is kept as one without firings"),
 }
 BEFORE: Mapping[str, Callable[[], None]] = {"stale_graph": _no_sinks_and_no_key}
 """What an engine before the mutant's did, on the same cache."""

@@ -109,6 +109,7 @@ def test_as_asked() -> None:
     one = planned(firings_per_token=5.0)
     assert one.ranges["firings_per_token"] == (5.0, 5.0)
     assert one.ranges["history_bytes_per_day"][0] == 86_400 * 8 * 5 * 5000
+    assert one.ranges["reuse_tokens"] == (2**26 / (14 + 6 * 5),) * 2
     assert one.ranges["recording_bytes_per_day"][0] == 86_400 * one.ranges["socket_bytes_per_s"][0]
 
 

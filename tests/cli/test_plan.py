@@ -45,6 +45,7 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "estimates from an H200's data sheet, no measurement" in text
     assert "first to be hit: firings per token" in text
     assert "raise their floors" in text
+    assert "host memory      at most 64.0 MiB for firings of" in text
     assert cli.main(["plan", "--model", str(MODEL), "--dictionary", str(BUNDLE), "--device", "cpu"]) == cli.GOOD
     assert "not modelled for a CPU" in capsys.readouterr().out
 

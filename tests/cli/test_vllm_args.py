@@ -56,13 +56,15 @@ def test_the_tap_reads_what_is_printed(bundle: str, capsys: pytest.CaptureFixtur
     assert (config.socket, config.on_failure) == ("/run/s.sock", "serve")
     assert [(use.path, use.watch) for use in config.dictionaries] == [(bundle, ("threat.p1",))]
     assert found["environment"] == {"SAEWATCH_SOCKET": "/run/s.sock"}
+    assert found["host_bytes"] == config.reuse_bytes
 
 
 def test_a_shell_reads_what_is_printed(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["vllm-args", "--dictionary", bundle, "--socket", "/run/s.sock"]) == cli.GOOD
-    memory, export, command = capsys.readouterr().out.splitlines()
+    memory, host, export, command = capsys.readouterr().out.splitlines()
     assert memory.startswith("# device memory at 8192 rows a step, it's a bundle: ")
     assert "MiB (staging " in memory
+    assert host == "# host memory: at most 64.0 MiB for firings of prompts that come again (reuse_bytes)"
     assert export == "export SAEWATCH_SOCKET=/run/s.sock"
     words = shlex.split(command)
     assert words[:3] == ["vllm", "serve", "MODEL"]

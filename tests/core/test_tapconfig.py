@@ -39,6 +39,7 @@ CONFIGS = st.builds(
     firings_per_token=st.integers(1, limits.WATCH_SLOTS),
     device_budget_mib=st.integers(1, 2**20),
     queue_bytes=st.integers(limits.FRAME_BYTES, 2**32),
+    reuse_bytes=st.integers(0, limits.REUSE_BYTES_MAX),
 )
 
 
@@ -128,6 +129,8 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     (top(device_budget_mib=0), "saewatch.device_budget_mib", "0", "1 to 1048576"),
     (top(queue_bytes=limits.FRAME_BYTES - 1), "saewatch.queue_bytes", "131071", "131072 to 4294967296"),
     (top(queue_bytes=2**32 + 1), "saewatch.queue_bytes", "4294967297", "131072 to 4294967296"),
+    (top(reuse_bytes=-1), "saewatch.reuse_bytes", "-1", "0 to 1099511627776"),
+    (top(reuse_bytes=2**40 + 1), "saewatch.reuse_bytes", "1099511627777", "0 to 1099511627776"),
     (top(graph_version=1), "saewatch.graph_version", "an unknown key", "one of socket, dictionaries"),
 ]
 

@@ -19,7 +19,7 @@ from benchmarks.bench_parity import comparison
 from benchmarks.faulty import FAULTS
 from benchmarks.oracle import Expected, Oracle, Reading
 from benchmarks.rig import MODEL_NAME, mixed_load, send, text_tokens
-from deploy.demo.collect import Collector
+from deploy.demo.collect import Collector, Seen
 from saewatch.core.batch import SlotKind
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
 from saewatch.score import Scorer
@@ -90,7 +90,8 @@ def test_scoring_without_serving_gives_the_served_firings(pair: Pair, collector:
 def test_a_planted_fault_is_caught(pair: Pair, oracle: Oracle, collector: Collector, fault: str) -> None:
     pair.fault.write_text(fault)
     try:
-        answers = send(pair.watched.port, load(pair, fault, 4), at_once=4)
+        # Prompts of their own: of others it is known what fired, and that is replayed.
+        answers = send(pair.watched.port, load(pair, fault, 4, seed=100 + FAULTS.index(fault)), at_once=4)
         collector.settled()
     finally:
         pair.fault.write_text("")
@@ -127,16 +128,29 @@ def test_fed_is_what_vllm_counts(pair: Pair, collector: Collector) -> None:
     assert state.books.in_flight == 0
 
 
-def test_prefix_cache_hits_are_booked_as_cached(pair: Pair, collector: Collector) -> None:
+def test_a_prompt_that_the_prefix_cache_knows_has_the_record_of_the_first_one(pair: Pair, collector: Collector) -> None:
     tokens = text_tokens(pair.watched.model)[1000:1300]
     body = {"model": MODEL_NAME, "prompt": tokens, "max_tokens": 2, "temperature": 0.0}
-    stamp = time.time_ns()
+    stamp, before = time.time_ns(), books(collector.settled()).books.reused
     for name in ("first", "second"):
         send(pair.watched.port, [(f"{name}-{stamp}", body)], at_once=1)
-    collector.settled()
+    reused = books(collector.settled()).books.reused - before
     time.sleep(0.5)
-    assert collector.seen[f"second-{stamp}", 0].missed[common_pb2.MISSED_REASON_CACHED] == 256
-    assert collector.seen[f"first-{stamp}", 0].missed[common_pb2.MISSED_REASON_CACHED] == 0
+    first, second = (collector.seen[f"{name}-{stamp}", 0] for name in ("first", "second"))
+    assert (first.request.cached, second.request.cached) == (0, 256)
+    assert first.missed == second.missed
+    assert common_pb2.MISSED_REASON_CACHED not in second.missed
+    rows = np.sort(first.columns()[0])
+    assert np.array_equal(rows, np.sort(second.columns()[0]))
+    assert reused == np.count_nonzero(rows < 256) > 200
+    assert early(first) == early(second)
+
+
+def early(seen: Seen) -> set[tuple[int, int, float]]:
+    """Position, slot and value of what fired on the first 256 positions: two blocks of the CPU's prefix cache."""
+    _, position, slot, value = seen.columns()
+    fired = zip(position.tolist(), slot.tolist(), value.tolist(), strict=True)
+    return {one for one in fired if one[0] < 256}
 
 
 def test_several_answers_to_one_request_are_told_apart(pair: Pair, collector: Collector) -> None:

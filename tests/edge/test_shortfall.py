@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from saewatch.core.batch import NO_REQUEST, FiringBatch, Reason
+from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason
 from saewatch.core.records import Beat, Record, StreamBeat, StreamEnd
-from saewatch.edge.shortfall import FIRINGS, ROWS, TOKENS, Shortfall
+from saewatch.edge.shortfall import FIRINGS, REUSED, ROWS, TOKENS, Shortfall
 from saewatch.engine.books import Books
 from tests import fakes
 
@@ -70,6 +71,20 @@ def test_a_lost_batch_is_a_gap_in_the_books_and_in_the_next_batch() -> None:
     assert [one.seq for one in batches(given)] == [1, 3, 4]
     assert gap(given) == 4, "once"
     assert list(shortfall.rest({1})) == []
+
+
+def test_a_lost_replay_is_taken_from_what_was_reused() -> None:
+    shortfall = Shortfall()
+    replay = fakes.batch([(7, 0, 2, Origin.REUSED)], [(0, 1, 2.0)], seq=2)
+    told = beat(1).streams[0]
+    after = replace(told, seq=2, fed=6, reused=2, told=6, told_firings=3, firings=3)
+    given = through(shortfall, [*KEPT, beat(0), step(1), replace(beat(1), streams=(after,))])
+    assert shortfall.lost == {TOKENS: 2, REUSED: 2, FIRINGS: 1}
+    found = books(given)
+    assert (found.encoded, found.reused, found.missed, found.imbalance) == (3, 0, {"excluded": 1, "gap": 2}, 0)
+    whole = Shortfall()
+    through(whole, [*KEPT, beat(0), step(1), replay, replace(beat(1), streams=(after,))])
+    assert not whole.lost
 
 
 def test_without_a_next_batch_the_last_one_is_made_up() -> None:

@@ -23,6 +23,7 @@ from saewatch.engine.books import Stream
 from saewatch.engine.commands import Carried
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.outbox import Outbox
+from saewatch.engine.reuse import Reuse
 from saewatch.engine.shipper import Note, Shipper
 from tests.simulate.engine import Engine, Simulated, Traffic
 from tests.simulate.sidecar import FakeSidecar, last_beat, wait_until
@@ -133,8 +134,17 @@ class Bench:
         bound: int = limits.QUEUE_BYTES,
         beat_s: float = 0.02,
         commands: Mapping[str, Carried] | None = None,
+        reuse: int = 0,
     ) -> Run:
-        several = [Stream(opening=opening(stream), watch=[watch_set(stream)]) for stream in range(streams)]
+        """``reuse``: tokens of a block of the prefix cache, whose firings are kept."""
+        several = [
+            Stream(
+                opening=opening(stream),
+                watch=[watch_set(stream)],
+                reuse=Reuse(block=reuse, bound=limits.REUSE_BYTES) if reuse else None,
+            )
+            for stream in range(streams)
+        ]
         shipper = Shipper(
             outbox=Outbox(path=str(self.path), bound=bound),
             streams=several,

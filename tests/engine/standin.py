@@ -157,7 +157,7 @@ CONFIG: Mapping[str, Mapping[str, Any]] = {
         "use_ubatching": False,
     },
     "scheduler_config": {"max_num_batched_tokens": ROWS, "max_num_seqs": 8, "async_scheduling": False},
-    "cache_config": {"kv_sharing_fast_prefill": False},
+    "cache_config": {"kv_sharing_fast_prefill": False, "block_size": 16, "enable_prefix_caching": True},
     "model_config": {
         "model": str(MODEL),
         "dtype": torch.float32,
@@ -239,7 +239,12 @@ def a_request(name: str, prompt: int, computed: int = 0, **sampling: Any) -> Any
         max_tokens=sampling.get("max_tokens", 16),
     )
     return SimpleNamespace(
-        req_id=name, prompt_len=prompt, num_computed_tokens=computed, sampling_params=settings, lora_request=None
+        req_id=name,
+        prompt_len=prompt,
+        prompt_token_ids=list(range(prompt)),
+        num_computed_tokens=computed,
+        sampling_params=settings,
+        lora_request=None,
     )
 
 

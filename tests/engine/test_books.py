@@ -16,7 +16,7 @@ from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason
 from saewatch.engine import books as module
 from saewatch.engine.batching import Encoded, build
 from saewatch.engine.books import Books
-from saewatch.engine.ledger import Ledger, Missed, Settled
+from saewatch.engine.ledger import Ledger, Missed, Settled, Skipped
 from tests.simulate.engine import Engine, Traffic
 
 
@@ -72,7 +72,9 @@ def test_the_equality_holds_after_every_step_whatever_becomes_of_the_batches(see
     for simulated in engine.steps():
         settled = ledger.settle(simulated.step)
         fresh = int((settled.origin == Origin.COMPUTED).sum())
-        books.take(settled.fed, fresh, settled.missed)
+        for span in settled.skipped:
+            books.skip(span, 0)
+        books.take(settled.fed - sum(span.tokens for span in settled.skipped), fresh, settled.missed)
         if not connected and random.random() < 0.3:
             connected, connection = True, connection + 1
             books.forget({start.request for start in ledger.starts}, known=True)
@@ -174,6 +176,26 @@ def test_recomputed_rows_are_not_counted_again() -> None:
     books.send(batch, 1)
     books.acknowledge(1, 1)
     assert (books.encoded, books.beat().imbalance) == (0, 0)
+
+
+def test_replayed_rows_are_reused_once_they_are_acknowledged_and_lost_like_others() -> None:
+    books = Books(0)
+    books.skip(Skipped(1, 0, 10), 8)
+    batch = replace(batch_of([(1, 8)], 1, books.tell(9), firings=2), origin=np.full(1, Origin.REUSED, np.uint8))
+    assert (batch.rows, batch.reused_rows, books.beat().in_flight, books.beat().imbalance) == (8, 8, 8, 0)
+    books.seq = 1
+    books.send(batch, 1)
+    books.acknowledge(1, 1)
+    assert (books.reused, books.encoded, books.told, books.missed) == (8, 0, 10, {Reason.CACHED: 2})
+    books.skip(Skipped(1, 10, 18), 8)
+    books.lose(batch, Reason.GAP)
+    assert (books.beat().reused, books.beat().missed["gap"], books.beat().imbalance) == (8, 8, 0)
+
+
+def test_a_span_of_which_everything_is_known_has_no_losses() -> None:
+    books = Books(0)
+    books.skip(Skipped(1, 4, 8), 4)
+    assert (books.fed, books.untold, books.missed) == (4, {}, {})
 
 
 def test_nobodys_losses_of_many_days_fit_their_column() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saewatch.core import limits
 from saewatch.core.batch import Origin, Reason
-from saewatch.engine.ledger import Ledger, NewRequest, Settled, Step
+from saewatch.engine.ledger import Ledger, NewRequest, Settled, Skipped, Step
 from tests.simulate.engine import Engine, Traffic
 
 TRAFFIC = st.builds(
@@ -54,7 +54,8 @@ class Observed:
             if origin == Origin.COMPUTED:
                 self.first[name, position] = self.first.get((name, position), 0) + 1
         missed: Counter[tuple[str, Reason]] = Counter()
-        for request, reason, tokens in settled.missed:
+        skipped = [(span.request, Reason.CACHED, span.tokens) for span in settled.skipped]
+        for request, reason, tokens in [*settled.missed, *skipped]:
             missed[self.names[request], reason] += tokens
             self.missed[self.names[request]] += tokens
         return rows, dict(missed)
@@ -137,18 +138,19 @@ def test_rejected_drafts_are_not_reported_and_come_again_as_computed() -> None:
     assert (positions(after), after.origin.tolist()) == ([5], [Origin.COMPUTED])
 
 
-def test_a_cached_prefix_is_fed_and_missed() -> None:
+def test_a_cached_prefix_is_fed_and_skipped() -> None:
     first = Ledger().settle(captured(1, "a", 32, 8, new=[new("a", 40, 32)], computed={"a": 40}, emitted={"a": [1]}))
-    assert (first.fed, first.missed, positions(first)) == (40, ((1, Reason.CACHED, 32),), list(range(32, 40)))
+    assert (first.fed, first.missed, positions(first)) == (40, (), list(range(32, 40)))
+    assert first.skipped == (Skipped(1, 0, 32),)
     assert first.started[0].cached == 32
     assert first.started[0].cached_from == "prefix"
 
 
-def test_only_what_was_never_seen_is_missed_when_a_preempted_prompt_comes_back_with_a_longer_cached_prefix() -> None:
+def test_only_what_was_never_seen_is_skipped_when_a_preempted_prompt_comes_back_with_a_longer_cached_prefix() -> None:
     ledger = Ledger()
     ledger.settle(captured(1, "a", 0, 10, new=[new("a", 40)], computed={"a": 10}))
     back = ledger.settle(captured(2, "a", 16, 24, new=[new("a", 0, 16)], computed={"a": 40}, emitted={"a": [1]}))
-    assert (back.fed, back.missed, back.started) == (30, ((1, Reason.CACHED, 6),), ())
+    assert (back.fed, back.skipped, back.started) == (30, (Skipped(1, 10, 16),), ())
 
 
 def test_an_id_that_ends_and_comes_again_in_one_step_is_another_request() -> None:

@@ -108,6 +108,7 @@ def test_a_request_in_the_ledgers_words() -> None:
     found = new_request(a_request("2_cmpl-x", 5, stop=[3], eos=None, max_tokens=4), 11)
     assert (found.child, found.stop_tokens, found.max_tokens, found.prompt_len) == (2, frozenset({3}), 4, 5)
     assert (found.adapter, found.time_ns) == ("", 11)
+    assert found.prompt_token_ids == [0, 1, 2, 3, 4]
 
 
 def test_a_request_with_an_adapter_and_without_bounds() -> None:
@@ -116,4 +117,6 @@ def test_a_request_with_an_adapter_and_without_bounds() -> None:
     found = new_request(request, 0)
     assert (found.adapter, found.stop_tokens, found.max_tokens) == ("tuned", frozenset({9}), 2**31 - 1)
     request.sampling_params = None
+    request.prompt_token_ids = None
     assert new_request(request, 0).stop_tokens == frozenset()
+    assert new_request(request, 0).prompt_token_ids == ()

@@ -74,6 +74,7 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
     (WORKER, "the modes that are refused", "vllm.config.offload:UVAOffloadConfig", ("cpu_offload_gb",)),
     (WORKER, "the modes that are refused", "vllm.config.offload:PrefetchOffloadConfig", ("offload_group_size",)),
     (WORKER, "the largest step", "vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
+    (WORKER, "the blocks of the prefix cache", "vllm.config:CacheConfig", ("block_size", "enable_prefix_caching")),
     (
         WORKER,
         "what the model is",
@@ -123,7 +124,7 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
         RUNNERS,
         "requests that begin",
         f"{STEP}:NewRequestData",
-        ("req_id", "prompt_len", "num_computed_tokens", "sampling_params", "lora_request"),
+        ("req_id", "prompt_len", "prompt_token_ids", "num_computed_tokens", "sampling_params", "lora_request"),
     ),
     (
         RUNNERS,

@@ -10,7 +10,7 @@ import pytest
 
 from saewatch.core.batch import FiringBatch
 from saewatch.core.records import Beat, RequestStart, StreamEnd, StreamOpen
-from saewatch.engine import shipper
+from saewatch.engine import books
 from saewatch.engine.batching import Encoded
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.shipper import Note
@@ -124,7 +124,7 @@ def test_losses_that_a_failed_batch_would_have_told_are_told_by_the_next(
         run = bench.open()
         wait_until(lambda: sidecar.of(Beat))
         with monkeypatch.context() as broken:
-            broken.setattr(shipper, "build", fails)
+            broken.setattr(books, "build", fails)
             new = NewRequest(engine_id="a", prompt_len=4, computed=0)
             run.shipper.put(Note(step=Step(number=1, time_ns=1, new=[new], computed={"a": 4})))
             wait_until(lambda: run.shipper.faults > 0)

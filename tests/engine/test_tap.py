@@ -11,6 +11,7 @@ import pytest
 from saewatch.core.batch import FiringBatch
 from saewatch.core.errors import RecordError
 from saewatch.core.records import Beat, StreamEnd, StreamOpen
+from saewatch.engine.ledger import NewRequest
 from saewatch.engine.tap import Tap
 from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.simulate.sidecar import FakeSidecar
@@ -102,3 +103,38 @@ def test_a_blind_tap_counts_and_says_so(tmp_path: Path) -> None:
     assert sidecar.of(Beat)[0].streams[0].blind == "misfit_error"
     (books,) = tap.books
     assert books.missed == {"blind": 10}
+
+
+def skipping(tap: Tap, blocks: Blocks, name: str, *, computed: int) -> None:
+    """A step with a prompt of ten tokens, of which the first ``computed`` are skipped."""
+    rows, ids = rows_of(**{name: (computed, 10 - computed)}), [500] * 10
+    facts = a_step(rows)
+    new = NewRequest(engine_id=name, prompt_len=10, computed=computed, prompt_token_ids=ids)
+    blocks.run(hidden(10)[computed:])
+    tap.snapshot(lambda: rows)
+    tap.step(**{**facts, "new": [new], "computed": {name: 10}})
+    time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("block", "reuse_bytes", "reused"), [(4, 2**20, 7), (0, 2**20, 0), (4, 0, 0)], ids=["kept", "no cache", "off"]
+)
+def test_what_a_prompt_skips_is_replayed_where_it_is_kept(
+    tmp_path: Path, blocks: Blocks, block: int, reuse_bytes: int, reused: int
+) -> None:
+    tap = Tap.open(a_config(tmp_path, reuse_bytes=reuse_bytes), an_engine(block=block), blocks)
+    blocks.run(hidden(1))
+    tap.prove()
+    with FakeSidecar(tmp_path / "s") as sidecar:
+        tap.start()
+        until(lambda: bool(sidecar.of(Beat)))
+        skipping(tap, blocks, "a", computed=0)
+        skipping(tap, blocks, "b", computed=8)
+        tap.close()
+    (books,) = tap.books
+    assert (books.fed, books.reused, books.missed.get("cached", 0), books.imbalance) == (
+        20,
+        reused,
+        0 if reused else 8,
+        0,
+    )

@@ -12,6 +12,7 @@ import torch
 import vllm
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
+from saewatch.core import tapconfig
 from saewatch.core.errors import (
     ConfigError,
     HookPointError,
@@ -26,7 +27,7 @@ from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
 from saewatch.engine.runners import V1View
 from saewatch.engine.tap import Tap
-from saewatch.engine.vllm import MODES, SEAMS, Fetched, Watch, check_seams, open_watch
+from saewatch.engine.vllm import MODES, SEAMS, Fetched, Watch, check_seams, describe, open_watch
 from tests.engine.standin import (
     BUNDLE,
     MODEL,
@@ -363,3 +364,9 @@ def test_a_blind_engine_that_overlaps_its_steps_still_counts(tmp_path: Path) -> 
     watch.tap.close()
     (books,) = watch.tap.books
     assert (books.fed, books.missed, books.blind) == (4, {"blind": 4}, "unsupported_mode")
+
+
+@pytest.mark.parametrize(("cached", "block"), [(True, 16), (False, 0)])
+def test_the_blocks_that_are_kept_are_those_of_the_prefix_cache(tmp_path: Path, *, cached: bool, block: int) -> None:
+    worker = a_worker(tmp_path, enable_prefix_caching=cached)
+    assert describe(worker, tapconfig.read(a_section(tmp_path))).block == block

@@ -47,6 +47,7 @@ class Traffic:
     drafts: int = 0  # speculative tokens of a decoding request
     asynchronous: bool = False
     children: float = 0.2
+    shared: float = 0.0  # chance that a prompt begins as an earlier request, or all but its first token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Request:
     prompt_len: int
     max_tokens: int
     child: int
+    ids: list[int]  # its prompt, and what the device has sampled
     sampled: int = 0  # tokens that the device has sampled, those after the end included
     ended_at: int | None = None  # emitted tokens, once the device sampled the last one
     done: int = 0  # positions whose keys and values the device holds
@@ -92,6 +94,7 @@ class Engine:
     def __init__(self, traffic: Traffic, seed: int) -> None:
         self.traffic = traffic
         self.random = Random(seed)
+        self._ids = Random(seed)  # apart: other prompts, and the same steps
         self.requests: dict[str, Request] = {}
         self.over: set[str] = set()  # finished or aborted, as far as the scheduler knows
         self._waiting: list[Request] = []
@@ -125,12 +128,23 @@ class Engine:
             return
         children = self.random.randint(2, 3) if self._chance(self.traffic.children) else 1
         prompt = self._size(self.traffic.prompt_max)
+        ids = self._prompt(prompt)
         for child in range(children):
             name = f"{child}_cmpl-{self._arrived}" if children > 1 else f"cmpl-{self._arrived}"
-            request = Request(name, prompt, self._size(self.traffic.output_max), child)
+            request = Request(name, prompt, self._size(self.traffic.output_max), child, [*ids])
             self.requests[name] = request
             self._waiting.append(request)
         self._arrived += 1
+
+    def _prompt(self, length: int) -> list[int]:
+        ids = [self._ids.randint(1, 99) for _ in range(length)]
+        if self.requests and self._ids.random() < self.traffic.shared:
+            before = self._ids.choice(list(self.requests.values())).ids
+            upto = self._ids.randint(0, min(length, len(before)))
+            ids[:upto] = before[:upto]
+            if self._ids.random() < 0.3:
+                ids[0] = 100
+        return ids
 
     def _size(self, most: int) -> int:
         return 1 if self._chance(0.1) else self.random.randint(1, most)
@@ -217,6 +231,7 @@ class Engine:
                     engine_id=request.name,
                     prompt_len=prompt,
                     computed=request.done,
+                    prompt_token_ids=() if again else request.ids[:prompt],
                     stop_tokens=frozenset({STOP}),
                     max_tokens=request.max_tokens,
                     child=request.child,
@@ -266,6 +281,7 @@ class Engine:
     def _take(self, request: Request, sampled: list[int]) -> None:
         for token in sampled:
             request.sampled += 1
+            request.ids.append(token)
             if request.ended_at is None and (token == STOP or request.sampled >= request.max_tokens):
                 request.ended_at = request.sampled
                 self._unknown.append(request)

@@ -13,7 +13,14 @@ from saewatch.core.attestation import read_attestation
 from saewatch.core.cost import DEVICES, Seconds, Traffic, Use
 from saewatch.core.errors import ConfigError, MisfitError
 from saewatch.core.fit import ModelFacts, verify_fit
-from saewatch.core.footprint import HISTORY_FIRING_BYTES, Footprint, footprint, needs_whole
+from saewatch.core.footprint import (
+    HISTORY_FIRING_BYTES,
+    REUSE_FIRING_BYTES,
+    REUSE_ROW_BYTES,
+    Footprint,
+    footprint,
+    needs_whole,
+)
 from saewatch.core.manifest import BUNDLE_FILE, attestation_path, read_bundle_sheet
 from saewatch.core.tapconfig import DictionaryUse, TapConfig
 from saewatch.monitor.tables import KnownDictionary
@@ -95,6 +102,7 @@ class Plan:
         """Flat name to number."""
         found: dict[str, float] = {"device_bytes": self.device_bytes, "slots": self.slots, "features": self.features}
         found |= {f"device_{name}_bytes": size for name, size in self.memory.items()}
+        found["host_bytes"] = DEFAULTS.reuse_bytes
         found["series_max"] = self.series
         for name, (low, high) in self.ranges.items():
             found |= {f"{name}_low": low, f"{name}_high": high}
@@ -186,6 +194,7 @@ def _ranges(streams: Sequence[Stream], asked: Asked) -> dict[str, Range]:
         )
         return low, high
 
+    kept = over(lambda traffic: REUSE_ROW_BYTES + REUSE_FIRING_BYTES * traffic.firings_per_token)
     each = over(cost.subscriber_bytes_per_s)
     socket = over(cost.socket_bytes_per_s)
     found = {
@@ -194,6 +203,7 @@ def _ranges(streams: Sequence[Stream], asked: Asked) -> dict[str, Range]:
         "subscriber_bytes_per_s": each,
         "subscribers_bytes_per_s": (asked.subscribers * each[0], asked.subscribers * each[1]),
         "replay_window_s": (limits.REPLAY_BYTES / each[1], limits.REPLAY_BYTES / each[0]),
+        "reuse_tokens": (DEFAULTS.reuse_bytes / kept[1], DEFAULTS.reuse_bytes / kept[0]),
         "history_bytes_per_day": over(lambda traffic: DAY_S * HISTORY_FIRING_BYTES * traffic.firings_per_s),
         "recording_bytes_per_day": (DAY_S * socket[0], DAY_S * socket[1]),
     }

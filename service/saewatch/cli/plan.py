@@ -16,7 +16,7 @@ from pathlib import Path
 
 from saewatch import cli
 from saewatch.cli import costs
-from saewatch.cli.costs import DTYPES, Asked, Plan, Range
+from saewatch.cli.costs import DEFAULTS, DTYPES, Asked, Plan, Range
 from saewatch.cli.values import above_zero, bundle, from_zero
 from saewatch.core import cost
 from saewatch.core.cost import DEVICES
@@ -112,6 +112,8 @@ def lines(planned: Plan, asked: Asked) -> Iterator[str]:
     yield ""
     parts = ", ".join(f"{name} {mib(size)}" for name, size in planned.memory.items() if size)
     yield _line("device memory", f"{mib(planned.device_bytes)} ({parts})")
+    kept = between(ranges["reuse_tokens"])
+    yield _line("host memory", f"at most {mib(DEFAULTS.reuse_bytes)} for firings of {kept} tokens that may come again")
     yield from _times(planned, asked)
     rate = f"at {asked.tokens_per_s:g} tokens/s in steps of {asked.rows} rows"
     yield _line("on the socket", f"{between(ranges['socket_bytes_per_s'], 1e3)} kB/s {rate}")

@@ -7,11 +7,12 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from saewatch import config as settings
 from saewatch.core import tapconfig
 from saewatch.core.errors import ConfigError
-from saewatch.core.footprint import Footprint, check_budget, footprint
+from saewatch.core.footprint import Footprint, check_budget, footprint, mib
 from saewatch.core.records import Role
 from saewatch.core.tapconfig import DictionaryUse, TapConfig
 from saewatch.edge import dictionaries
@@ -61,11 +62,13 @@ def run(options: argparse.Namespace) -> int:
         taken = sum(before.total for before in memory)
         memory.append(_memory(one, use, config, options.rows, taken=taken, shared=shared))
     if options.json:
-        found = {"arguments": words, "environment": environment, "device_bytes": sum(one.total for one in memory)}
+        found: dict[str, Any] = {"arguments": words, "environment": environment}
+        found |= {"device_bytes": sum(one.total for one in memory), "host_bytes": config.reuse_bytes}
         print(json.dumps(found))
         return 0
     for use, needed in zip(uses, memory, strict=True):
         print(f"# device memory at {options.rows} rows a step, {Path(use.path).name}: {needed}")
+    print(f"# host memory: at most {mib(config.reuse_bytes)} for firings of prompts that come again (reuse_bytes)")
     for name, value in environment.items():
         print(f"export {name}={shlex.quote(value)}")
     print(f"vllm serve MODEL {shlex.join(words)}")

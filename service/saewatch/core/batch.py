@@ -128,6 +128,11 @@ class FiringBatch:
         return int(self.lengths[self.origin != Origin.RECOMPUTED].sum())
 
     @property
+    def reused_rows(self) -> int:
+        """Rows that were replayed for a prefix-cache hit."""
+        return int(self.lengths[self.origin == Origin.REUSED].sum())
+
+    @property
     def firings(self) -> int:
         """Firings in all rows."""
         return int(self.row.shape[0])

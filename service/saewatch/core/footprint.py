@@ -25,6 +25,10 @@ HISTORY_FIRING_BYTES = 8
 """Per firing in the history: 4.8 were measured at 16 firings a token and 7.5 at one (docs/decisions/0012)."""
 
 
+REUSE_ROW_BYTES, REUSE_FIRING_BYTES = 14, 6
+"""Of what is kept for prompts that come again, on the host: 2 B a row and 192 B a block of 16 rows; slot and value."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """Device bytes of one stream, by what they are for."""

@@ -48,6 +48,14 @@ SINK_QUEUE_BATCHES = 1024
 STAGING_SLOTS = 3
 """Steps between the forward pass and the encoder: two in flight under asynchronous scheduling, and one to fill."""
 
+REUSE_BYTES = 64 * MIB
+"""Firings that an engine keeps on the host for prompts that come again, over all its streams, used longest ago out
+first. A block of 16 tokens with 4 firings each takes 608 B: 1.7 million tokens; with 16 firings each 1,760 B: 610,000,
+whose keys and values take 74 GiB in a model of 8 billion parameters. 0 keeps none."""
+
+REUSE_BYTES_MAX = 1024 * 1024 * MIB
+"""The most: a TiB of host memory."""
+
 # --- dictionaries -------------------------------------------------------------------------------------------------
 MANIFEST_BYTES = 8 * MIB
 """A data sheet or catalogue; 65,536 features of about 128 B."""

@@ -51,6 +51,8 @@ class TapConfig:
     device_budget_mib: int = 2048
     """Device memory that the tap may take."""
     queue_bytes: int = limits.QUEUE_BYTES
+    reuse_bytes: int = limits.REUSE_BYTES
+    """Host memory for firings of prompts that come again: replayed where vLLM's prefix cache skips them; 0: none."""
 
 
 def read(section: Any) -> TapConfig:
@@ -67,6 +69,7 @@ def read(section: Any) -> TapConfig:
         ("firings_per_token", 1, limits.WATCH_SLOTS),
         ("device_budget_mib", 1, 2**20),
         ("queue_bytes", limits.FRAME_BYTES, 2**32),
+        ("reuse_bytes", 0, limits.REUSE_BYTES_MAX),
     ):
         _in_range(f"{SECTION}.{name}", getattr(config, name), low, high)
     _in_range(f"{SECTION}.instance (bytes)", len(config.instance.encode()), 0, limits.LABEL_BYTES)

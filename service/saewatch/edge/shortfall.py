@@ -22,8 +22,8 @@ from saewatch.core import limits
 from saewatch.core.batch import NO_REQUEST, FiringBatch, Reason
 from saewatch.core.records import Beat, Record, StreamBeat, StreamEnd, StreamOpen
 
-TOKENS, ROWS, FIRINGS = "tokens", "rows", "firings"
-"""What is compared: everything that was told, rows that were not recomputed, and firings."""
+TOKENS, ROWS, REUSED, FIRINGS = "tokens", "rows", "reused", "firings"
+"""What is compared: everything that was told, rows that were computed (once each), replayed rows, and firings."""
 EngineKey = tuple[str, int]
 
 
@@ -54,7 +54,7 @@ class _Stream:
 
     def amend(self, books: StreamBeat) -> StreamBeat:
         """``books`` as they would be had nobody acknowledged what is missing."""
-        told = Counter({TOKENS: books.told, ROWS: books.encoded, FIRINGS: books.told_firings})
+        told = Counter({TOKENS: books.told, ROWS: books.encoded, REUSED: books.reused, FIRINGS: books.told_firings})
         if self.base is None:
             self.base = Counter[str]() if self.last is not None and self.last.seq == 1 else told - self.given
         short = told - self.base - self.given  # a Counter keeps what is above 0
@@ -63,10 +63,11 @@ class _Stream:
         self.untold += short[TOKENS]
         if not self.lost:
             return books
-        gap = books.missed.get(Reason.GAP.label, 0) + self.lost[ROWS]
+        gap = books.missed.get(Reason.GAP.label, 0) + self.lost[ROWS] + self.lost[REUSED]
         return replace(
             books,
             encoded=books.encoded - self.lost[ROWS],
+            reused=books.reused - self.lost[REUSED],
             missed={**books.missed, Reason.GAP.label: gap},
             firings=max(books.firings - self.lost[FIRINGS], 0),
             told_firings=books.told_firings - self.lost[FIRINGS],
@@ -119,8 +120,9 @@ class Shortfall:
 
 
 def _amounts(batch: FiringBatch) -> Counter[str]:
-    rows = batch.fresh_rows
-    return Counter({TOKENS: rows + int(batch.missed_tokens.sum()), ROWS: rows, FIRINGS: batch.firings})
+    rows, reused = batch.fresh_rows, batch.reused_rows
+    tokens = rows + int(batch.missed_tokens.sum())
+    return Counter({TOKENS: tokens, ROWS: rows - reused, REUSED: reused, FIRINGS: batch.firings})
 
 
 def _missing(batch: FiringBatch, tokens: int) -> FiringBatch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from saewatch.core.batch import F32, I32, U8, U16, FiringBatch, Origin, Reason
+from saewatch.core.batch import F32, I32, U8, U16, U32, FiringBatch, Origin, Reason
 from saewatch.engine.ledger import Missed, Settled, Step
 
 
@@ -67,7 +67,7 @@ def build(
     kept = ~(encoded.excluded | encoded.overflowed)[settled.row]
     request, position, origin = settled.request[kept], settled.position[kept], settled.origin[kept]
     row, slot, value = _firings(settled.row[kept], encoded)
-    first = _span_starts(request, position, origin)
+    first = span_starts(request, position, origin)
     return FiringBatch(
         stream=stream,
         watch=watch,
@@ -87,15 +87,15 @@ def build(
     )
 
 
-def _span_starts(request: npt.NDArray[np.uint32], position: I32, origin: U8) -> npt.NDArray[np.intp]:
-    """Rows at which a span begins: another request, a jump in position or another origin."""
+def span_starts(request: U32, position: I32, kind: U8 | I32) -> npt.NDArray[np.intp]:
+    """Rows at which a span begins: another request, a jump in position or another ``kind``, such as the origin."""
     if not len(request):
         return np.zeros(0, dtype=np.intp)
-    jump = (request[1:] != request[:-1]) | (position[1:] != position[:-1] + 1) | (origin[1:] != origin[:-1])
+    jump = (request[1:] != request[:-1]) | (position[1:] != position[:-1] + 1) | (kind[1:] != kind[:-1])
     return np.concatenate([[0], np.flatnonzero(jump) + 1]).astype(np.intp)
 
 
-def _firings(rows: I32, encoded: Encoded) -> tuple[npt.NDArray[np.uint32], U16, F32]:
+def _firings(rows: I32, encoded: Encoded) -> tuple[U32, U16, F32]:
     """Firings of the buffer's ``rows`` (ascending), numbered by their place among them."""
     if len(rows) == len(encoded.excluded):  # every row of the step
         return encoded.row.astype(np.uint32), encoded.slot, encoded.value

@@ -2,22 +2,25 @@
 
     fed = encoded + reused + sum(missed) + in_flight
 
-A token that was fed is *in flight* until its batch was acknowledged (*encoded*) or given up (*missed*). Losses are kept
-until they were told: they travel in the missed columns of the next batch that goes out, so that a sidecar that adds up
-batches arrives at the same numbers. Owned by the shipper's thread.
+A token that was fed is *in flight* until its batch was acknowledged (*encoded* or *reused*, as its row says) or given
+up (*missed*). Losses are kept until they were told: they travel in the missed columns of the next batch that goes out,
+so that a sidecar that adds up batches arrives at the same numbers. Owned by the shipper's thread.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from saewatch.core import limits
 from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason, WatchSet
-from saewatch.core.records import StreamBeat, StreamOpen
-from saewatch.engine.ledger import Missed
+from saewatch.core.records import Beat, StreamBeat, StreamOpen
+from saewatch.engine.batching import Encoded, build
+from saewatch.engine.chain import Chain
+from saewatch.engine.ledger import Missed, Settled, Skipped, Step
+from saewatch.engine.reuse import Replay, Reuse
 
 UNACKNOWLEDGED = 4096
 """Batches on their way: a minute of steps. A sidecar that reads and never acknowledges is sent no more after it."""
@@ -33,7 +36,7 @@ class Pending:
 
     connection: int
     batch: FiringBatch
-    encoded: int  # rows that count
+    rows: int  # that count
     firings: int
 
 
@@ -45,6 +48,7 @@ class Books:
         self.seq = 0
         self.fed = 0
         self.encoded = 0
+        self.reused = 0
         self.firings = 0
         self.told = 0
         self.told_firings = 0
@@ -77,11 +81,16 @@ class Books:
         """Whether a loss of ``request`` was not told yet."""
         return any((request, reason) in self.untold for reason in _REASONS)
 
-    def take(self, fed: int, encoded: int, missed: Iterable[Missed]) -> None:
-        """A step was settled: ``fed`` tokens, of which ``encoded`` have a batch to come and the others are missed."""
+    def take(self, fed: int, rows: int, missed: Iterable[Missed]) -> None:
+        """A step was settled: ``fed`` tokens, of which ``rows`` have a batch to come and the others are missed."""
         self.fed += fed
-        self._in_flight += encoded
+        self._in_flight += rows
         self._book(missed)
+
+    def skip(self, span: Skipped, rows: int) -> None:
+        """Positions passed no layer; of ``rows`` of them it is known what fired, and that has a batch to come."""
+        cached = span.tokens - rows
+        self.take(span.tokens, rows, [(span.request, Reason.CACHED, cached)] if cached else [])
 
     def leave_out(self, missed: Iterable[Missed]) -> None:
         """Tokens that were taken, and have no batch to come after all."""
@@ -91,7 +100,7 @@ class Books:
 
     def write_off(self, reason: Reason) -> None:
         """Tokens in flight that are in no batch: a fault came between. Nobody knows whose they were."""
-        lost = self._in_flight - sum(item.encoded for item in self._pending)
+        lost = self._in_flight - sum(item.rows for item in self._pending)
         if lost:
             self.leave_out([(NO_REQUEST, reason, lost)])
 
@@ -118,9 +127,11 @@ class Books:
         while self._pending and (self._pending[0].batch.seq <= seq or self._pending[0].connection < connection):
             item = self._pending.popleft()
             if item.batch.seq <= seq:
-                self._in_flight -= item.encoded
-                self.encoded += item.encoded
-                self.told += item.encoded + int(item.batch.missed_tokens.sum())
+                reused = item.batch.reused_rows
+                self._in_flight -= item.rows
+                self.encoded += item.rows - reused
+                self.reused += reused
+                self.told += item.rows + int(item.batch.missed_tokens.sum())
                 self.told_firings += item.firings
             else:
                 self.firings -= item.firings
@@ -166,6 +177,7 @@ class Books:
             seq=self.seq,
             fed=self.fed,
             encoded=self.encoded,
+            reused=self.reused,
             missed={reason.label: tokens for reason, tokens in sorted(self.missed.items()) if tokens},
             in_flight=self._in_flight,
             firings=self.firings,
@@ -190,15 +202,54 @@ class Books:
 
 @dataclass(slots=True, kw_only=True)
 class Stream:
-    """One stream as the sidecar is told of it, and its books."""
+    """One stream as the sidecar is told of it, its books, and what fired before, for requests that skip it."""
 
     opening: StreamOpen
     watch: Sequence[WatchSet] = ()
+    reuse: Reuse | None = None
     books: Books = field(init=False)
 
     def __post_init__(self) -> None:
         self.books = Books(self.opening.stream)
         self.books.blind = self.opening.blind
+
+    def replays(
+        self, settled: Settled, encoded: Encoded | None, chains: Mapping[int, Chain]
+    ) -> list[tuple[Skipped, Replay | None]]:
+        """Keeps what fired in a step, and gives each span that it skipped what fired there before, if that is known."""
+        # Where a stream is blind, a step may be lost, and then nobody knows the tokens that followed.
+        reuse = None if self.books.blind else self.reuse
+        if reuse is None:
+            return [(span, None) for span in settled.skipped]
+        if encoded is not None:  # first: a request may skip the very rows that another has in this step
+            reuse.record(settled, encoded, chains)
+        return [(span, reuse.replay(span, chains.get(span.request))) for span in settled.skipped]
+
+    def batch(self, step: Step, settled: Settled, encoded: Encoded, missed: Sequence[Missed]) -> FiringBatch:
+        """The stream's next one."""
+        return build(
+            settled,
+            encoded,
+            stream=self.opening.stream,
+            watch=self.watch[0].watch if self.watch else 0,
+            seq=self.books.seq + 1,
+            step=step.number,
+            time_ns=step.time_ns,
+            missed=missed,
+        )
+
+
+def beat_of(streams: Sequence[Stream], *, time_ns: int, queue_bytes: int, stage_seconds: Mapping[str, float]) -> Beat:
+    """The books of one engine's streams as they stand."""
+    first = streams[0].opening
+    return Beat(
+        engine=first.engine,
+        epoch=first.epoch,
+        time_ns=time_ns,
+        streams=tuple(stream.books.beat() for stream in streams),
+        queue_bytes=queue_bytes,
+        stage_seconds=stage_seconds,
+    )
 
 
 def counted_by_request(batch: FiringBatch) -> list[tuple[int, int]]:

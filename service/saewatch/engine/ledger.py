@@ -23,6 +23,7 @@ import numpy as np
 from saewatch.core import limits
 from saewatch.core.batch import I32, U8, U32, Origin, Reason
 from saewatch.core.records import RequestEnd, RequestStart
+from saewatch.engine.chain import Chain
 
 Missed = tuple[int, Reason, int]
 """Request, reason, tokens."""
@@ -35,6 +36,7 @@ class NewRequest:
     engine_id: str
     prompt_len: int
     computed: int  # leading positions that need no forward pass
+    prompt_token_ids: Sequence[int] = ()  # none: not known
     stop_tokens: frozenset[int] = frozenset()
     max_tokens: int = 2**31 - 1
     adapter: str = ""
@@ -65,6 +67,7 @@ class OpenRequest:
     start: RequestStart
     stop_tokens: frozenset[int]
     max_tokens: int
+    chain: Chain | None = None  # None: its tokens are not known, or not needed
     frontier: int = 0  # positions that were reported or booked as missed
     prompt_computed: int = 0  # by the scheduler
     emitted: int = 0
@@ -83,7 +86,23 @@ class OpenRequest:
             if self.stopped:
                 return
             self.emitted += 1
+            if self.chain is not None:
+                self.chain.append(token)
             self.stopped = token in self.stop_tokens or self.emitted >= self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Positions of a request that needed no forward pass: another request's blocks were read."""
+
+    request: int
+    first: int
+    stop: int
+
+    @property
+    def tokens(self) -> int:
+        """How many they are."""
+        return self.stop - self.first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +113,7 @@ class Settled:
     ended: tuple[RequestEnd, ...]
     fed: int  # positions fed since the step before
     missed: tuple[Missed, ...]
+    skipped: tuple[Skipped, ...] = ()  # fed as well: each stream may have kept what fired there, or not
     row: I32  # [rows] row of the step's buffer
     request: U32  # [rows]
     position: I32  # [rows]
@@ -101,11 +121,14 @@ class Settled:
 
 
 class Ledger:
-    """All requests of one engine, in the order of its steps."""
+    """All requests of one engine, in the order of its steps. ``block``: tokens of a block; 0: no tokens are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, block: int = 0) -> None:
         self._open: dict[str, OpenRequest] = {}
         self._numbers = 0
+        self._block = block
+        self.chains: dict[int, Chain] = {}
+        """The tokens of open requests, where they are known."""
 
     @property
     def starts(self) -> list[RequestStart]:
@@ -116,7 +139,8 @@ class Ledger:
         """Applies one step; steps must come in order."""
         ended = tuple(self._ends(step.finished))
         missed: list[Missed] = []
-        started = tuple(self._starts(step.new, missed))
+        skipped: list[Skipped] = []
+        started = tuple(self._starts(step.new, skipped))
         touched = {name: request for name in step.computed if (request := self._open.get(name))}
         before = sum(request.fed for request in touched.values())
         for name, request in touched.items():
@@ -128,23 +152,26 @@ class Ledger:
             rows = _stack([])
         else:
             rows = _stack(list(self._rows(step)))
-        return Settled(started=started, ended=ended, fed=fed, missed=tuple(missed), **rows)
+        return Settled(started=started, ended=ended, fed=fed, missed=tuple(missed), skipped=tuple(skipped), **rows)
 
     def _ends(self, finished: Iterable[str]) -> Iterable[RequestEnd]:
         for name in finished:
             request = self._open.pop(name, None)
             if request is not None:
+                self.chains.pop(request.start.request, None)
                 yield RequestEnd(request=request.start.request, fed=request.fed, emitted=request.emitted)
 
-    def _starts(self, new: Sequence[NewRequest], missed: list[Missed]) -> Iterable[RequestStart]:
+    def _starts(self, new: Sequence[NewRequest], skipped: list[Skipped]) -> Iterable[RequestStart]:
         for item in new:
             request = self._open.get(item.engine_id)
             if request is None:
                 request = self._open[item.engine_id] = self._opened(item)
                 yield request.start
-            skipped = item.computed - request.frontier  # never computed here: another request's blocks are read
-            if skipped > 0:
-                missed.append((request.start.request, Reason.CACHED, skipped))
+            elif request.chain is not None and not request.chain.begins_with(item.prompt_token_ids):
+                request.chain = None  # it goes on with other tokens
+                del self.chains[request.start.request]
+            if item.computed > request.frontier:  # never computed here: another request's blocks are read
+                skipped.append(Skipped(request.start.request, request.frontier, item.computed))
                 request.frontier = item.computed
 
     def _opened(self, item: NewRequest) -> OpenRequest:
@@ -159,7 +186,11 @@ class Ledger:
             adapter=_short(item.adapter),
             time_ns=item.time_ns,
         )
-        return OpenRequest(start=start, stop_tokens=item.stop_tokens, max_tokens=item.max_tokens)
+        request = OpenRequest(start=start, stop_tokens=item.stop_tokens, max_tokens=item.max_tokens)
+        if self._block and len(item.prompt_token_ids) == item.prompt_len:
+            request.chain = Chain(item.prompt_token_ids, block=self._block, adapter=item.adapter)
+            self.chains[start.request] = request.chain
+        return request
 
     def _rows(self, step: Step) -> Iterable[tuple[int, int, int, int, int]]:
         """First row, request, first position, rows that count, and how many of them are recomputed."""

@@ -123,6 +123,7 @@ def new_request(request: Any, now_ns: int) -> NewRequest:
     return NewRequest(
         engine_id=request.req_id,
         prompt_len=request.prompt_len,
+        prompt_token_ids=request.prompt_token_ids or (),  # none of a prompt of embeddings, which are refused
         computed=request.num_computed_tokens,
         stop_tokens=frozenset(stops),
         max_tokens=(sampling.max_tokens if sampling else None) or 2**31 - 1,

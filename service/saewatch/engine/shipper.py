@@ -27,12 +27,13 @@ from saewatch.core.batch import I32, Census, FiringBatch, Origin, Reason
 from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, RequestStart, StreamBeat, StreamEnd
 from saewatch.core.wire import encode, fit
-from saewatch.engine.batching import Encoded, build, check_captured, losses
+from saewatch.engine.batching import Encoded, check_captured, losses
 from saewatch.engine.bell import Bell, unbind
-from saewatch.engine.books import Books, Stream
+from saewatch.engine.books import Books, Stream, beat_of
 from saewatch.engine.commands import Carried, carry_out
-from saewatch.engine.ledger import Ledger, Settled, Step
+from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
 from saewatch.engine.outbox import Outbox
+from saewatch.engine.reuse import Replay
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -86,7 +87,7 @@ class Shipper:
         self._commands = commands or {}
         self._beat_every_s = beat_every_s
         self._connect_every_s = connect_every_s
-        self._ledger = Ledger()
+        self._ledger = Ledger(block=max((one.reuse.block for one in streams if one.reuse), default=0))
         self._inbox: deque[Note] = deque()
         self._bell = Bell()
         self._stopping = threading.Event()
@@ -282,9 +283,26 @@ class Shipper:
                 stream.books.forget({end.request}, known=False)
 
     def _book(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded | None) -> None:
-        stream.books.take(settled.fed, int((settled.origin != Origin.RECOMPUTED).sum()), settled.missed)
-        if encoded is None or not len(settled.row):
-            return
+        fed = settled.fed
+        for span, known in self._replays(stream, settled, encoded):
+            fed -= span.tokens
+            stream.books.skip(span, len(known[0].row) if known else 0)
+            if known:
+                self._report(stream, step, *known)
+        stream.books.take(fed, int((settled.origin != Origin.RECOMPUTED).sum()), settled.missed)
+        if encoded is not None and len(settled.row):
+            self._report(stream, step, settled, encoded)
+
+    def _replays(
+        self, stream: Stream, settled: Settled, encoded: Encoded | None
+    ) -> list[tuple[Skipped, Replay | None]]:
+        try:
+            return stream.replays(settled, encoded, self._ledger.chains)
+        except Exception as error:  # then nothing is known to have fired there; the step is reported all the same
+            self._fault(error)
+            return [(span, None) for span in settled.skipped]
+
+    def _report(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> None:
         try:
             stream.books.leave_out(losses(settled, encoded))
             batch = self._batch(stream, step, settled, encoded)
@@ -296,16 +314,7 @@ class Shipper:
     def _batch(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> FiringBatch:
         told = stream.books.tell(MISSED_PER_BATCH) if self._sendable(stream.books) else []
         try:
-            return build(
-                settled,
-                encoded,
-                stream=stream.opening.stream,
-                watch=stream.watch[0].watch if stream.watch else 0,
-                seq=stream.books.seq + 1,
-                step=step.number,
-                time_ns=step.time_ns,
-                missed=told,
-            )
+            return stream.batch(step, settled, encoded, told)
         except Exception:  # whatever it was, the losses that this batch would have told are told by another
             stream.books.untell(told)
             raise
@@ -353,12 +362,9 @@ class Shipper:
             self._fault(error)
 
     def _beat_record(self) -> Beat:
-        first = next(iter(self._streams.values())).opening
-        return Beat(
-            engine=first.engine,
-            epoch=first.epoch,
+        return beat_of(
+            list(self._streams.values()),
             time_ns=time.time_ns(),
-            streams=tuple(stream.books.beat() for stream in self._streams.values()),
             queue_bytes=self._outbox.bytes,
             stage_seconds={**self._stage_seconds, "ship": self._seconds},
         )

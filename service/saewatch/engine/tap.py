@@ -30,6 +30,7 @@ from saewatch.core.wire import encode
 from saewatch.engine.books import Stream
 from saewatch.engine.ledger import Step
 from saewatch.engine.outbox import Outbox
+from saewatch.engine.reuse import Reuse
 from saewatch.engine.selftest import Passes, TapTest
 from saewatch.engine.shipper import Note, Shipper
 from saewatch.engine.sink import Place
@@ -77,7 +78,15 @@ class Tap:
         could never be told to a sidecar.
         """
         watched = open_watched(config, engine, place)
-        streams = [Stream(opening=one.opening, watch=one.watch_sets()) for one in watched]
+        share = config.reuse_bytes // len(watched)
+        streams = [
+            Stream(
+                opening=one.opening,
+                watch=one.watch_sets(),
+                reuse=Reuse(block=engine.block, bound=share) if engine.block and share else None,
+            )
+            for one in watched
+        ]
         for stream in streams:
             encode(stream.opening)
             for part in stream.watch:

@@ -334,6 +334,7 @@ def describe(worker: Any, config: tapconfig.TapConfig) -> Engine:
     model = worker.model_config
     served = model.served_model_name
     scheduler = worker.vllm_config.scheduler_config
+    cache = worker.vllm_config.cache_config
     return Engine(
         instance=instance_of(config),
         epoch=time.time_ns(),
@@ -345,6 +346,7 @@ def describe(worker: Any, config: tapconfig.TapConfig) -> Engine:
             layers=model.hf_text_config.num_hidden_layers,
         ),
         rows=max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
+        block=cache.block_size if cache.enable_prefix_caching else 0,
         quantisation=str(model.quantization or ""),
         versions={"saewatch": __version__, "vllm": vllm.__version__, "torch": torch.__version__},
     )

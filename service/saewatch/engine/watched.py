@@ -46,6 +46,7 @@ class Engine:
     model_name: str
     facts: ModelFacts
     rows: int  # of the largest step
+    block: int = 0  # tokens of a block of the prefix cache; 0: there is none
     quantisation: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -14,11 +14,11 @@ from saewatch.core.footprint import mib
 from saewatch.edge.pb import common_pb2, status_pb2
 
 MISSED: Mapping[str, str] = {
-    "cached": "",
     "external": "",
     "sampled_out": "",
     "excluded": "",
     "opted_out": "",
+    "cached": "They came from vLLM's prefix cache, and what fired there is not kept any more: raise `reuse_bytes`.",
     "no_slot": "The encoder is behind: watch fewer features, or raise `slots` in the tap's configuration.",
     "queue_full": "The sidecar does not read as fast as the engine writes: give it more CPU, or raise `queue_bytes`.",
     "overflow": "More fires than the slab holds: raise `firings_per_token`, or the features' floors.",
