@@ -48,6 +48,10 @@ SINK_QUEUE_BATCHES = 1024
 STAGING_SLOTS = 3
 """Steps between the forward pass and the encoder: two in flight under asynchronous scheduling, and one to fill."""
 
+STEPS_BEGUN = 64
+"""Steps whose tokens the engine has not fetched: it runs ahead by one, and by one for each stage of a pipeline. With so
+many, the first one's tokens will never come."""
+
 # --- dictionaries -------------------------------------------------------------------------------------------------
 MANIFEST_BYTES = 8 * MIB
 """A data sheet or catalogue; 65,536 features of about 128 B."""
