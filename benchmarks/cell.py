@@ -45,8 +45,9 @@ def run(spec: Spec) -> dict[str, Any]:
     engine = _engine(spec)
     executor = engine.llm_engine.model_executor
     runner = executor.driver_worker.worker.model_runner if hasattr(executor, "driver_worker") else executor
+    found: dict[str, Any]
     if spec.scenarios:
-        told = scenarios.play(engine, spec.scenarios, spec.adapters)
+        told = scenarios.play(engine, spec.scenarios, spec.adapters, counted)
         found = {"told": {name: {key: asdict(one) for key, one in requests.items()} for name, requests in told.items()}}
     else:
         answers = _serve(engine, spec)

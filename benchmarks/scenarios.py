@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RepetitionDetectionParams
 from vllm.v1.core.sched.scheduler import Scheduler
+
+from saewatch.engine.staging import Rows
+from saewatch.engine.tap import Begun, Tap
 
 BLOCK = 128
 """Tokens of a KV block on the CPU."""
@@ -199,7 +203,8 @@ def again(stage: Stage) -> None:
 
 def session(stage: Stage) -> None:
     """Streaming input: the same request goes on with more of its prompt."""
-    turns, fed = (stage.prompt(150), stage.prompt(40)), []
+    turns = stage.prompt(150), stage.prompt(40)
+    fed: list[int] = []
     internal = ""
     for number, part in enumerate(turns, 1):
         made = stage.engine.input_processor.process_inputs(
@@ -259,19 +264,56 @@ SCENARIOS: Mapping[str, Callable[[Stage], None]] = {
 """By their names."""
 
 
-def play(engine: Any, names: Sequence[str], adapters: Mapping[str, str]) -> dict[str, dict[str, Told]]:
+def play(
+    engine: Any, names: Sequence[str], adapters: Mapping[str, str], counted: Counter[str]
+) -> dict[str, dict[str, Told]]:
     """Plays them one after the other; what was told, by play and request."""
     found: dict[str, dict[str, Told]] = {}
+    fed = Fed()
     for name in names:
         stage = Stage(engine, adapters)
         SCENARIOS[name](stage)
         found[name] = stage.told
+        if name == "looping":
+            fed.count(stage.told, counted)
+        fed.rows.clear()
     return found
 
 
-def count() -> dict[str, int]:
-    """Forward passes, and drafted and accepted tokens, of this process's engine, as its scheduler has them from now on."""
-    counted = {"forwards": 0, "drafted": 0, "accepted": 0}
+class Fed:
+    """Which token the device was given at which position, row by row, of an engine in this process."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, int, int]] = []
+        begin: Any = Tap.begin
+
+        def noted(tap: Tap, **facts: Any) -> Begun:
+            begun: Begun = begin(tap, **facts)
+            if begun.captured is not None:
+                self._note(begun.captured.rows)
+            return begun
+
+        Tap.begin = noted  # type: ignore[method-assign]  # a witness, in a process of its own
+
+    def _note(self, rows: Rows) -> None:
+        positions, tokens = rows.positions.tolist(), rows.tokens.tolist()
+        for name, first, last in zip(rows.order, rows.starts[:-1], rows.starts[1:], strict=True):
+            external = name.rpartition("-")[0]
+            self.rows += [(external, positions[row], tokens[row]) for row in range(first, last)]
+
+    def count(self, told: Mapping[str, Told], counted: Counter[str]) -> None:
+        """Rows that were fed anew later: drafts that were rejected, and those whose token was right all the same."""
+        last = {(name, position): row for row, (name, position, _) in enumerate(self.rows)}
+        for row, (name, position, token) in enumerate(self.rows):
+            if last[name, position] != row:
+                one = told[name]
+                counted["rejected"] += 1
+                counted["rejected_equal"] += [token] == [*one.prompt, *one.tokens][position : position + 1]
+
+
+def count() -> Counter[str]:
+    """Forward passes, drafted and accepted tokens of this process's engine, as its scheduler has them from now on."""
+    counted = Counter[str](forwards=0, drafted=0, accepted=0, rejected=0, rejected_equal=0)
     make: Any = Scheduler.make_spec_decoding_stats
     schedule: Any = Scheduler.schedule
 

@@ -58,3 +58,4 @@ def test_corner(rows: Rows, name: str, play: str, point: str) -> None:
         assert row["recomputed"] > 0, "nothing was preempted"
     if play == "looping" and "speculative_config" in CORNERS[name].arguments:
         assert 0 < row["counted"]["accepted"] < row["counted"]["drafted"]
+        assert row["counted"]["rejected"] > 0
