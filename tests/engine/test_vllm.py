@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +10,7 @@ from typing import Any
 import pytest
 import torch
 import vllm
-from vllm.v1.outputs import AsyncModelRunnerOutput
 
-from saewatch.core import limits
 from saewatch.core.errors import (
     ConfigError,
     HookPointError,
@@ -28,15 +23,13 @@ from saewatch.core.errors import (
 )
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
-from saewatch.engine.ranks import Ranks
 from saewatch.engine.runners import V1View
 from saewatch.engine.tap import Tap
-from saewatch.engine.vllm import SEAMS, Echo, Fetched, Watch, check_seams, open_watch
+from saewatch.engine.vllm import SEAMS, Watch, check_seams, open_watch
 from tests.engine.standin import (
     BUNDLE,
     MODEL,
     WIDTH,
-    LlamaForCausalLM,
     Worker,
     a_request,
     a_section,
@@ -254,233 +247,3 @@ def test_after_start_a_fault_of_the_tap_never_reaches_the_engine(
     watch.tap.close()
     (books,) = watch.tap.books
     assert books.blind == "fault"
-
-
-# --- outputs that are on their way ------------------------------------------------------------------------------------
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not done():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
-
-
-class Later(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not typed here
-    """What an engine that schedules ahead hands on."""
-
-    def __init__(self, output: Any) -> None:
-        self._output = output
-
-    def get_output(self) -> Any:
-        return self._output
-
-
-def test_an_output_at_once_is_reported_at_once_and_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, watch = opened(tmp_path)
-    assert watch.after_sampling("of the warm-up") == "of the warm-up"
-    watch.prove()
-    steps: list[Any] = []
-    monkeypatch.setattr(watch.tap._shipper, "put", lambda note: steps.append(note.step.emitted))  # noqa: SLF001 - what the shipper is given
-    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
-    output = sampled(b=[7], a=[8, 9])
-    assert watch.after_sampling(output) is output
-    assert steps == [{"b": [7], "a": [8, 9]}]
-    assert watch.after_sampling(None) is None, "a step that is over"
-    watch.after_forward(scheduled(cached={"b": 3}), sampling=True)
-    assert watch.after_sampling(None) is None, "a step that failed"
-    watch.after_forward(scheduled(cached={"b": 3}), sampling=False)
-    assert steps[1:] == [{}, {}]
-    watch.tap.close()
-
-
-def test_a_step_is_reported_when_the_engine_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, watch = opened(tmp_path)
-    watch.prove()
-    steps: list[Any] = []
-    monkeypatch.setattr(watch.tap._shipper, "put", lambda note: steps.append(note.step.emitted))  # noqa: SLF001 - what the shipper is given
-    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
-    output = sampled(b=[7], a=[8])
-    handed = watch.after_sampling(Later(output))
-    assert isinstance(handed, Fetched)
-    assert steps == []
-    assert handed.get_output() is output
-    assert steps == [{"b": [7], "a": [8]}]
-    watch.tap.close()
-
-
-def begun_by(watch: Watch, request: str, *, first: bool = False) -> Later:
-    """A step of one request, and its output, which nobody has fetched."""
-    step = scheduled(new=[a_request("b", 3), a_request("a", 1)]) if first else scheduled(cached={"b": 3, "a": 1})
-    watch.after_forward(step, sampling=True)
-    found = watch.after_sampling(Later(sampled(**{request: [7]})))
-    assert isinstance(found, Fetched)
-    return found
-
-
-def test_steps_that_run_ahead_are_reported_in_their_order_each_with_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, watch = opened(tmp_path, max_concurrent_batches=2)
-    watch.prove()
-    notes: list[Any] = []
-    monkeypatch.setattr(watch.tap._shipper, "put", notes.append)  # noqa: SLF001 - what the shipper is given, and when
-    first, second = begun_by(watch, "b", first=True), begun_by(watch, "a")
-    assert notes == []
-    threading.Thread(target=second.get_output).start()
-    until(lambda: watch.tap._begun[1].known)  # noqa: SLF001 - the later one is fetched, and waits
-    assert notes == []
-    first.get_output()
-    assert [(note.step.number, note.step.emitted) for note in notes] == [(1, {"b": [7]}), (2, {"a": [7]})]
-    assert all(note.read for note in notes), "both were captured"
-    watch.tap.close()
-
-
-def test_there_are_slots_for_all_steps_that_are_under_way(tmp_path: Path) -> None:
-    _, watch = opened(tmp_path, section={"slots": 1}, max_concurrent_batches=4)
-    assert watch.tap.config.slots == 5
-
-
-def test_a_step_without_tokens_does_not_overtake_one_that_is_not_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, watch = opened(tmp_path)
-    watch.prove()
-    notes: list[Any] = []
-    monkeypatch.setattr(watch.tap._shipper, "put", notes.append)  # noqa: SLF001 - what the shipper is given, and when
-    first = begun_by(watch, "b", first=True)
-    watch.after_forward(scheduled(finished=["a"]), sampling=False)
-    assert notes == []
-    first.get_output()
-    assert [note.step.number for note in notes] == [1, 2]
-    watch.tap.close()
-
-
-def test_a_step_that_is_never_fetched_does_not_hold_up_the_others_for_ever(tmp_path: Path) -> None:
-    _, watch = opened(tmp_path)
-    watch.prove()
-    lost = begun_by(watch, "b", first=True)
-    for _ in range(limits.STEPS_BEGUN):
-        begun_by(watch, "a").get_output()
-    late = lost.get_output()
-    assert late.sampled_token_ids == [[7]], "the engine has its tokens all the same"
-    watch.tap.close()
-    (books,) = watch.tap.books
-    assert (books.blind, books.fed) == ("step_lost", 3 + 16), "the others were counted: a prompt of 1 and 16 tokens"
-
-
-def test_an_output_that_fails_fails_for_the_engine_and_holds_up_nothing(tmp_path: Path) -> None:
-    class Broken(Later):
-        def get_output(self) -> Any:
-            raise RuntimeError("the device is gone")
-
-    _, watch = opened(tmp_path)
-    watch.prove()
-    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
-    broken = watch.after_sampling(Broken(None))
-    after = begun_by(watch, "a")
-    with pytest.raises(RuntimeError, match="the device is gone"):
-        broken.get_output()
-    after.get_output()
-    watch.tap.close()
-    (books,) = watch.tap.books
-    assert (books.fed, books.blind) == (4, ""), "both prompts"
-
-
-def test_an_engine_that_runs_ahead_is_counted_when_it_is_blind(tmp_path: Path) -> None:
-    watch = open_watch(a_worker(tmp_path, a_section(tmp_path, on_failure="serve"), enable_sleep_mode=True))
-    assert isinstance(watch, Watch)
-    watch.prove()
-    watch.after_forward(scheduled(new=[a_request("a", 3)]), sampling=True)
-    first = watch.after_sampling(Later(sampled(a=[7])))
-    watch.after_forward(scheduled(cached={"a": 3}), sampling=True)
-    second = watch.after_sampling(Later(sampled(a=[8])))
-    first.get_output()
-    second.get_output()
-    watch.tap.close()
-    (books,) = watch.tap.books
-    assert (books.fed, books.missed, books.blind) == (4, {"blind": 4}, "unsupported_mode")
-
-
-# --- ranks ------------------------------------------------------------------------------------------------------------
-def ranked(monkeypatch: pytest.MonkeyPatch, worker: Any, *, tp: int = 0, pp: int = 0, last: bool = True) -> list[Any]:
-    """Makes ``worker`` one of two ranks; what it says to the other one."""
-    said: list[Any] = []
-
-    def gather(mine: Any) -> list[Any]:
-        said.append(mine)
-        return [mine, mine]
-
-    found = Ranks(tp=tp, pp=pp, parallel=True, samples=last, gather=gather)
-    monkeypatch.setattr(adapter, "ranks_of", lambda _worker: found)
-    return said
-
-
-def test_a_rank_that_another_speaks_for_has_the_sinks_and_nothing_behind_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = a_worker(tmp_path)
-    said = ranked(monkeypatch, worker, tp=1)
-    watch = open_watch(worker)
-    assert isinstance(watch, Echo)
-    assert [name for name, _ in worker.network.named_modules() if "saewatch" in name]
-    assert worker.vllm_config.additional_config["saewatch"]["sinks"][0][0] == "resid_post.2"
-    watch.prove()
-    ((point, _),) = said[0].items()
-    assert point == "resid_post.2"
-    watch.after_forward(scheduled(new=[a_request("a", 3)]), sampling=True)
-    assert watch.after_sampling("theirs") == "theirs"
-    watch.close()
-
-
-def test_the_rank_that_reports_compares_and_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = a_worker(tmp_path, a_section(tmp_path, instance="e"))
-    said = ranked(monkeypatch, worker, pp=1)
-    watch = open_watch(worker)
-    assert isinstance(watch, Watch)
-    (watched,) = watch.tap.watched
-    assert (watched.opening.engine, watched.opening.pp_rank, watched.opening.tp_rank) == ("e/pp1", 1, 0)
-    watch.prove()
-    assert len(said) == 1
-    watch.close()
-
-
-def test_a_stage_without_the_hook_point_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = LlamaForCausalLM()
-    network.model.layers[2] = type("PPMissingLayer", (torch.nn.Identity,), {})()  # type: ignore[operator]  # a list of blocks
-    worker = a_worker(tmp_path, network=network)
-    ranked(monkeypatch, worker)
-    assert isinstance(open_watch(worker), Echo)
-
-
-def test_a_stage_that_does_not_sample_books_what_the_scheduler_gave_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = a_worker(tmp_path)
-    ranked(monkeypatch, worker, last=False)
-    watch = open_watch(worker)
-    assert isinstance(watch, Watch)
-    watch.prove()
-    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
-    assert watch.after_sampling("what a stage hands on") == "what a stage hands on"
-    watch.after_forward(scheduled(cached={"b": 3, "a": 1}), sampling=True)
-    watch.after_sampling(None)
-    watch.close()
-    (books,) = watch.tap.books
-    assert (books.fed, books.blind) == (6, "")
-
-
-def test_a_rank_that_cannot_watch_and_was_told_to_serve_is_silent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = a_worker(tmp_path, a_section(tmp_path, on_failure="serve"), enable_sleep_mode=True)
-    said = ranked(monkeypatch, worker, tp=1)
-    watch = open_watch(worker)
-    assert isinstance(watch, Echo)
-    watch.prove()
-    assert said == [{}], "it takes part: the other rank waits for it"
-
-
-def test_a_replica_is_told_apart_by_its_number(tmp_path: Path) -> None:
-    watch = open_watch(a_worker(tmp_path, a_section(tmp_path, instance="e"), data_parallel_index=2))
-    assert isinstance(watch, Watch)
-    (watched,) = watch.tap.watched
-    assert (watched.opening.engine, watched.opening.dp_rank) == ("e/dp2", 2)
