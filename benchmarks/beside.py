@@ -22,7 +22,7 @@ def make_draft(model: Path, folder: Path) -> Path:
 
 
 def make_eagle(model: Path, folder: Path) -> Path:
-    """An EAGLE head of one random block."""
+    """An EAGLE head: the target's own first block, on what the target made of the token before."""
     folder.mkdir(exist_ok=True)
     config = json.loads((model / "config.json").read_text())
     config |= {"architectures": ["EagleLlamaForCausalLM"], "num_hidden_layers": 1, "model_type": "llama"}
@@ -31,7 +31,7 @@ def make_eagle(model: Path, folder: Path) -> Path:
     chance = torch.Generator().manual_seed(6)
     width = config["hidden_size"]
     kept = {name.removeprefix("model."): one.clone() for name, one in weights.items() if ".layers.0." in name}
-    kept["fc.weight"] = torch.randn(width, 2 * width, generator=chance) * 0.08
+    kept["fc.weight"] = torch.cat([torch.randn(width, width, generator=chance) * 0.02, torch.eye(width)], dim=1)
     kept = {name: one for name, one in kept.items() if name != "layers.0.input_layernorm.weight"}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

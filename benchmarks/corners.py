@@ -84,13 +84,15 @@ CORNERS: Mapping[str, Corner] = {
         everyday=True,
         arguments={"speculative_config": NGRAM, "num_gpu_blocks_override": SMALL},
     ),
-    "ngram-v2": Corner(says="the same on runner V2", runner="v2", arguments={"speculative_config": NGRAM}),
+    "ngram-v2": Corner(
+        says="the same on runner V2", scenarios=SHORT, runner="v2", arguments={"speculative_config": NGRAM}
+    ),
     "ngram-async": Corner(
         says="drafts from the text itself, made on the device, and steps that run ahead",
-        scenarios=(*USUAL, "crowded", "session"),
+        scenarios=SHORT,
         runner="v2",
         ahead=True,
-        arguments={"speculative_config": {**NGRAM, "method": "ngram_gpu"}, "num_gpu_blocks_override": SMALL},
+        arguments={"speculative_config": {**NGRAM, "method": "ngram_gpu"}},
     ),
     "draft": Corner(
         says="drafts of a second model",
@@ -119,6 +121,7 @@ CORNERS: Mapping[str, Corner] = {
     ),
     "eagle-async": Corner(
         says="drafts of an EAGLE head, and steps that run ahead",
+        scenarios=SHORT,
         runner="v2",
         ahead=True,
         drafter="eagle",
@@ -127,6 +130,7 @@ CORNERS: Mapping[str, Corner] = {
     "tensor": Corner(says="two ranks that hold half of each weight", arguments={"tensor_parallel_size": 2}),
     "tensor-async": Corner(
         says="two such ranks, and steps that run ahead",
+        scenarios=SHORT,
         runner="v2",
         ahead=True,
         arguments={"tensor_parallel_size": 2},

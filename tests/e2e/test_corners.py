@@ -57,5 +57,6 @@ def test_corner(rows: Rows, name: str, play: str, point: str) -> None:
     if play == "crowded":
         assert row["recomputed"] > 0, "nothing was preempted"
     if play == "looping" and "speculative_config" in CORNERS[name].arguments:
-        assert 0 < row["counted"]["accepted"] < row["counted"]["drafted"]
+        assert row["counted"]["accepted"] < row["counted"]["drafted"]
+        assert row["counted"]["accepted"] > 0 or CORNERS[name].drafter == "eagle", "a random head"
         assert row["counted"]["rejected"] > 0

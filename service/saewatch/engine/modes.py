@@ -10,7 +10,7 @@ from typing import Any
 
 from saewatch.core.errors import UnsupportedMode
 
-DRAFTERS = ("ngram", "ngram_gpu", "draft_model", "eagle", "eagle3")
+DRAFTERS = ("ngram", "ngram_gpu", "draft_model", "eagle")
 """vLLM's methods of speculative decoding that were tested."""
 
 MODES: Mapping[str, Callable[[Any], bool]] = {
