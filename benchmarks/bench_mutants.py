@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import form
+from benchmarks import corners, form
 from benchmarks.bench_matrix import judged, tap_code
 from benchmarks.cells import Bench, CellError
 from benchmarks.mutants import BEFORE, MUTANTS
@@ -60,19 +60,32 @@ def _rows_before(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def measure(name: str) -> dict[str, Any]:
     """One fault's row: what caught it, empty for nothing, and what was seen."""
+    says = MUTANTS[name].says if name in MUTANTS else "a sound tap"
     with tempfile.TemporaryDirectory(prefix="saewatch-", ignore_cleanup_errors=True) as folder:
+        if name in MUTANTS and MUTANTS[name].corner:
+            return {"case": name, "says": says, **_in_a_corner(name, Path(folder))}
         bench = Bench(Path(folder), "llama", "v1")
         watch = [bench.watch(HookPoint("resid_post", 0))]
         mode = MUTANTS[name].mode if name in MUTANTS else "eager"
         if name in BEFORE:
             bench.run(mode, watch, mutant=f"before:{name}")
-        says = MUTANTS[name].says if name in MUTANTS else "a sound tap"
         try:
             found = bench.run(mode, watch, mutant="" if name == "none" else name)
         except CellError as error:
             return {"case": name, "says": says, "caught_by": _refusal(str(error)), "seen": _last_line(str(error))}
         row = judged("llama", "v1", mode, found, plain=found, artifact="")
         return {"case": name, "says": says, "caught_by": _catcher(row), "seen": row["why"]}
+
+
+def _in_a_corner(name: str, folder: Path) -> dict[str, str]:
+    try:
+        rows = corners.run(MUTANTS[name].corner, folder, mutant=name)
+    except CellError as error:
+        return {"caught_by": _refusal(str(error)), "seen": _last_line(str(error))}
+    wrong = [row for row in rows if row["why"]]
+    parity = bool(wrong) and all(row["why"].startswith("mismatched") and ";" not in row["why"] for row in wrong)
+    caught = "parity" if parity else "books" if wrong else ""
+    return {"caught_by": caught, "seen": "; ".join(f"{row['play']}: {row['why']}" for row in wrong)[:400]}
 
 
 def _refusal(error: str) -> str:

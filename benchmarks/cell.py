@@ -9,15 +9,17 @@ greedily. Nothing of transformers may be compared here: vLLM changes its classes
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vllm import LLM, SamplingParams
 
-from benchmarks import forced, mutants
+from benchmarks import ahead, forced, scenarios
 from benchmarks.spec import Spec, Watch
 
 ROWS_A_STEP = 256
@@ -28,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the cell; 0 when it ran, whatever it found."""
     spec_path, out = argv or sys.argv[1:]
     found = json.loads(Path(spec_path).read_text())
-    spec = Spec(**{**found, "watch": tuple(Watch(**one) for one in found.get("watch", ()))})
+    watch = tuple(Watch(**one) for one in found.pop("watch", ()))
+    spec = Spec(**found, watch=watch)
     Path(out).write_text(json.dumps(run(spec)))
     return 0
 
@@ -36,17 +39,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(spec: Spec) -> dict[str, Any]:
     """Boots the engine, sends the load, and closes it."""
     kept = forced.force() if spec.mode == "forced" else None
-    mutants.plant(spec.mutant)
+    if spec.ahead:
+        ahead.allow()
+    counted = scenarios.count()
     engine = _engine(spec)
-    runner = engine.llm_engine.model_executor.driver_worker.worker.model_runner
-    answers = _serve(engine, spec)
+    executor = engine.llm_engine.model_executor
+    runner = executor.driver_worker.worker.model_runner if hasattr(executor, "driver_worker") else executor
+    found: dict[str, Any]
+    if spec.scenarios:
+        told = scenarios.play(engine, spec.scenarios, spec.adapters, counted)
+        found = {"told": {name: {key: asdict(one) for key, one in requests.items()} for name, requests in told.items()}}
+    else:
+        answers = _serve(engine, spec)
+        found = {
+            "prompts": {name: prompt for name, (prompt, _) in answers.items()},
+            "tokens": {name: tokens for name, (_, tokens) in answers.items()},
+        }
     engine.llm_engine.engine_core.shutdown()
     del kept
     return {
         "runner": f"{type(runner).__module__}.{type(runner).__qualname__}",
         "mode": engine.llm_engine.vllm_config.compilation_config.mode.name,
-        "prompts": {name: prompt for name, (prompt, _) in answers.items()},
-        "tokens": {name: tokens for name, (_, tokens) in answers.items()},
+        "counted": counted,
+        "ahead": bool(engine.llm_engine.vllm_config.scheduler_config.async_scheduling),
+        **found,
     }
 
 
@@ -57,7 +73,7 @@ def _engine(spec: Spec) -> Any:
         "skip_tokenizer_init": True,
         "max_model_len": 512,
         "max_num_batched_tokens": ROWS_A_STEP,
-        "async_scheduling": False,
+        "async_scheduling": spec.ahead,
         "enforce_eager": spec.mode == "eager",
         **spec.arguments,
     }
@@ -66,7 +82,8 @@ def _engine(spec: Spec) -> Any:
     if spec.watch:
         uses = [{"path": one.bundle} for one in spec.watch]
         tap = {"socket": spec.socket, "dictionaries": uses, "firings_per_token": EVERY_FIRING}
-        worker = "saewatch.engine.vllm.TapWorker"
+        worker = "benchmarks.planted.PlantedWorker" if spec.mutant else "saewatch.engine.vllm.TapWorker"
+        os.environ["SAEWATCH_MUTANT"] = spec.mutant
         arguments |= {"worker_cls": worker, "additional_config": {"saewatch": tap}}
     return LLM(**arguments)
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # ranks share the cores that there are
     "HF_HUB_OFFLINE": "1",
 }
 """vLLM runs in the cell's own process."""
 CELL_S = 900.0
 """No cell takes so long."""
+
+
+Judged = list[dict[str, Any]]
+Judge = Callable[[Spec, Recorder, Mapping[str, Any]], Judged]
+"""What became of each stream."""
 
 
 class CellError(Exception):
@@ -61,7 +67,7 @@ class Bench:
         source = folder.with_name(folder.name + "-source")
         return Watch(bundle=str(folder), source=str(source), module=reading.module, side=reading.side)
 
-    def run(self, mode: str, watch: Sequence[Watch], **changes: Any) -> dict[str, Any]:
+    def run(self, mode: str, watch: Sequence[Watch], *, judge: Judge | None = None, **changes: Any) -> dict[str, Any]:
         """One engine: what the cell says, what became of the compiled artifact, and each stream beside its oracle."""
         spec = Spec(model=str(self.model), mode=mode, watch=tuple(watch), **changes)
         if not watch:
@@ -72,7 +78,7 @@ class Bench:
             found = self._process(replace(spec, socket=str(socket)))
         finally:
             recorder.stop()
-        return {**found, "streams": compared(spec, recorder, found), "refused": recorder.refused}
+        return {**found, "streams": (judge or compared)(spec, recorder, found), "refused": recorder.refused}
 
     def _process(self, spec: Spec) -> dict[str, Any]:
         files = {name: self.folder / f"cell.{name}" for name in ("spec", "json", "log")}

@@ -15,7 +15,7 @@ import torch
 
 from saewatch.core import hookpoint
 from saewatch.engine.sink import Place, Sink, Site, attach
-from saewatch.engine.vllm import TapWorker, places_of
+from saewatch.engine.vllm import TapWorker, Watch, places_of
 
 FAULTS = ("wrong_layer", "no_residual", "rows_off_by_one")
 HIDDEN_ONLY = Site("", "output", "first")
@@ -41,7 +41,7 @@ class FaultyWorker(TapWorker):
     def load_model(self, **kwargs: Any) -> None:
         """Loads and attaches as ever, and attaches the faults' sinks too."""
         super().load_model(**kwargs)
-        assert self.saewatch is not None
+        assert isinstance(self.saewatch, Watch)
         self._watched = self.saewatch.tap.watched[0]
         point = hookpoint.parse(self._watched.opening.hook_point)
         place = places_of(self)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.distributed.parallel_state import get_tp_group
 
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import ledger, runners, sink, watched
@@ -20,6 +21,7 @@ from saewatch.engine.chain import Chain
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.families import Places
 from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
+from saewatch.engine.ranks import Ranks
 from saewatch.engine.reuse import Replay, Reuse
 from saewatch.engine.sink import Place, Sink, Site
 from saewatch.engine.staging import Rows, Slot
@@ -33,6 +35,7 @@ class Mutant:
     plant: Callable[[], None]
     says: str
     mode: str = "eager"  # how the engine runs
+    corner: str = ""  # of benchmarks/corners.py: the configuration in which it shows
 
 
 def _hook_after_compile() -> None:
@@ -214,6 +217,111 @@ def _overflowed_row_kept() -> None:
 
     _set(Slot, "read", lambda slot: [overflowing(one) for one in read(slot)])
     _set(Reuse, "record", blindly)
+def _rejected_drafts() -> None:
+    """Every row of a step is reported, whether its draft was accepted or not."""
+    _everything_is_fed(lambda _request: True)
+
+
+def _drafts_behind_the_first() -> None:
+    """A step whose first draft was accepted is taken for one whose drafts all were."""
+    _everything_is_fed(lambda request: request.emitted % 2 == 0)
+
+
+def _everything_is_fed(where: Callable[[Any], bool]) -> None:
+    fed: Any = ledger.OpenRequest.fed.fget  # type: ignore[attr-defined]  # a property
+
+    def more(request: Any) -> int:
+        return int(fed(request)) + (3 if request.emitted and where(request) else 0)
+
+    rows = Ledger._rows  # noqa: SLF001 - a planted fault
+
+    def all_of_them(books: Ledger, step: Step) -> Iterable[tuple[int, int, int, int, int]]:
+        _set(ledger.OpenRequest, "fed", property(more))
+        found = list(rows(books, step))
+        _set(ledger.OpenRequest, "fed", property(fed))
+        return found
+
+    _set(Ledger, "_rows", all_of_them)
+
+
+def _no_end() -> None:
+    """What the device sampled is what was emitted, after the end of a request too."""
+
+    def emit(request: Any, sampled: Any) -> None:
+        request.emitted += len(sampled)
+
+    _set(ledger.OpenRequest, "emit", emit)
+
+
+def _tokens_of_another_step() -> None:
+    """Tokens are booked to the step that began last, as if none ran ahead."""
+    ship = Tap.ship
+    before: list[Any] = [{}]
+
+    def shifted(tap: Tap, begun: Any, emitted: Any) -> None:
+        before.append(emitted)
+        ship(tap, begun, before.pop(0))
+
+    _set(Tap, "ship", shifted)
+
+
+def _schedulers_positions() -> None:
+    """Positions are taken from the scheduler's counters."""
+    settle = Ledger.settle
+
+    def counted(books: Ledger, step: Step) -> Any:
+        if step.positions is None or step.starts is None:
+            return settle(books, step)
+        spans = zip(step.order, np.diff(step.starts), strict=True)
+        parts = [np.arange(step.computed[name] - count, step.computed[name]) for name, count in spans if count]
+        return settle(books, replace(step, positions=np.concatenate(parts).astype(np.int32)))
+
+    _set(Ledger, "settle", counted)
+
+
+def _back_as_another() -> None:
+    """A request that comes back after a preemption is taken for one that was never seen."""
+    starts = Ledger._starts  # noqa: SLF001 - a planted fault
+
+    def anew(books: Ledger, new: Any, missed: Any) -> Any:
+        for item in new:
+            if item.prompt_len:
+                books._open.pop(item.engine_id, None)  # noqa: SLF001 - a planted fault
+        return starts(books, new, missed)
+
+    _set(Ledger, "_starts", anew)
+
+
+def _one_session() -> None:
+    """A session that goes on is the request that it was, with the prompt that it had."""
+    _set(Ledger, "_gone_on", lambda _books, _new: [])
+
+
+def _no_adapter() -> None:
+    """Nobody says through which adapter a request went."""
+    told = runners.new_request
+    _set(runners, "new_request", lambda *arguments: replace(told(*arguments), adapter=""))
+
+
+def _every_rank_reports() -> None:
+    """Each rank of a stage ships what it sees."""
+    _set(Ranks, "reports", property(lambda _ranks: True))
+
+
+def _half_a_residual() -> None:
+    """A rank has other rows than the first one, as where each keeps a share of them."""
+    forward = Sink.forward
+
+    def halved(one: Sink, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
+        forward(one, hidden * (1.0 if get_tp_group().rank_in_group == 0 else 0.5), residual)
+
+    _set(Sink, "forward", halved)
+
+
+def _a_stage_without_tokens() -> None:
+    """A stage that does not sample believes that nothing was emitted."""
+    ship = Tap.ship
+    _set(Tap, "ship", lambda tap, begun, emitted: ship(tap, begun, emitted or {}))
 
 
 MUTANTS: Mapping[str, Mutant] = {
@@ -234,6 +342,19 @@ MUTANTS: Mapping[str, Mutant] = {
     "key_without_parent": Mutant(_key_without_the_parent, "a kept block is found whatever came before it"),
     "replayed_elsewhere": Mutant(_replayed_elsewhere, "kept blocks are replayed at one another's positions"),
     "overflowed_row_kept": Mutant(_overflowed_row_kept, "a row that overflowed is kept as one without firings"),
+    "rejected_drafts": Mutant(_rejected_drafts, "rejected drafts are reported", corner="ngram"),
+    "drafts_behind_the_first": Mutant(_drafts_behind_the_first, "one accepted draft stands for all", corner="draft"),
+    "tokens_after_the_end": Mutant(_no_end, "what was sampled after a stop token is reported", corner="async"),
+    "tokens_of_another_step": Mutant(_tokens_of_another_step, "tokens booked to another step", corner="async"),
+    "schedulers_positions": Mutant(
+        _schedulers_positions, "positions by the scheduler's counters", corner="draft-async"
+    ),
+    "back_as_another": Mutant(_back_as_another, "a preempted request comes back as another", corner="async"),
+    "one_session": Mutant(_one_session, "streaming input taken for one request", corner="sync"),
+    "no_adapter": Mutant(_no_adapter, "the adapter's name is lost", corner="lora"),
+    "every_rank_reports": Mutant(_every_rank_reports, "both ranks of a stage ship", corner="tensor"),
+    "half_a_residual": Mutant(_half_a_residual, "a rank holds other rows than the first", corner="tensor"),
+    "stage_without_tokens": Mutant(_a_stage_without_tokens, "a stage that sees no tokens", corner="pipeline-first"),
 }
 BEFORE: Mapping[str, Callable[[], None]] = {"stale_graph": _no_sinks_and_no_key}
 """What an engine before the mutant's did, on the same cache."""

@@ -1,4 +1,7 @@
-"""A sidecar that only remembers: the records of one engine, read from a real socket, as `Comparison` wants them."""
+"""A sidecar that only remembers: the records of one engine, read from a real socket, as `Comparison` wants them.
+
+Each stage of a pipeline connects for itself, as an engine of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from deploy.demo.collect import Seen
-from saewatch.core.batch import FiringBatch, Reason, SlotKind, WatchSet
-from saewatch.core.records import Ack, Record, RequestStart, StreamBeat, StreamEnd, StreamOpen
+from saewatch.core.batch import FiringBatch, Origin, Reason, SlotKind, WatchSet
+from saewatch.core.records import Ack, Record, RequestEnd, RequestStart, StreamBeat, StreamEnd, StreamOpen
 from saewatch.edge.pb.saewatch.v1 import common_pb2
 from saewatch.edge.sources import SocketSource
 
@@ -26,11 +29,12 @@ class Table:
 
 @dataclass(slots=True)
 class Heard:
-    """One stream; ``seen`` is keyed by the engine's id of a request and 0."""
+    """One stream; ``seen`` is keyed by the engine's id of a request and 0, and so is what was computed ``again``."""
 
     opening: StreamOpen
     table: Table = field(default_factory=Table)
     seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
+    again: dict[tuple[str, int], Seen] = field(default_factory=dict)
     seq: int = 0
     final: StreamBeat | None = None
 
@@ -41,11 +45,19 @@ class Heard:
 
 
 class Recorder:
-    """Listens on ``path`` until `stop`. The consumer of its own source."""
+    """Listens on ``path`` until `stop`. The consumer of its own source.
+
+    ``streams`` has the streams by their numbers; those of a later stage of a pipeline count from 101.
+    """
 
     def __init__(self, path: Path) -> None:
         self.streams: dict[int, Heard] = {}
-        self._names: dict[int, str] = {}
+        self.starts: dict[tuple[int, str], RequestStart] = {}
+        """In their order, by stage and name; an id that comes again has the number of its turn behind it."""
+        self.ends: dict[tuple[int, str], RequestEnd] = {}
+        self._links: dict[tuple[int, int], Heard] = {}  # by connection and stream
+        self._stage: dict[int, int] = {}  # of a connection
+        self._names: dict[tuple[int, int], str] = {}  # by connection and request
         self._source = SocketSource(path=str(path), consumer=self)
         self._source.start()
 
@@ -67,36 +79,51 @@ class Recorder:
     def tick(self) -> None:
         """Nothing waits for time."""
 
-    def acknowledge(self, link: int, stream: int) -> Ack | None:  # noqa: ARG002 - there is one link
+    def acknowledge(self, link: int, stream: int) -> Ack | None:
         """All that came."""
-        heard = self.streams.get(stream)
+        heard = self._links.get((link, stream))
         return Ack(stream=stream, epoch=heard.opening.epoch, seq=heard.seq) if heard else None
 
-    def receive(self, link: int, record: Record) -> None:  # noqa: ARG002 - there is one link
+    def receive(self, link: int, record: Record) -> None:
         """Keeps it."""
         match record:
             case StreamOpen():
-                self.streams[record.stream] = Heard(record)
+                self._stage[link] = record.pp_rank
+                self._links[link, record.stream] = Heard(record)
+                self.streams[100 * record.pp_rank + record.stream] = self._links[link, record.stream]
             case WatchSet():
-                self._watch(self.streams[record.stream].table, record)
+                self._watch(self._links[link, record.stream].table, record)
             case RequestStart():
-                self._names[record.request] = record.engine_id
+                self._start(link, record)
+            case RequestEnd():
+                self.ends[self._stage[link], self._names.get((link, record.request), "")] = record
             case FiringBatch():
-                self._batch(self.streams[record.stream], record)
+                self._batch(link, record)
             case StreamEnd():
-                self.streams[record.stream].final = record.final
+                self._links[link, record.stream].final = record.final
 
     def _watch(self, table: Table, part: WatchSet) -> None:
         table.slot_unit += part.row.tolist()
         table.slot_kind += [1 if kind == SlotKind.LATENT else 2 for kind in part.kind.tolist()]
         table.slot_floor += part.floor.tolist()
 
-    def _batch(self, heard: Heard, batch: FiringBatch) -> None:
+    def _start(self, link: int, record: RequestStart) -> None:
+        stage, turns = self._stage[link], 1
+        name = record.engine_id
+        while (known := self.starts.get((stage, name))) and known.request != record.request:
+            turns += 1
+            name = f"{record.engine_id}#{turns}"
+        self.starts[stage, name] = record
+        self._names[link, record.request] = name
+
+    def _batch(self, link: int, batch: FiringBatch) -> None:
+        heard = self._links[link, batch.stream]
         heard.seq = batch.seq
         for span, number in enumerate(batch.request.tolist()):
             first, last = batch.span_start[span], batch.span_start[span + 1]
             fired = slice(*np.searchsorted(batch.row, [first, last]).tolist())
-            request = self._request(heard, number)
+            kept = heard.again if batch.origin[span] == Origin.RECOMPUTED else heard.seen
+            request = self._request(kept, link, number)
             request.position.append(int(batch.position[span]) + np.arange(last - first, dtype=np.int64))
             request.fired_position.append(batch.row[fired].astype(np.int64) - first + int(batch.position[span]))
             request.slot.append(batch.slot[fired].astype(np.int64))
@@ -104,10 +131,10 @@ class Recorder:
         for number, reason, tokens in zip(
             batch.missed_request.tolist(), batch.missed_reason.tolist(), batch.missed_tokens.tolist(), strict=True
         ):
-            self._request(heard, number).missed[_api_reason(reason)] += tokens
+            self._request(heard.seen, link, number).missed[_api_reason(reason)] += tokens
 
-    def _request(self, heard: Heard, number: int) -> Seen:
-        return heard.seen.setdefault((self._names.get(number, ""), 0), Seen(common_pb2.Request()))
+    def _request(self, kept: dict[tuple[str, int], Seen], link: int, number: int) -> Seen:
+        return kept.setdefault((self._names.get((link, number), ""), 0), Seen(common_pb2.Request()))
 
 
 def _api_reason(reason: int) -> int:

@@ -28,4 +28,7 @@ class Spec:
     requests: int = 16
     tokens_max: int = 12
     mutant: str = ""  # of benchmarks/mutants.py
+    scenarios: tuple[str, ...] = ()  # of benchmarks/scenarios.py, in place of the usual load
+    adapters: Mapping[str, str] = field(default_factory=dict)  # name and folder of LoRA adapters, for them
+    ahead: bool = False  # schedules asynchronously
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of vLLM, further ones

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from benchmarks.oracle import Reading
 from saewatch.core.hookpoint import HookPoint
@@ -194,3 +197,13 @@ def _saelens(point: HookPoint) -> dict[str, Any]:
             "hook_name": point.transformer_lens or point.hugging_face,
         },
     }
+
+
+def make_tokenizer(model: Path) -> None:
+    """Gives a tiny model a tokenizer of one word for each token, for answers that are read as text."""
+    words = {f"t{number}": number for number in range(VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="t0"))  # noqa: S106 - a word
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(model / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "t0", "eos_token": "t1"}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -87,7 +87,7 @@ class TwoGraphs(TapWorker):
         with set_current_vllm_config(self.vllm_config):
             reset_compile_wrapper(self.get_model())
         watch = open_watch(self)
-        assert watch is not None
+        assert isinstance(watch, Watch)
         self.saewatch = self._watch = TimedWatch(self, watch.tap, view_of(self.model_runner))
         self._clock = SinkClock()
 

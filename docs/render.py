@@ -155,7 +155,7 @@ def vllm_versions() -> str:
 
 def refused_modes() -> str:
     """Modes of vLLM in which the tap refuses to start."""
-    return "\n".join(f"- {name}" for name in engine_table("vllm", "MODES"))
+    return "\n".join(f"- {name}" for name in engine_table("modes", "MODES"))
 
 
 def tap_keys() -> str:

@@ -73,7 +73,7 @@ def rows(text: str) -> dict[str, str]:
 
 
 def test_engines_tell_what_is_looked_for() -> None:
-    assert told_by_engines() == {"fault", "shipper_behind", "shipper_fault", "start_fault"}
+    assert told_by_engines() == {"fault", "shipper_behind", "shipper_fault", "start_fault", "step_lost"}
     assert {"misfit_error", "unsupported_mode", "self_test_failed"} <= set(codes())
 
 
@@ -96,7 +96,7 @@ def test_every_reason_for_a_token_that_was_not_seen(reason: str) -> None:
     assert MISSED[reason] in PAGE
 
 
-@pytest.mark.parametrize("mode", table("vllm", "MODES"))
+@pytest.mark.parametrize("mode", table("modes", "MODES"))
 def test_every_refused_mode(mode: str) -> None:
     modes = PAGE.partition("| mode | what to do |")[2].partition("\n\n")[0]
     assert mode in modes

@@ -134,7 +134,6 @@ def test_bounds_and_what_the_tap_refuses() -> None:
     assert used["slots of a dictionary"].used == 1000
     large = planned(rows_max=2**20)
     assert [why.split(",")[0] for why in large.refused] == ["device memory"]
-    assert planned(tensor_parallel=2).refused == ["tensor parallelism"]
     assert planned().refused == []
 
 

@@ -25,7 +25,7 @@ from saewatch.engine.ledger import NewRequest
 from saewatch.engine.modelfacts import model_facts
 from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows
-from saewatch.engine.watched import Engine, Watched, hang, open_watched
+from saewatch.engine.watched import Engine, Watched, hang, open_watched, sinks_of
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixture"
 BUNDLE, MODEL = FIXTURE / "bundle", FIXTURE / "model"
@@ -151,6 +151,7 @@ CONFIG: Mapping[str, Mapping[str, Any]] = {
         "tensor_parallel_size": 1,
         "pipeline_parallel_size": 1,
         "data_parallel_size": 1,
+        "data_parallel_index": 0,
         "prefill_context_parallel_size": 1,
         "decode_context_parallel_size": 1,
         "use_sequence_parallel_moe": False,
@@ -170,6 +171,7 @@ CONFIG: Mapping[str, Mapping[str, Any]] = {
         "is_multimodal_model": False,
         "enable_prompt_embeds": False,
         "enable_sleep_mode": False,
+        "max_model_len": 1024,
     },
     "compilation_config": {"cache_dir": ""},
     "offload_config": {
@@ -224,6 +226,8 @@ def a_worker(folder: Path, section: Any = None, **changes: Any) -> Any:
     parts["model_config"].get_hidden_size = lambda: width
     config = SimpleNamespace(
         **parts,
+        max_concurrent_batches=changes.pop("max_concurrent_batches", 1),
+        use_v2_model_runner=changes.pop("use_v2_model_runner", True),
         additional_config={} if section == "none" else {"saewatch": section or a_section(folder)},
         **{name: changes.pop(name, None) for name in ABSENT},
     )
@@ -237,6 +241,8 @@ def a_request(name: str, prompt: int, computed: int = 0, **sampling: Any) -> Any
         stop_token_ids=sampling.get("stop", [2]),
         eos_token_id=sampling.get("eos", 9),
         max_tokens=sampling.get("max_tokens", 16),
+        min_tokens=sampling.get("min_tokens", 0),
+        repetition_detection=sampling.get("repetition"),
     )
     return SimpleNamespace(
         req_id=name,
@@ -274,5 +280,5 @@ def sampled(**tokens: list[int]) -> Any:
 def hung(config: TapConfig, engine: Engine, blocks: Blocks) -> list[Watched]:
     """Opened, and with its sinks on the blocks."""
     watched = open_watched(config, engine, blocks)
-    hang(watched)
+    hang(sinks_of(watched))
     return watched

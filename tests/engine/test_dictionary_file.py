@@ -14,7 +14,7 @@ from saewatch.core import canonical
 from saewatch.core.attestation import Attestation
 from saewatch.core.errors import ManifestError, TensorFileError
 from saewatch.core.tensorfile import digests
-from saewatch.engine.dictionary_file import load_bundle, sheet_of
+from saewatch.engine.dictionary_file import load_bundle, load_manifest, sheet_of
 from tests import made
 
 
@@ -151,3 +151,7 @@ def test_a_limit_may_be_infinite(tmp_path: Path) -> None:
     manifest = type(one.manifest)(kind="sae", hook_point="resid_post.1", encoder=one.manifest.encoder, tensors=sheets)
     silent = type(one)(manifest=manifest, W=one.W, limits=one.limits, W_dec=one.W_dec, b_dec=one.b_dec)
     assert made.bundle(tmp_path / "bundle", silent).dictionary.limits.lim[3] == float("inf")
+
+
+def test_the_data_sheet_alone_is_the_same_one(folder: Path) -> None:
+    assert load_manifest(folder) == load_bundle(folder).manifest

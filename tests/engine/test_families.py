@@ -257,3 +257,11 @@ def test_a_place_has_the_type_of_the_activations_and_not_of_the_weights() -> Non
     like = torch.zeros(0, dtype=torch.bfloat16)
     place = Places(LlamaForCausalLM(), architecture="LlamaForCausalLM", config=None, like=like)
     assert place(HookPoint("mlp_in", 0)).like is like
+
+
+def test_a_block_that_another_stage_runs_is_not_here() -> None:
+    model = LlamaForCausalLM()
+    model.model.layers[1] = type("PPMissingLayer", (nn.Identity,), {})()  # type: ignore[operator]  # a list of blocks
+    here = places(model, "LlamaForCausalLM")
+    assert [here.has(HookPoint("resid_post", layer)) for layer in (0, 1, 2)] == [True, False, True]
+    assert here.has(HookPoint("resid_post", 9)), "no stage has it: it is looked for, and refused"

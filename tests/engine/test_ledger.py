@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saewatch.core import limits
 from saewatch.core.batch import Origin, Reason
-from saewatch.engine.ledger import Ledger, NewRequest, Settled, Skipped, Step
+from saewatch.engine.ledger import Ledger, NewRequest, Repetition, Settled, Skipped, Step
 from tests.simulate.engine import Engine, Traffic
 
 TRAFFIC = st.builds(
@@ -185,3 +185,54 @@ def test_an_id_that_no_frame_would_take_is_cut() -> None:
     (start,) = Ledger().settle(Step(number=1, time_ns=1, new=[new("a" * 10**6, 8, adapter="b" * 10**6)])).started
     assert start.engine_id == "a" * limits.TEXT_BYTES
     assert start.adapter == "b" * limits.TEXT_BYTES
+
+
+def test_tokens_after_the_models_own_limit_are_not_emitted() -> None:
+    ledger = Ledger()
+    ledger.settle(captured(1, "a", 0, 3, new=[new("a", 3, max_tokens=2)], computed={"a": 3}, emitted={"a": [1]}))
+    drafted = ledger.settle(captured(2, "a", 3, 4, computed={"a": 7}, emitted={"a": [1, 2, 3]}))
+    assert positions(drafted) == [3], "the second token is the last one, and is never fed"
+
+
+REPEATS = [
+    ((1, 1, 3), [5, 5, 5], 3),
+    ((1, 1, 3), [5, 5, 6, 5, 5], None),
+    ((2, 2, 2), [5, 6, 5, 6], 4),
+    ((2, 2, 2), [5, 5, 5], None),
+    ((0, 3, 2), [1, 2, 3, 1, 2, 3], 6),
+    ((1, 3, 2), [4, 7, 7], 3),
+    ((1, 1, 2, 4), [5, 5, 5, 5], 4),
+]
+
+
+@pytest.mark.parametrize(("rule", "tokens", "end"), REPEATS)
+def test_a_request_ends_where_it_repeats_itself(rule: tuple[int, ...], tokens: list[int], end: int | None) -> None:
+    ledger, asked = Ledger(), new("a", 3, repetition=Repetition(*rule))
+    ledger.settle(captured(1, "a", 0, 3, new=[asked], computed={"a": 3}, emitted={"a": tokens[:1]}))
+    ledger.settle(captured(2, "a", 3, len(tokens), computed={"a": 9}, emitted={"a": [*tokens[1:], 8, 9]}))
+    (found,) = ledger.settle(Step(number=3, time_ns=3, finished=["a"])).ended
+    assert found.emitted == (end or len(tokens) + 2)
+
+
+def test_a_stage_that_sees_no_tokens_counts_what_the_scheduler_gave_out() -> None:
+    ledger = Ledger()
+    first = ledger.settle(captured(1, "a", 0, 2, new=[new("a", 3)], computed={"a": 2}, emitted=None))
+    assert (positions(first), first.fed) == ([0, 1], 2)
+    last = ledger.settle(captured(2, "a", 2, 1, computed={"a": 3}, emitted=None))
+    assert (positions(last), last.fed) == ([2], 1)
+    assert positions(ledger.settle(captured(3, "a", 3, 1, computed={"a": 4}, emitted=None))) == [3]
+    back = ledger.settle(captured(4, "a", 0, 4, new=[new("a", 0)], computed={"a": 4}, emitted=None))
+    assert (positions(back), back.fed, set(back.origin.tolist())) == ([0, 1, 2, 3], 0, {Origin.RECOMPUTED})
+    (end,) = ledger.settle(Step(number=5, time_ns=5, finished=["a"])).ended
+    assert (end.fed, end.emitted) == (4, 2)
+
+
+def test_a_session_that_goes_on_is_another_request_whose_past_is_cached() -> None:
+    ledger = Ledger()
+    ledger.settle(captured(1, "a", 0, 3, new=[new("a", 3, max_tokens=2)], computed={"a": 3}, emitted={"a": [1]}))
+    ledger.settle(captured(2, "a", 3, 1, computed={"a": 4}, emitted={"a": [2]}))
+    turn = ledger.settle(captured(3, "a", 4, 5, new=[new("a", 9, 4)], computed={"a": 9}, emitted={"a": [1]}))
+    assert [(end.request, end.fed, end.emitted) for end in turn.ended] == [(1, 4, 2)]
+    assert [(start.request, start.prompt_len, start.cached) for start in turn.started] == [(2, 9, 4)]
+    assert (turn.fed, turn.missed, positions(turn)) == (9, ((2, Reason.CACHED, 4),), [4, 5, 6, 7, 8])
+    assert set(turn.request.tolist()) == {2}

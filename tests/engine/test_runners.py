@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from saewatch.core.errors import UnsupportedMode
+from saewatch.engine.ledger import Repetition
 from saewatch.engine.runners import VIEWS, V1View, V2View, facts_of, new_request, view_of
 from tests.engine.standin import Runner, a_request, scheduled
 
@@ -93,19 +94,19 @@ def test_an_unknown_runner_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(("name", "child"), [("3_cmpl-1", 3), ("cmpl-1", 0), ("9" * 20 + "_0", 0), ("9" * 5000, 0)])
 def test_which_answer_of_several_a_name_says(name: str, child: int) -> None:
-    assert new_request(a_request(name, 4), 0).child == child
+    assert new_request(a_request(name, 4), 0, 64).child == child
 
 
 def test_a_step_in_the_ledgers_words() -> None:
     step = scheduled(new=[a_request("a", 5, 2)], cached={"b": 7, "c": 3}, finished=["d"], resumed=["c"])
-    facts = facts_of(step)
+    facts = facts_of(step, model_len=64)
     assert facts["computed"] == {"a": 5, "b": 8, "c": 4}
     assert facts["finished"] == ("d",)
     assert [(item.engine_id, item.computed) for item in facts["new"]] == [("a", 2), ("c", 3)]
 
 
 def test_a_request_in_the_ledgers_words() -> None:
-    found = new_request(a_request("2_cmpl-x", 5, stop=[3], eos=None, max_tokens=4), 11)
+    found = new_request(a_request("2_cmpl-x", 5, stop=[3], eos=None, max_tokens=4), 11, 64)
     assert (found.child, found.stop_tokens, found.max_tokens, found.prompt_len) == (2, frozenset({3}), 4, 5)
     assert (found.adapter, found.time_ns) == ("", 11)
     assert found.prompt_token_ids == [0, 1, 2, 3, 4]
@@ -114,9 +115,22 @@ def test_a_request_in_the_ledgers_words() -> None:
 def test_a_request_with_an_adapter_and_without_bounds() -> None:
     request = a_request("x", 5, stop=None, eos=9, max_tokens=None)
     request.lora_request = SimpleNamespace(lora_name="tuned")
-    found = new_request(request, 0)
-    assert (found.adapter, found.stop_tokens, found.max_tokens) == ("tuned", frozenset({9}), 2**31 - 1)
+    found = new_request(request, 0, 64)
+    assert (found.adapter, found.stop_tokens, found.max_tokens) == ("tuned", frozenset({9}), 59)
     request.sampling_params = None
     request.prompt_token_ids = None
-    assert new_request(request, 0).stop_tokens == frozenset()
-    assert new_request(request, 0).prompt_token_ids == ()
+    assert new_request(request, 0, 64).prompt_token_ids == ()
+    assert new_request(request, 0, 64).stop_tokens == frozenset()
+
+
+def test_no_request_grows_beyond_the_models_own_limit() -> None:
+    assert new_request(a_request("x", 60, max_tokens=40), 0, 64).max_tokens == 4
+    assert new_request(a_request("x", 60, max_tokens=3), 0, 64).max_tokens == 3
+
+
+def test_what_ends_a_request_that_repeats_itself() -> None:
+    asked = SimpleNamespace(max_pattern_size=3, min_pattern_size=0, min_count=2)
+    found = new_request(a_request("x", 5, repetition=asked, min_tokens=7), 0, 64)
+    assert found.repetition == Repetition(0, 3, 2, 7)
+    off = SimpleNamespace(max_pattern_size=0, min_pattern_size=0, min_count=0)
+    assert new_request(a_request("x", 5, repetition=off), 0, 64).repetition is None

@@ -15,11 +15,12 @@ import vllm
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
+from saewatch.engine.modes import MODES
 from saewatch.engine.runners import new_request
-from saewatch.engine.vllm import MODES, SEAMS, VERSIONS, WORKERS
+from saewatch.engine.vllm import SEAMS, VERSIONS, WORKERS
 from tests.engine.standin import ABSENT, CONFIG, a_request
 
-WORKER, RUNNERS = "engine/vllm.py", "engine/runners.py"
+WORKER, RUNNERS, MODES_FILE = "engine/vllm.py", "engine/runners.py", "engine/modes.py"
 WATCHED = (
     "load_model()",  # what it takes comes by name, and is handed on
     "compile_or_warm_up_model()",
@@ -40,14 +41,23 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
     ),
     (WORKER, "the platform's worker", "vllm.platforms.interface:Platform", ("device_type",)),
     (WORKER, "our section and the key of compiled graphs", "vllm.config:VllmConfig", ("additional_config",)),
+    (WORKER, "how many steps are under way", "vllm.config:VllmConfig", ("max_concurrent_batches",)),
+    (WORKER, "which replica this is", "vllm.config:ParallelConfig", ("data_parallel_index",)),
     (
         WORKER,
+        "which rank this is, and what its stage says at start",
+        "vllm.distributed.parallel_state:GroupCoordinator",
+        ("rank_in_group", "world_size", "cpu_group", "is_last_rank"),
+    ),
+    (WORKER, "where every request ends", "vllm.config:ModelConfig", ("max_model_len",)),
+    (
+        MODES_FILE,
         "the modes that are refused",
         "vllm.config:VllmConfig",
-        (*ABSENT, *CONFIG),
+        (*ABSENT, *CONFIG, "use_v2_model_runner"),
     ),
     (
-        WORKER,
+        MODES_FILE,
         "the modes that are refused",
         "vllm.config:ParallelConfig",
         (
@@ -60,19 +70,24 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
             "use_ubatching",
         ),
     ),
-    (WORKER, "the modes that are refused", "vllm.config:SpeculativeConfig", ("enable_adaptive_verification",)),
-    (WORKER, "the modes that are refused", "vllm.config:SchedulerConfig", ("async_scheduling",)),
-    (WORKER, "the modes that are refused", "vllm.config:CacheConfig", ("kv_sharing_fast_prefill",)),
     (
-        WORKER,
+        MODES_FILE,
+        "the modes that are refused",
+        "vllm.config:SpeculativeConfig",
+        ("enable_adaptive_verification", "method"),
+    ),
+    (MODES_FILE, "the modes that are refused", "vllm.config:SchedulerConfig", ("async_scheduling",)),
+    (MODES_FILE, "the modes that are refused", "vllm.config:CacheConfig", ("kv_sharing_fast_prefill",)),
+    (
+        MODES_FILE,
         "the modes that are refused",
         "vllm.config:ModelConfig",
         ("runner_type", "is_encoder_decoder", "is_multimodal_model", "enable_prompt_embeds", "enable_sleep_mode"),
     ),
-    (WORKER, "the modes that are refused", "vllm.config:CompilationConfig", ("cache_dir",)),
-    (WORKER, "the modes that are refused", "vllm.config.offload:OffloadConfig", ("uva", "prefetch")),
-    (WORKER, "the modes that are refused", "vllm.config.offload:UVAOffloadConfig", ("cpu_offload_gb",)),
-    (WORKER, "the modes that are refused", "vllm.config.offload:PrefetchOffloadConfig", ("offload_group_size",)),
+    (MODES_FILE, "the modes that are refused", "vllm.config:CompilationConfig", ("cache_dir",)),
+    (MODES_FILE, "the modes that are refused", "vllm.config.offload:OffloadConfig", ("uva", "prefetch")),
+    (MODES_FILE, "the modes that are refused", "vllm.config.offload:UVAOffloadConfig", ("cpu_offload_gb",)),
+    (MODES_FILE, "the modes that are refused", "vllm.config.offload:PrefetchOffloadConfig", ("offload_group_size",)),
     (WORKER, "the largest step", "vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
     (WORKER, "the blocks of the prefix cache", "vllm.config:CacheConfig", ("block_size", "enable_prefix_caching")),
     (
@@ -130,7 +145,13 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
         RUNNERS,
         "why a request ended",
         "vllm.sampling_params:SamplingParams",
-        ("stop_token_ids", "eos_token_id", "max_tokens"),
+        ("stop_token_ids", "eos_token_id", "max_tokens", "min_tokens", "repetition_detection"),
+    ),
+    (
+        RUNNERS,
+        "why a request ended",
+        "vllm.sampling_params:RepetitionDetectionParams",
+        ("max_pattern_size", "min_pattern_size", "min_count"),
     ),
     (RUNNERS, "the adapter of a request", "vllm.lora.request:LoRARequest", ("lora_name",)),
 )
@@ -236,5 +257,5 @@ def test_the_answers_of_a_request_for_several_are_named_as_we_read_them() -> Non
     made = SimpleNamespace(request_id="cmpl-1", external_req_id="cmpl-1", params=SamplingParams(n=12))
     several = ParentRequest(made)
     names = [several.get_child_info(index)[0] for index in (0, 2, 11)]
-    assert [new_request(a_request(name, 4), 0).child for name in names] == [0, 2, 11]
+    assert [new_request(a_request(name, 4), 0, 64).child for name in names] == [0, 2, 11]
     assert all(name.endswith("_cmpl-1") for name in names)

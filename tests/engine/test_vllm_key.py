@@ -11,7 +11,7 @@ from vllm.config import VllmConfig
 from saewatch.core.errors import (
     MisfitError,
 )
-from saewatch.engine.vllm import GRAPH_VERSION, open_watch
+from saewatch.engine.vllm import GRAPH_VERSION, Watch, open_watch
 from tests.engine.standin import (
     BUNDLE,
     WIDTH,
@@ -26,7 +26,7 @@ def key_of(tmp_path: Path, *bundles: Path, **settings: Any) -> tuple[dict[str, A
     worker = a_worker(tmp_path, a_section(tmp_path, *bundles, **settings))
     worker.vllm_config.additional_config["theirs"] = {"kept": 1}
     watch = open_watch(worker)
-    assert watch is not None
+    assert isinstance(watch, Watch)
     watch.tap.close()
     left = worker.vllm_config.additional_config
     assert left.pop("theirs") == {"kept": 1}

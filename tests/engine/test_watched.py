@@ -13,7 +13,7 @@ from saewatch.core.errors import ConfigError, MisfitError, SelfTestFailed
 from saewatch.core.footprint import footprint
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import watched as module
-from saewatch.engine.watched import blind_stream, open_watched
+from saewatch.engine.watched import blind_stream, open_sinks, open_watched, sinks_of
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, other_facts, rows_of
 
 
@@ -162,3 +162,12 @@ def test_a_blind_stream_names_no_dictionary() -> None:
         "MisfitError",
         "MisfitError",
     )
+
+
+def test_the_sinks_alone_are_those_of_the_streams(tmp_path: Path) -> None:
+    other = another_bundle(tmp_path / "o", "mlp_out.1")
+    config = a_config(tmp_path, dictionaries=tuple(DictionaryUse(path=str(path)) for path in (BUNDLE, BUNDLE, other)))
+    alone, behind = open_sinks(config, an_engine(), Blocks()), sinks_of(open_watched(config, an_engine(), Blocks()))
+    assert [str(point) for point in alone] == ["resid_post.2", "mlp_out.1"]
+    for point, (place, sink) in alone.items():
+        assert (place.site, sink.buffer.shape) == (behind[point][0].site, behind[point][1].buffer.shape)

@@ -224,8 +224,8 @@ class Engine:
         unseen = [position for position in range(request.done) if position not in request.seen]
         again = request.known
         if not again or unseen or self._chance(0.5):
-            # A later prompt_len is not the request's own: it may hold tokens that were sampled, or say nothing.
-            prompt = request.prompt_len if not again else self.random.choice([0, request.tokens])
+            # One that comes back says the prompt that it began with, or nothing.
+            prompt = request.prompt_len if not again else self.random.choice([0, request.prompt_len])
             new.append(
                 NewRequest(
                     engine_id=request.name,

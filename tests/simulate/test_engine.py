@@ -29,10 +29,10 @@ def facts(engine: Engine, steps: list[Simulated]) -> Counter[str]:
         found["aborted before it was known"] += sum(name not in known for name in step.finished)
         found["recomputed"] += sum(origin == RECOMPUTED for *_, origin in simulated.rows)
         found["cached"] += sum(reason == Reason.CACHED for _, reason in simulated.missed)
-        found["several tokens"] += any(len(tokens) > 1 for tokens in step.emitted.values())
+        found["several tokens"] += any(len(tokens) > 1 for tokens in (step.emitted or {}).values())
         found["row that does not count"] += step.starts is not None and int(step.starts[-1]) > len(simulated.rows)
-        found["chunk"] += sum(not tokens for tokens in step.emitted.values())
-        found["token after stop"] += any(STOP in tokens[:-1] for tokens in step.emitted.values())
+        found["chunk"] += sum(not tokens for tokens in (step.emitted or {}).values())
+        found["token after stop"] += any(STOP in tokens[:-1] for tokens in (step.emitted or {}).values())
     found["children"] = sum(request.child > 0 for request in engine.requests.values())
     return found
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saewatch.cli.checks.tables import table
 from saewatch.core import cost, limits
 from saewatch.core.attestation import read_attestation
 from saewatch.core.cost import DEVICES, Seconds, Traffic, Use
@@ -147,16 +146,13 @@ def plan(streams: Sequence[Stream], asked: Asked) -> Plan:
     memory = _memory(streams, config, asked)
     ranges = _ranges(streams, asked)
     uses = _uses(streams, ranges, config, asked, device_bytes=sum(memory.values()))
-    modes = (
-        ["tensor parallelism"] if asked.tensor_parallel > 1 and "tensor parallelism" in table("vllm", "MODES") else []
-    )
     return Plan(
         streams=streams,
         memory=memory,
         series=cost.series(sum(one.features for one in streams), streams=len(streams)),
         ranges=ranges,
         uses=uses,
-        refused=[*modes, *(f"{one.name} ({one.share:.0%})" for one in uses if one.refuses and one.share > 1)],
+        refused=[f"{one.name} ({one.share:.0%})" for one in uses if one.refuses and one.share > 1],
     )
 
 

@@ -44,7 +44,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-num-batched-tokens", type=count, default=default.rows_max, metavar="N", help=largest)
     parser.add_argument("--max-num-seqs", type=count, default=default.rows, metavar="N", help=at_once)
     parser.add_argument(
-        "--tensor-parallel", type=count, default=1, metavar="N", help="above 1 it is refused (%(default)s)"
+        "--tensor-parallel",
+        type=count,
+        default=1,
+        metavar="N",
+        help="ranks of a stage; one of them watches (%(default)s)",
     )
     parser.add_argument("--dtype", choices=list(DTYPES), default=default.dtype, help="of activations (%(default)s)")
     parser.add_argument("--device", choices=[*DEVICES, CPU], default=default.device, help=device)

@@ -55,6 +55,9 @@ whose keys and values take 74 GiB in a model of 8 billion parameters. 0 keeps no
 
 REUSE_BYTES_MAX = 1024 * 1024 * MIB
 """The most: a TiB of host memory."""
+STEPS_BEGUN = 64
+"""Steps whose tokens the engine has not fetched: it runs ahead by one, and by one for each stage of a pipeline. With so
+many, the first one's tokens will never come."""
 
 # --- dictionaries -------------------------------------------------------------------------------------------------
 MANIFEST_BYTES = 8 * MIB

@@ -90,12 +90,9 @@ def load_bundle(folder: Path, *, decoder: bool = False) -> Bundle:
         ManifestError: a sheet is missing, malformed or not the one that the bundle names.
         TensorFileError: a tensor file is corrupt or holds other tensors.
     """
-    subjects = [str(folder / name) for name in (sheets.BUNDLE_FILE, sheets.MANIFEST_FILE, sheets.CATALOGUE_FILE)]
-    sheet = sheets.read_bundle_sheet(read_sheet(folder, sheets.BUNDLE_FILE), subject=subjects[0])
-    data = _named(folder, sheets.MANIFEST_FILE, digest=sheet.weights)
-    manifest = sheets.read_manifest(data, subject=subjects[1])
+    sheet, manifest = _sheets(folder)
     data = _named(folder, sheets.CATALOGUE_FILE, digest=sheet.catalogue)
-    catalogue = read_catalogue(data, manifest, subject=subjects[2])
+    catalogue = read_catalogue(data, manifest, subject=str(folder / sheets.CATALOGUE_FILE))
     attestations = []
     for kind, digest in sheet.attestations:
         path = attestation_path(kind, digest)
@@ -108,6 +105,18 @@ def load_bundle(folder: Path, *, decoder: bool = False) -> Bundle:
         catalogue=catalogue,
         attestations=tuple(attestations),
     )
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The data sheet of the bundle in ``folder``. Raises `ManifestError` as `load_bundle` does."""
+    return _sheets(folder)[1]
+
+
+def _sheets(folder: Path) -> tuple[BundleSheet, Manifest]:
+    path = folder / sheets.BUNDLE_FILE
+    sheet = sheets.read_bundle_sheet(read_sheet(folder, sheets.BUNDLE_FILE), subject=str(path))
+    data = _named(folder, sheets.MANIFEST_FILE, digest=sheet.weights)
+    return sheet, sheets.read_manifest(data, subject=str(folder / sheets.MANIFEST_FILE))
 
 
 def load_dictionary(folder: Path, manifest: Manifest, *, decoder: bool = False) -> Dictionary:

@@ -24,6 +24,9 @@ from saewatch.engine.sink import Place, Site
 THROUGH_TRANSFORMERS = "TransformersForCausalLM"
 """vLLM's class for models that it has no code of its own for."""
 
+ELSEWHERE = "PPMissingLayer"
+"""vLLM's class for a block that another stage of the pipeline runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -126,6 +129,10 @@ class Places:
         blocks = model.get_submodule(self._family.blocks)
         assert isinstance(blocks, nn.ModuleList), "vLLM keeps a model's blocks in a list"
         self._blocks = blocks
+
+    def has(self, point: HookPoint) -> bool:
+        """Whether the block of ``point`` is here: a stage of a pipeline has empty places for those of the others."""
+        return point.layer >= len(self._blocks) or type(self._blocks[point.layer]).__name__ != ELSEWHERE
 
     def __call__(self, point: HookPoint) -> Place:
         """Where ``point`` is. Raises `HookPointError` when this model has no such point."""

@@ -11,6 +11,12 @@ From this one definition everything else follows:
 
 Row positions come from the device; the scheduler's counters are used for the prompt only, where they are right in every
 mode. Tokens after a stop token, or beyond the request's own bound, are not emitted, whatever the runner sampled.
+
+A pipeline's stage that does not sample is told no tokens. Without drafts and without steps that run ahead, every
+position that the scheduler gave out is one that was fed, and the number of emitted tokens follows from it.
+
+A request that comes again under its id with a longer prompt goes on with its session: what it fed before is part of
+that prompt now. It ends and starts anew, and what it need not compute is cached, as for a conversation's next turn.
 """
 
 from __future__ import annotations
@@ -29,6 +35,24 @@ Missed = tuple[int, Reason, int]
 """Request, reason, tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """Ends a request whose last tokens are one pattern, several times over (vLLM's `RepetitionDetectionParams`)."""
+
+    shortest: int  # tokens of the pattern
+    longest: int
+    times: int
+    after: int = 0  # emitted tokens before which it ends nothing
+
+    def ends(self, tail: Sequence[int], emitted: int) -> bool:
+        """Whether the ``tail`` of a request's tokens, of which there are ``emitted``, is such a repetition."""
+        for size in range(max(self.shortest, 1), self.longest + 1) if self.times > 1 and emitted >= self.after else ():
+            last = tail[-size * self.times :]
+            if len(last) == size * self.times and last[size:] == last[:-size]:
+                return True
+        return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRequest:
     """A request as the scheduler hands it to the worker. One that is known already comes back from a preemption."""
@@ -39,6 +63,7 @@ class NewRequest:
     prompt_token_ids: Sequence[int] = ()  # none: not known
     stop_tokens: frozenset[int] = frozenset()
     max_tokens: int = 2**31 - 1
+    repetition: Repetition | None = None
     adapter: str = ""
     child: int = 0
     time_ns: int = 0
@@ -53,7 +78,7 @@ class Step:
     new: Sequence[NewRequest] = ()
     finished: Iterable[str] = ()
     computed: Mapping[str, int] = field(default_factory=dict)  # positions done by this step's end, by the scheduler
-    emitted: Mapping[str, Sequence[int]] = field(default_factory=dict)  # sampled tokens
+    emitted: Mapping[str, Sequence[int]] | None = field(default_factory=dict)  # sampled tokens; None: not known here
     order: Sequence[str] = ()  # requests in the order of their rows, [R]
     starts: I32 | None = None  # [R+1] first row of each request
     positions: I32 | None = None  # [rows] from the device; None: nothing was captured, for the reason below
@@ -68,10 +93,12 @@ class OpenRequest:
     stop_tokens: frozenset[int]
     max_tokens: int
     chain: Chain | None = None  # None: its tokens are not known, or not needed
+    repetition: Repetition | None = None
     frontier: int = 0  # positions that were reported or booked as missed
     prompt_computed: int = 0  # by the scheduler
     emitted: int = 0
     stopped: bool = False
+    tail: list[int] = field(default_factory=list)  # emitted tokens, as far as a repetition is looked for
 
     @property
     def fed(self) -> int:
@@ -88,7 +115,17 @@ class OpenRequest:
             self.emitted += 1
             if self.chain is not None:
                 self.chain.append(token)
-            self.stopped = token in self.stop_tokens or self.emitted >= self.max_tokens
+            self.stopped = token in self.stop_tokens or self.emitted >= self.max_tokens or self._repeats(token)
+
+    def follow(self, computed: int) -> None:
+        """Counts the tokens that the scheduler must have had for ``computed`` positions, where none can be seen."""
+        self.emitted = max(self.emitted, computed - self.start.prompt_len + 1)
+
+    def _repeats(self, token: int) -> bool:
+        if self.repetition is None:
+            return False
+        self.tail = [*self.tail, token][-self.repetition.longest * self.repetition.times :]
+        return self.repetition.ends(self.tail, self.emitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +174,7 @@ class Ledger:
 
     def settle(self, step: Step) -> Settled:
         """Applies one step; steps must come in order."""
-        ended = tuple(self._ends(step.finished))
+        ended = tuple(self._ends([*step.finished, *self._gone_on(step.new)]))
         missed: list[Missed] = []
         skipped: list[Skipped] = []
         started = tuple(self._starts(step.new, skipped))
@@ -145,7 +182,10 @@ class Ledger:
         before = sum(request.fed for request in touched.values())
         for name, request in touched.items():
             request.prompt_computed = max(request.prompt_computed, step.computed[name])
-            request.emit(step.emitted.get(name, ()))
+            if step.emitted is None:
+                request.follow(step.computed[name])
+            else:
+                request.emit(step.emitted.get(name, ()))
         fed = sum(request.fed for request in touched.values()) - before
         if step.positions is None:
             missed.extend(_uncaptured(touched.values(), step.reason))
@@ -160,6 +200,13 @@ class Ledger:
             if request is not None:
                 self.chains.pop(request.start.request, None)
                 yield RequestEnd(request=request.start.request, fed=request.fed, emitted=request.emitted)
+
+    def _gone_on(self, new: Sequence[NewRequest]) -> Iterable[str]:
+        """Sessions that are known, and come with what was fed meanwhile as part of their prompt."""
+        for item in new:
+            request = self._open.get(item.engine_id)
+            if request is not None and item.prompt_len > request.start.prompt_len:
+                yield item.engine_id
 
     def _starts(self, new: Sequence[NewRequest], skipped: list[Skipped]) -> Iterable[RequestStart]:
         for item in new:
@@ -186,7 +233,9 @@ class Ledger:
             adapter=_short(item.adapter),
             time_ns=item.time_ns,
         )
-        request = OpenRequest(start=start, stop_tokens=item.stop_tokens, max_tokens=item.max_tokens)
+        request = OpenRequest(
+            start=start, stop_tokens=item.stop_tokens, max_tokens=item.max_tokens, repetition=item.repetition
+        )
         if self._block and len(item.prompt_token_ids) == item.prompt_len:
             request.chain = Chain(item.prompt_token_ids, block=self._block, adapter=item.adapter)
             self.chains[start.request] = request.chain

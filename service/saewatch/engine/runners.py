@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from saewatch.core.errors import UnsupportedMode
-from saewatch.engine.ledger import NewRequest
+from saewatch.engine.ledger import NewRequest, Repetition
 from saewatch.engine.staging import Rows
 
 _CHILD = re.compile(r"(\d{1,9})_")
@@ -96,8 +96,8 @@ def _has(runner: Any, *names: str) -> bool:
     return all(hasattr(runner, name) for name in names)
 
 
-def facts_of(scheduled: Any) -> dict[str, Any]:
-    """What a `SchedulerOutput` says of a step, as arguments of `Tap.step`."""
+def facts_of(scheduled: Any, *, model_len: int) -> dict[str, Any]:
+    """What a `SchedulerOutput` says of a step, as arguments of `Tap.begin`. ``model_len``: no request grows longer."""
     now = time.time_ns()
     cached = scheduled.scheduled_cached_reqs
     before = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
@@ -109,13 +109,13 @@ def facts_of(scheduled: Any) -> dict[str, Any]:
     ]
     return {
         "time_ns": now,
-        "new": [*(new_request(request, now) for request in scheduled.scheduled_new_reqs), *resumed],
+        "new": [*(new_request(request, now, model_len) for request in scheduled.scheduled_new_reqs), *resumed],
         "finished": tuple(scheduled.finished_req_ids),
         "computed": {name: before[name] + tokens for name, tokens in scheduled.num_scheduled_tokens.items()},
     }
 
 
-def new_request(request: Any, now_ns: int) -> NewRequest:
+def new_request(request: Any, now_ns: int, model_len: int) -> NewRequest:
     """A `NewRequestData` in the ledger's words."""
     sampling = request.sampling_params
     stops = {*(sampling.stop_token_ids or ()), sampling.eos_token_id} - {None} if sampling else set()
@@ -126,8 +126,16 @@ def new_request(request: Any, now_ns: int) -> NewRequest:
         prompt_token_ids=request.prompt_token_ids or (),  # none of a prompt of embeddings, which are refused
         computed=request.num_computed_tokens,
         stop_tokens=frozenset(stops),
-        max_tokens=(sampling.max_tokens if sampling else None) or 2**31 - 1,
+        max_tokens=min((sampling.max_tokens if sampling else None) or model_len, model_len - request.prompt_len),
+        repetition=_repetition(sampling),
         adapter=request.lora_request.lora_name if request.lora_request else "",
         child=int(child[1]) if child else 0,
         time_ns=now_ns,
     )
+
+
+def _repetition(sampling: Any) -> Repetition | None:
+    asked = getattr(sampling, "repetition_detection", None)
+    if asked is None or asked.max_pattern_size <= 0:
+        return None
+    return Repetition(asked.min_pattern_size, asked.max_pattern_size, asked.min_count, sampling.min_tokens)

@@ -2,7 +2,10 @@
 
 After each forward pass the engine's adapter calls `snapshot`, which enqueues on the device: take the buffer's rows,
 encode them, put the firings into a free staging slot. Nothing waits: without a free slot the step's tokens are counted
-as *no_slot*. When the step's sampled tokens are known, `step` hands slot and facts to the shipper's thread.
+as *no_slot*. `begin` then makes of it and of the scheduler's facts one object, and `ship` hands that to the shipper's
+thread when the step's sampled tokens are known: at once, or after further steps have begun, and then on whichever
+thread the engine fetches them. Steps are shipped in the order in which they began. Of what one of them has, nothing is
+shared with another.
 
 On a GPU the rows are copied into the slot on the forward's stream and encoded on a side stream, so that the next
 forward pass may overwrite the buffer. On the CPU a step of many rows is encoded before `snapshot` returns, and one of
@@ -14,6 +17,7 @@ A tap that cannot see is *blind*: it still counts what it does not see.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +26,8 @@ from typing import Any
 
 import torch
 
-from saewatch.core.batch import I32, Reason
+from saewatch.core import limits
+from saewatch.core.batch import I32, Census, Reason
 from saewatch.core.hookpoint import HookPoint
 from saewatch.core.records import StreamBeat
 from saewatch.core.tapconfig import TapConfig
@@ -35,18 +40,29 @@ from saewatch.engine.selftest import Passes, TapTest
 from saewatch.engine.shipper import Note, Shipper
 from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows, Slot
-from saewatch.engine.watched import Engine, Watched, blind_stream, hang, open_watched
+from saewatch.engine.watched import Engine, Watched, blind_stream, hang, open_watched, sinks_of
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
 
 
 @dataclass(slots=True)
 class _Captured:
-    """What `snapshot` leaves for `step`."""
+    """What `snapshot` leaves for `begin`."""
 
     rows: Rows
     slot: Slot
     number: int  # of the forward pass
+
+
+@dataclass(slots=True, eq=False)
+class Begun:
+    """A step whose forward pass was enqueued, and whose tokens are not known yet: what it captured, and its facts."""
+
+    facts: dict[str, Any]  # of its `Step`
+    captured: _Captured | None
+    census: Sequence[Census]
+    emitted: Mapping[str, Sequence[int]] | None = None
+    known: bool = False
 
 
 class Tap:
@@ -57,6 +73,8 @@ class Tap:
         self.watched = watched
         self._slots = deque(Slot(watched) for _ in range(config.slots if watched else 0))
         self._captured: _Captured | None = None
+        self._begun: deque[Begun] = deque()  # in their order; `_order` is held by whoever takes one out
+        self._order = threading.Lock()
         self._reason = Reason.BLIND
         self._steps = 0
         self._passes = Passes()
@@ -92,7 +110,7 @@ class Tap:
             for part in stream.watch:
                 encode(part)
         tap = cls(config, streams, watched)
-        hang(watched)
+        hang(sinks_of(watched))
         return tap
 
     @classmethod
@@ -143,33 +161,36 @@ class Tap:
         self._seconds["snapshot"] += staged - started
         self._seconds["encode"] += time.perf_counter() - staged
 
-    def step(self, *, emitted: Mapping[str, Sequence[int]], **facts: Any) -> None:
-        """Reports one step: ``facts`` are the scheduler's, as in `ledger.Step`."""
+    def begin(self, **facts: Any) -> Begun:
+        """One step with what `snapshot` took of it; ``facts`` are the scheduler's, as in `ledger.Step`."""
         started = time.perf_counter()
         self._steps += 1
         captured, self._captured = self._captured, None
-        step = Step(
-            number=self._steps,
-            emitted=emitted,
-            reason=self._reason,
-            order=captured.rows.order if captured else (),
-            starts=captured.rows.starts if captured else None,
-            **facts,
-        )
-        if captured is None:
-            self._shipper.put(Note(step=step))
-        else:
-            slot, census = captured.slot, [part for one in self.watched for part in one.census(step.time_ns)]
-            self._shipper.put(
-                Note(
-                    step=step,
-                    read=slot.read,
-                    positions=lambda: self._positions(captured),
-                    release=lambda: self._slots.append(slot),
-                    census=census,
-                )
-            )
+        facts |= {"number": self._steps, "reason": self._reason}
+        census: Sequence[Census] = ()
+        if captured is not None:
+            facts |= {"order": captured.rows.order, "starts": captured.rows.starts}
+            census = [part for one in self.watched for part in one.census(facts["time_ns"])]
+        begun = Begun(facts, captured, census)
+        self._begun.append(begun)
+        if len(self._begun) > limits.STEPS_BEGUN:
+            self._give_up(self._begun[0])
         self._seconds["host"] += time.perf_counter() - started
+        return begun
+
+    def ship(self, begun: Begun, emitted: Mapping[str, Sequence[int]] | None) -> None:
+        """``begun`` emitted these tokens, by request; None where they are sampled on another stage of a pipeline.
+
+        Called on any thread. Whatever began before it and is not known yet is waited for, by the step and not here.
+        """
+        with self._order:  # held for the microseconds that some steps take to change from one deque to another
+            begun.emitted, begun.known = emitted, True
+            while self._begun and self._begun[0].known:
+                self._shipper.put(self._note(self._begun.popleft()))
+
+    def step(self, *, emitted: Mapping[str, Sequence[int]] | None, **facts: Any) -> None:
+        """A step whose tokens are known already, or that has none."""
+        self.ship(self.begin(**facts), emitted)
 
     @property
     def books(self) -> tuple[StreamBeat, ...]:
@@ -179,6 +200,25 @@ class Tap:
     def close(self) -> None:
         """Sends the last books and stops."""
         self._shipper.stop()
+
+    def _give_up(self, lost: Begun) -> None:
+        """The engine never fetched a step's tokens: those that wait behind it are not to wait for ever."""
+        logger.error("saewatch: a step's tokens never came; the streams are blind from here on")
+        self.disable("step_lost")
+        self.ship(lost, {})
+
+    def _note(self, begun: Begun) -> Note:
+        step, captured = Step(emitted=begun.emitted, **begun.facts), begun.captured
+        if captured is None:
+            return Note(step=step)
+        slot = captured.slot
+        return Note(
+            step=step,
+            read=slot.read,
+            positions=lambda: self._positions(captured),
+            release=lambda: self._slots.append(slot),
+            census=begun.census,
+        )
 
     def _positions(self, captured: _Captured) -> I32:
         """On the shipper's thread: they are there, so the pass is done."""

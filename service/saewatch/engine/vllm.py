@@ -13,12 +13,13 @@ seam                                    used for
 ``Worker.compile_or_warm_up_model``     the proof; from here on steps are real (warm-up passes do not count)
 ``Worker.execute_model``                requests' lifecycle before, the step's rows after
 ``Worker.sample_tokens``                which tokens were emitted, at once or when the engine fetches them
-``Worker.execute_dummy_batch``          a forward pass for the proof of an engine that did not warm up
+``Worker.execute_dummy_batch``          a forward pass for the proof, where ranks are compared or nothing warmed up
 ``Worker.shutdown``                     the last books
 ``VllmConfig.additional_config``        our section, and then our part of the compile cache's key
 ``SchedulerOutput`` (runners.py)        which requests begin, end and go on
 `RunnerView` (runners.py)               the runner's row order and its device positions; one subclass a runner
 `Places` (families.py)                  the modules of the model that hold the hook points
+``get_tp_group``, ``get_pp_group``      which rank this is, and what the ranks of a stage say to each other at start
 ======================================  =======================================================================
 
 At start everything that is not known is refused, unless ``on_failure: serve``: then the engine serves and is *blind*.
@@ -32,24 +33,29 @@ import os
 import pkgutil
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import vllm
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
 from saewatch import __version__
-from saewatch.core import tapconfig
+from saewatch.core import hookpoint, tapconfig
 from saewatch.core.errors import ConfigError, SaewatchError, UnsupportedMode, UnsupportedVersion
 from saewatch.core.fit import ModelFacts
+from saewatch.engine import modes
+from saewatch.engine.dictionary_file import load_manifest
 from saewatch.engine.families import Places
 from saewatch.engine.modelfacts import model_facts
+from saewatch.engine.ranks import Ranks
 from saewatch.engine.runners import RunnerView, facts_of, view_of
-from saewatch.engine.tap import Tap
-from saewatch.engine.watched import Engine
+from saewatch.engine.tap import Begun, Tap
+from saewatch.engine.watched import Engine, Sinks, hang, open_sinks, sinks_of
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
 
@@ -79,38 +85,6 @@ SEAMS = (
 )
 """Methods of the worker without which this adapter does not work."""
 
-MODES: Mapping[str, Callable[[Any], bool]] = {
-    "tensor parallelism": lambda config: config.parallel_config.tensor_parallel_size > 1,
-    "pipeline parallelism": lambda config: config.parallel_config.pipeline_parallel_size > 1,
-    "data parallelism": lambda config: config.parallel_config.data_parallel_size > 1,
-    "prefill context parallelism": lambda config: config.parallel_config.prefill_context_parallel_size > 1,
-    "decode context parallelism": lambda config: config.parallel_config.decode_context_parallel_size > 1,
-    "sequence-parallel MoE": lambda config: bool(config.parallel_config.use_sequence_parallel_moe),
-    "micro-batching (DBO)": lambda config: bool(config.parallel_config.use_ubatching),
-    "adaptive draft verification": lambda config: bool(
-        getattr(config.speculative_config, "enable_adaptive_verification", False)
-    ),
-    "speculative decoding": lambda config: config.speculative_config is not None,
-    "asynchronous scheduling": lambda config: bool(config.scheduler_config.async_scheduling),
-    "fast prefill (kv_sharing_fast_prefill)": lambda config: bool(config.cache_config.kv_sharing_fast_prefill),
-    "KV from elsewhere (a KV connector)": lambda config: config.kv_transfer_config is not None,
-    "weight offloading": lambda config: bool(
-        config.offload_config.uva.cpu_offload_gb or config.offload_config.prefetch.offload_group_size
-    ),
-    "LoRA adapters": lambda config: config.lora_config is not None,
-    "sleep mode": lambda config: bool(config.model_config.enable_sleep_mode),
-    "transfer of new weights": lambda config: config.weight_transfer_config is not None,
-    "a folder of its own for compiled graphs (cache_dir)": lambda config: bool(config.compilation_config.cache_dir),
-    "a pooling model": lambda config: config.model_config.runner_type == "pooling",
-    "an encoder-decoder model": lambda config: bool(config.model_config.is_encoder_decoder),
-    "multimodal inputs": lambda config: bool(config.model_config.is_multimodal_model),
-    "prompt embeddings": lambda config: bool(config.model_config.enable_prompt_embeds),
-}
-"""What is refused by name until it was tested. In a folder of one's own vLLM looks for graphs without their key."""
-
-SWITCH_OFF: Mapping[str, str] = {"asynchronous scheduling": "--no-async-scheduling"}
-"""vLLM's option against a mode that nobody asked for."""
-
 
 def _platform_worker() -> Any:
     name = WORKERS.get(current_platform.device_type)
@@ -123,7 +97,7 @@ def _platform_worker() -> Any:
 class TapWorker(_platform_worker()):  # type: ignore[misc]  # the base is chosen at run time
     """The platform's worker, watched."""
 
-    saewatch: Watch | None = None
+    saewatch: Watch | Echo | None = None
 
     def load_model(self, **kwargs: Any) -> None:
         """Loads the model, then attaches the tap."""
@@ -152,11 +126,11 @@ class TapWorker(_platform_worker()):  # type: ignore[misc]  # the base is chosen
     def shutdown(self) -> None:
         """Sends the last books."""
         if self.saewatch is not None:
-            self.saewatch.tap.close()
+            self.saewatch.close()
         super().shutdown()
 
 
-def open_watch(worker: Any) -> Watch | None:
+def open_watch(worker: Any) -> Watch | Echo | None:
     """The watch of ``worker``; None where a broken configuration was to be served all the same, unwatched.
 
     Raises:
@@ -170,16 +144,60 @@ def open_watch(worker: Any) -> Watch | None:
             raise
         logger.critical("saewatch: NOT WATCHING, this engine serves unwatched: %s", error)
         return None
-    engine = Engine(instance=instance_of(config), epoch=time.time_ns(), model_name="", facts=UNKNOWN, rows=1)
+    config = replace(config, slots=max(config.slots, worker.vllm_config.max_concurrent_batches + 1))
+    ranks = ranks_of(worker)
+    engine = Engine(
+        instance=instance_of(config, ranks), epoch=time.time_ns(), model_name="", facts=UNKNOWN, rows=1, ranks=ranks
+    )
     try:
-        engine = describe(worker, config)
+        engine = describe(worker, config, ranks)
         check_supported(worker)
-        view = view_of(worker.model_runner)
-        tap = Tap.open(config, engine, places_of(worker))
+        places = places_of(worker)
+        found = _opened(worker, owned(config, places), engine, places)
     except Exception as error:  # on_failure: serve means whatever it was
-        tap, view = Tap.blind(config, engine, _to_serve_blind(config, error)), None
-    key_graph(worker, tap)
-    return Watch(worker, tap, view)
+        reason = _to_serve_blind(config, error)
+        blind = Tap.blind(config, engine, reason) if ranks.reports else None
+        found = Watch(worker, blind, None, ranks) if blind else Echo(worker, ranks, {})
+    key_graph(worker, found.sinks)
+    return found
+
+
+def _opened(worker: Any, config: tapconfig.TapConfig, engine: Engine, places: Places) -> Watch | Echo:
+    """With its sinks on the model."""
+    if engine.ranks.reports and config.dictionaries:
+        view = view_of(worker.model_runner)  # before anything hangs on the model
+        return Watch(worker, Tap.open(config, engine, places), view, engine.ranks)
+    sinks = open_sinks(config, engine, places)
+    hang(sinks)
+    return Echo(worker, engine.ranks, sinks)
+
+
+def owned(config: tapconfig.TapConfig, places: Places) -> tapconfig.TapConfig:
+    """``config`` with the dictionaries whose block this stage of the pipeline runs; each has one that does."""
+    kept = [use for use in config.dictionaries if places.has(hookpoint.parse(load_manifest(Path(use.path)).hook_point))]
+    return replace(config, dictionaries=tuple(kept))
+
+
+def ranks_of(worker: Any) -> Ranks:
+    """Where ``worker`` stands among the ranks of its engine."""
+    parallel = worker.vllm_config.parallel_config
+    if parallel.tensor_parallel_size * parallel.pipeline_parallel_size == 1:
+        return Ranks(dp=parallel.data_parallel_index)
+    stages, ranks = get_pp_group(), get_tp_group()
+
+    def gather(mine: Any) -> list[Any]:
+        found = [None] * ranks.world_size
+        torch.distributed.all_gather_object(found, mine, group=ranks.cpu_group)
+        return found
+
+    return Ranks(
+        dp=parallel.data_parallel_index,
+        pp=stages.rank_in_group,
+        tp=ranks.rank_in_group,
+        parallel=True,
+        samples=stages.is_last_rank,
+        gather=gather,
+    )
 
 
 def places_of(worker: Any) -> Places:
@@ -192,17 +210,17 @@ def places_of(worker: Any) -> Places:
     return Places(loaded, architecture=model.architectures[0], config=model.hf_text_config, like=like)
 
 
-def key_graph(worker: Any, tap: Tap) -> None:
+def key_graph(worker: Any, sinks: Sinks) -> None:
     """Puts what the tap adds to the graph, and only that, into vLLM's compile-cache key.
 
     The key hashes ``additional_config``, and is asked for at the first forward pass. Hook points stand in the
     dictionaries and not in our section, so the section alone would load a graph with other sinks.
     """
-    sinks = {one.opening.hook_point: [str(one.place.site), *one.sink.buffer.shape] for one in tap.watched}
+    parts = {str(point): [str(place.site), *sink.buffer.shape] for point, (place, sink) in sinks.items()}
     other = worker.vllm_config.additional_config
     worker.vllm_config.additional_config = {
         **other,
-        tapconfig.SECTION: {"graph_version": GRAPH_VERSION, "sinks": sorted(sinks.items())},
+        tapconfig.SECTION: {"graph_version": GRAPH_VERSION, "sinks": sorted(parts.items())},
     }
 
 
@@ -217,20 +235,22 @@ def _to_serve_blind(config: tapconfig.TapConfig, error: Exception) -> str:
 class Watch:
     """Carries one worker's steps to the tap. Its methods never raise into the engine after `prove`."""
 
-    def __init__(self, worker: Any, tap: Tap, view: RunnerView | None) -> None:
+    def __init__(self, worker: Any, tap: Tap, view: RunnerView | None, ranks: Ranks | None = None) -> None:
         self._worker = worker
         self._view = view
         self._serving = False
         self._failed = False
-        self._facts: dict[str, Any] | None = None  # of a step whose tokens are not sampled yet
-        self._waiting = 0  # steps whose tokens were sampled and not fetched yet
+        self._ranks = ranks or Ranks()
+        self._begun: Begun | None = None  # the step whose tokens are to be sampled next
         self.tap = tap
+        self.sinks = sinks_of(tap.watched)
 
     def prove(self) -> None:
         """Shows that the tap sees what it should, and starts reporting. Raises `SelfTestFailed`."""
         try:
-            if not self.tap.fired:  # an eager engine does not warm up
+            if self._ranks.parallel or not self.tap.fired:  # an eager engine does not warm up
                 self._worker.execute_dummy_batch()
+            self._ranks.agree(self.sinks)
             self.tap.prove()
         except Exception as error:  # on_failure: serve means whatever it was
             self.tap.disable(_to_serve_blind(self.tap.config, error))
@@ -242,12 +262,11 @@ class Watch:
         if not self._serving:
             return
         try:
-            assert not (self._waiting and self.tap.watched), "a step's tokens were not fetched before the next step"
-            facts = facts_of(scheduled)
+            facts = facts_of(scheduled, model_len=self._worker.model_config.max_model_len)
             if scheduled.total_num_scheduled_tokens and self._view is not None:
                 self.tap.snapshot(self._view.rows)
             if sampling:
-                self._facts = facts
+                self._begun = self.tap.begin(**facts)
             else:
                 self.tap.step(emitted={}, **facts)
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
@@ -255,34 +274,63 @@ class Watch:
 
     def after_sampling(self, output: Any) -> Any:
         """Learns what the step emitted, now or when the engine fetches it; returns the output to hand on."""
-        facts, self._facts = self._facts, None
-        if facts is None:
+        begun, self._begun = self._begun, None
+        if begun is None:
             return output
-        if isinstance(output, AsyncModelRunnerOutput):
-            self._waiting += 1
-            return Fetched(output, lambda fetched: self._fetched(facts, fetched))
-        self._learn(facts, output)
+        if isinstance(output, AsyncModelRunnerOutput) and self._ranks.samples:
+            return Fetched(output, lambda fetched: self._learn(begun, fetched))
+        self._learn(begun, output)
         return output
 
-    def _fetched(self, facts: dict[str, Any], output: Any) -> None:
-        self._waiting -= 1
-        self._learn(facts, output)
+    def close(self) -> None:
+        """Sends the last books."""
+        self.tap.close()
 
-    def _learn(self, facts: dict[str, Any], output: Any) -> None:
-        """``output``: the step's `ModelRunnerOutput`; None of a step that failed."""
+    def _learn(self, begun: Begun, output: Any) -> None:
+        """``output``: the step's `ModelRunnerOutput`; None of a step that failed. On whichever thread it is fetched."""
         try:
-            sampled = output.sampled_token_ids if output is not None else []
-            index = output.req_id_to_index if sampled else {}
-            self.tap.step(emitted={name: sampled[place] for name, place in index.items()}, **facts)
+            self.tap.ship(begun, emitted_in(output) if self._ranks.samples else None)
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
-            self._fault(error)
+            self._fault(error, begun)
 
-    def _fault(self, error: Exception) -> None:
-        self._facts = None
+    def _fault(self, error: Exception, lost: Begun | None = None) -> None:
+        """``lost``: a step whose tokens cannot be read. Those that wait behind it are counted all the same."""
         if not self._failed:
             logger.error("saewatch: the tap failed and is off; this engine serves on, BLIND", exc_info=error)
         self._failed = True
         self.tap.disable("fault")
+        if lost is not None:
+            self.tap.ship(lost, {})
+
+
+def emitted_in(output: Any) -> dict[str, Sequence[int]]:
+    """The tokens that a `ModelRunnerOutput` says were sampled, by request."""
+    sampled = output.sampled_token_ids if output is not None else []
+    return {name: sampled[place] for name, place in output.req_id_to_index.items()} if sampled else {}
+
+
+class Echo:
+    """A rank whose rows another one reports, or a stage without a hook point: silent but for the proof."""
+
+    def __init__(self, worker: Any, ranks: Ranks, sinks: Sinks) -> None:
+        self._worker = worker
+        self._ranks = ranks
+        self.sinks = sinks
+
+    def prove(self) -> None:
+        """Takes part in what the reporting rank proves."""
+        self._worker.execute_dummy_batch()
+        self._ranks.agree(self.sinks)
+
+    def after_forward(self, scheduled: Any, *, sampling: bool) -> None:
+        """Nothing is taken."""
+
+    def after_sampling(self, output: Any) -> Any:
+        """Nothing is learnt."""
+        return output
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 class Fetched(AsyncModelRunnerOutput):
@@ -294,8 +342,11 @@ class Fetched(AsyncModelRunnerOutput):
 
     def get_output(self) -> Any:
         """The engine fetches it, once, on a thread of its choice."""
-        output = self._inner.get_output()
-        self._learn(output)
+        output = None
+        try:
+            output = self._inner.get_output()
+        finally:
+            self._learn(output)
         return output
 
 
@@ -305,11 +356,7 @@ def check_supported(worker: Any) -> None:
         hint = "Install a tested version, or set on_failure: serve to run unwatched."
         raise UnsupportedVersion("vllm version", found=vllm.__version__, expected=" or ".join(VERSIONS), hint=hint)
     check_seams(TapWorker.__mro__[1])
-    found = [name for name, holds in MODES.items() if holds(worker.vllm_config)]
-    if found:
-        options = " ".join(SWITCH_OFF[name] for name in found if name in SWITCH_OFF)
-        hint = f"Switch it off{f' ({options})' if options else ''}, or set on_failure: serve to run unwatched."
-        raise UnsupportedMode("vllm mode", found=", ".join(found), expected="modes that were tested", hint=hint)
+    modes.refuse(worker.vllm_config)
 
 
 def check_seams(base: type) -> None:
@@ -324,19 +371,19 @@ UNKNOWN = ModelFacts(architecture="", d_model=0, layers=0)
 """Facts of a model that could not be described."""
 
 
-def instance_of(config: tapconfig.TapConfig) -> str:
+def instance_of(config: tapconfig.TapConfig, ranks: Ranks) -> str:
     """The engine's name in the deployment."""
-    return config.instance or f"{socket.gethostname()}:{os.getpid()}"
+    return ranks.named(config.instance or f"{socket.gethostname()}:{os.getpid()}")
 
 
-def describe(worker: Any, config: tapconfig.TapConfig) -> Engine:
+def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
     """What is known of the engine and its model."""
     model = worker.model_config
     served = model.served_model_name
     scheduler = worker.vllm_config.scheduler_config
     cache = worker.vllm_config.cache_config
     return Engine(
-        instance=instance_of(config),
+        instance=instance_of(config, ranks),
         epoch=time.time_ns(),
         model_name=served if isinstance(served, str) else served[0],
         facts=model_facts(
@@ -348,5 +395,6 @@ def describe(worker: Any, config: tapconfig.TapConfig) -> Engine:
         rows=max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
         block=cache.block_size if cache.enable_prefix_caching else 0,
         quantisation=str(model.quantization or ""),
+        ranks=ranks,
         versions={"saewatch": __version__, "vllm": vllm.__version__, "torch": torch.__version__},
     )

@@ -24,8 +24,9 @@ from saewatch.core.tapconfig import DictionaryUse, TapConfig
 from saewatch.engine.books import Stream
 from saewatch.engine.census import Census, sampled
 from saewatch.engine.conformance import Reference, agree, reference_of
-from saewatch.engine.dictionary_file import Bundle, load_bundle
+from saewatch.engine.dictionary_file import Bundle, load_bundle, load_manifest
 from saewatch.engine.encoder import Encoder
+from saewatch.engine.ranks import Ranks
 from saewatch.engine.sink import Place, Sink, attach
 from saewatch.engine.slab import Slab
 from saewatch.engine.whole import Whole
@@ -48,6 +49,7 @@ class Engine:
     rows: int  # of the largest step
     block: int = 0  # tokens of a block of the prefix cache; 0: there is none
     quantisation: str = ""
+    ranks: Ranks = field(default_factory=Ranks)
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -177,10 +179,29 @@ def open_watched(config: TapConfig, engine: Engine, place: Callable[[HookPoint],
     return found
 
 
-def hang(watched: Sequence[Watched]) -> None:
-    """Attaches each sink once. The last thing that opening a tap does: nothing of one that failed is in the graph."""
-    for sink, one in {one.sink: one for one in watched}.items():
-        attach(one.place, sink, f"saewatch_{hookpoint.parse(one.opening.hook_point).point}")
+Sinks = Mapping[HookPoint, tuple[Place, Sink]]
+"""Where each hook point is, and its sink."""
+
+
+def sinks_of(watched: Sequence[Watched]) -> Sinks:
+    """Each sink once."""
+    return {hookpoint.parse(one.opening.hook_point): (one.place, one.sink) for one in watched}
+
+
+def open_sinks(config: TapConfig, engine: Engine, place: Callable[[HookPoint], Place]) -> Sinks:
+    """The sinks of ``config`` without anything behind them: for a rank whose rows another one reports."""
+    found: dict[HookPoint, tuple[Place, Sink]] = {}
+    for use in config.dictionaries:
+        manifest = load_manifest(Path(use.path))
+        where = place(point := hookpoint.parse(manifest.hook_point))
+        found[point] = where, Sink(rows=engine.rows, width=manifest.encoder.d_in, like=where.like)
+    return found
+
+
+def hang(sinks: Sinks) -> None:
+    """Attaches each sink. The last thing that opening a tap does: nothing of one that failed is in the graph."""
+    for point, (place, sink) in sinks.items():
+        attach(place, sink, f"saewatch_{point.point}")
 
 
 def blind_stream(engine: Engine, reason: str) -> Stream:
@@ -281,6 +302,9 @@ def _opening(
         stream=number,
         engine=engine.instance,
         epoch=engine.epoch,
+        dp_rank=engine.ranks.dp,
+        pp_rank=engine.ranks.pp,
+        tp_rank=engine.ranks.tp,
         versions=engine.versions,
         model_name=engine.model_name,
         model_digest=engine.facts.weights,

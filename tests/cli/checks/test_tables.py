@@ -14,7 +14,7 @@ def test_it_is_the_table_that_the_engine_has() -> None:
     assert list(table("families", "FAMILIES")) == list(FAMILIES)
     assert table("vllm", "WORKERS")["cpu"] == "vllm.v1.worker.cpu_worker:CPUWorker"
     assert "runner" in table("vllm", "VERSIONS")["0.32.0"]
-    assert "tensor parallelism" in table("vllm", "MODES")
+    assert "sleep mode" in table("modes", "MODES")
 
 
 def test_neither_vllm_nor_torch_is_imported() -> None:

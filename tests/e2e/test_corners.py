@@ -1,0 +1,62 @@
+"""The corners of the engine (benchmarks/corners.py): every play in every configuration, beside the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import corners
+from benchmarks.bench_matrix import RUNNERS
+from benchmarks.corners import CORNERS
+
+pytestmark = pytest.mark.engine
+
+Rows = Callable[[str], dict[tuple[str, str], dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """Of a configuration, by play and hook point: one engine for all of them."""
+    folder: Path = tmp_path_factory.mktemp("c")
+
+    @cache
+    def run(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(row["play"], row["hook_point"]): row for row in corners.run(name, folder)}
+
+    return run
+
+
+SEVERAL = "vllm.v1.executor.multiproc_executor.MultiprocExecutor"
+"""Of ranks in processes of their own."""
+
+CASES = [
+    pytest.param(name, play, str(point), id=f"{name}-{play}-{point}", marks=() if corner.everyday else pytest.mark.full)
+    for name, corner in CORNERS.items()
+    for play in (*corner.scenarios, "books")
+    for point in corner.points
+]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("name", "play", "point"), CASES)
+def test_corner(rows: Rows, name: str, play: str, point: str) -> None:
+    row = rows(name)[play, point]
+    assert not row["why"]
+    assert row["fed"] > 0
+    assert row["ahead"] == CORNERS[name].ahead
+    assert row["runner"] in {RUNNERS[CORNERS[name].runner], SEVERAL}
+    if play == "books":
+        calls = row["sink_calls"] - row["counted"]["forwards"]
+        assert 0 < calls <= 3, "the proof's own; a draft model's passes are not among them"
+        return
+    assert row["compared"] > 0
+    if play == "crowded":
+        assert row["recomputed"] > 0, "nothing was preempted"
+    if play == "looping" and "speculative_config" in CORNERS[name].arguments:
+        assert row["counted"]["accepted"] < row["counted"]["drafted"]
+        assert row["counted"]["accepted"] > 0 or CORNERS[name].drafter == "eagle", "a random head"
+        assert row["counted"]["rejected"] > 0
