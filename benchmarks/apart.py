@@ -24,7 +24,13 @@ def run_apart(module: str, folder: Path, load: Mapping[str, Any], *, timeout_s: 
     with log.open("wb") as file:
         try:
             subprocess.run(
-                command, cwd=form.ROOT, env={**os.environ, **own}, stdout=file, stderr=file, timeout=timeout_s, check=False
+                command,
+                cwd=form.ROOT,
+                env={**os.environ, **own},
+                stdout=file,
+                stderr=file,
+                timeout=timeout_s,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise CellError(str(error)) from error

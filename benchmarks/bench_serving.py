@@ -122,8 +122,6 @@ def measure(cell: str, rounds: int, seed: int) -> tuple[Load, Rounds, Beside]:
     return load, [{block["arm"]: Block(**block) for block in one} for one in found["rounds"]], beside
 
 
-
-
 def _cpu() -> dict[str, float]:
     """Seconds of CPU: of this process, of its children that have ended, of the machine; and what there was of it."""
     used = os.times()

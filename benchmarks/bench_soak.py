@@ -1,4 +1,4 @@
-"""Do the books stay right over ten thousand requests, with aborts, shared prefixes and preemptions, and does memory stay?
+"""Do the books hold over ten thousand requests, with aborts, shared prefixes and preemptions, and does memory stay?
 
 One engine of a tiny model serves the requests with the tap, and one without it the same requests in the same order: the
 same answers, token by token, and the same hits of the prefix cache. The sidecar looks at the books of every beat, and

@@ -82,6 +82,6 @@ def read_answers(path: Path) -> dict[str, Answer]:
 
 
 def slope_mb_per_1k(samples: Sequence[tuple[int, float]], *, warm: float = 0.2) -> float:
-    """Least-squares slope of memory [MB] over requests, per 1,000 of them, without the first ``warm`` of the samples."""
+    """Least-squares slope of memory [MB] over requests, per 1,000 of them; the first ``warm`` of the samples left out."""
     requests, mb = np.array(samples[int(warm * len(samples)) :], np.float64).T
     return float(np.polyfit(requests, mb, 1)[0] * 1000)

@@ -18,7 +18,7 @@ def test_requests_share_beginnings_leave_and_fit_the_model() -> None:
     assert len(firsts) - len(set(firsts)) > 200
     assert 20 < sum(bool(ask.leaves_after) for ask in asked) < 90
     assert all(0 <= ask.leaves_after <= ask.tokens for ask in asked)
-    assert all(1 <= len(ask.prompt) and len(ask.prompt) + ask.tokens <= 768 for ask in asked)
+    assert all(len(ask.prompt) >= 1 and len(ask.prompt) + ask.tokens <= 768 for ask in asked)
 
 
 def test_an_answer_feeds_all_but_its_last_token() -> None:
@@ -33,6 +33,6 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
 
 def test_the_slope_is_that_of_the_memory_without_the_warm_up() -> None:
     requests = range(50, 10_001, 50)
-    warming = {one: 100.0 for one in takewhile(lambda one: one < 1500, requests)}
+    warming = dict.fromkeys(takewhile(lambda one: one < 1500, requests), 100.0)
     samples = [(one, 500.0 - warming.get(one, 0.0) + 0.002 * one + (one % 100) / 50) for one in requests]
     assert slope_mb_per_1k(samples) == pytest.approx(2.0, abs=0.01)

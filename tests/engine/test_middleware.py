@@ -180,5 +180,3 @@ async def test_without_a_sidecar_requests_are_unaffected_and_labels_are_dropped_
         for _ in range(3):
             assert (await post(app, "/echo", {"X-Request-Id": "mine"})).headers["x-request-id"] == "mine"
         wait_until(lambda: app.app._sender.dropped == 6)  # noqa: SLF001 - it is told nowhere yet
-
-

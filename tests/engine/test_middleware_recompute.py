@@ -1,4 +1,4 @@
-"""Forced recomputation, and the key that vLLM takes from a body: what the application gets, and what the hop is told."""
+"""Forced recomputation, and the key that vLLM takes from a body: what the application gets, and what a hop is told."""
 
 from __future__ import annotations
 
@@ -138,10 +138,10 @@ async def test_a_body_in_chunks_is_salted_as_it_passes(trusted: Listener) -> Non
 
 
 async def test_a_large_body_is_salted_too(trusted: Listener) -> None:
-    body = json.dumps({"prompt": list(range(1_000_000))}).encode()
+    body = json.dumps({"prompt": list(range(200_000))}).encode()
     async with serving(App()) as app:
         answer = await post(app, "/v1/completions", AGAIN, body)
-        assert len(answer.json()["prompt"]) == 1_000_000
+        assert len(answer.json()["prompt"]) == 200_000
         assert app.bodies[0].startswith(body[:-1])
 
 
@@ -153,8 +153,7 @@ async def test_a_client_that_leaves_while_its_body_is_read_disconnected(trusted:
         await writer.drain()
         await trusted.outcome(1)
         writer.close()
-        label = await trusted.outcome(2)
-        assert (label.outcome, label.status) == ("disconnected", 0)
+        assert (await trusted.outcome(2)).outcome == "disconnected"
         assert app.bodies == []
         assert (await post(app, "/v1/completions", AGAIN, BODY)).status_code == 200
 
@@ -162,7 +161,7 @@ async def test_a_client_that_leaves_while_its_body_is_read_disconnected(trusted:
 # --- the key in the body ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("claimed", [None, "resp_mine", "resp_sw-" + "0" * 32])
 async def test_a_response_gets_its_key_in_the_body(sidecar: Listener, claimed: str | None) -> None:
-    """vLLM takes the id of a response from there: a client's own would leave it unlabelled, or under another's label."""
+    """vLLM takes a response's id from there: a client's own would leave it unlabelled, or under another's label."""
     body: dict[str, Any] = {"input": "x"} | ({"request_id": claimed} if claimed else {})
     async with serving(App()) as app:
         answer = await post(app, "/v1/responses", {"X-Request-Id": "mine"}, json.dumps(body).encode())

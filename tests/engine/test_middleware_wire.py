@@ -18,8 +18,11 @@ IDS = {
     "blanks": (b"X-Request-Id: \t \r\n", ""),
     "odd case": (b"x-REQUEST-iD: odd\r\n", "odd"),
     "several": (b"X-Request-Id: one\r\nX-Request-Id: two\r\n", "one"),
-    "quotes": (b"X-Request-Id: \"a', \\b\"\r\n", "\"a', \\b\""),
-    "bytes that are no text": (b"X-Request-Id: a\xff\xfe\x80b\r\n", "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"),
+    "quotes": (b'X-Request-Id: "a\', \\b"\r\n', '"a\', \\b"'),
+    "bytes that are no text": (
+        b"X-Request-Id: a\xff\xfe\x80b\r\n",
+        "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}",
+    ),
     "a key of another": (b"X-Request-Id: sw-" + b"0" * 32 + b"\r\n", "sw-" + "0" * 32),
     "a path": (b"X-Request-Id: ../../../etc/passwd\r\n", "../../../etc/passwd"),
 }

@@ -1,4 +1,4 @@
-"""Adds members to a JSON object while it passes by: its size does not matter, and nothing waits for its end. Stdlib only.
+"""Adds members to a JSON object while it passes by: it may be of any size, and nothing waits for its end. Stdlib only.
 
 A JSON text whose last byte, white space aside, is ``}`` is an object, and that byte closes it (RFC 8259, 2 to 4). So
 ``,"name":"value"`` before that byte adds a member, whatever else the object holds. Of two members with one name the
@@ -16,7 +16,7 @@ WHITE = b" \t\n\r"
 
 
 class Splice:
-    """One request's body. ``done``: its last byte has passed, and with it the members. Without members it does nothing."""
+    """One request's body. ``done``: its last byte has passed, and with it the members. Without any it does nothing."""
 
     def __init__(self, members: Mapping[str, str]) -> None:
         self.members = members
