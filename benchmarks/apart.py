@@ -14,13 +14,15 @@ from benchmarks import form
 from benchmarks.cells import ENVIRONMENT, CellError
 
 
-def run_apart(module: str, folder: Path, load: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+def run_apart(
+    module: str, folder: Path, load: Mapping[str, Any], *, timeout_s: float, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What ``python -m module LOAD OUT`` wrote. Raises `CellError` with its last lines when it wrote nothing."""
     given, out, log = (folder / name for name in ("load.json", "out.json", "engine.log"))
     out.unlink(missing_ok=True)
     given.write_text(json.dumps(load))
     command = [sys.executable, "-m", module, str(given), str(out)]
-    own = {"VLLM_CACHE_ROOT": str(folder / "cache"), "PYTHONPATH": form.IMPORTS, **ENVIRONMENT}
+    own = {"VLLM_CACHE_ROOT": str(folder / "cache"), "PYTHONPATH": form.IMPORTS, **ENVIRONMENT, **(env or {})}
     with log.open("wb") as file:
         try:
             subprocess.run(

@@ -109,6 +109,7 @@ def _engine(load: Load) -> LLM:
         num_gpu_blocks_override=BLOCKS,
         enable_prefix_caching=True,
         async_scheduling=load.asynchronous,
+        enforce_eager=load.eager,
         disable_log_stats=False,
         **arguments,
     )

@@ -29,6 +29,7 @@ class Load:
     requests: int
     seed: int = 0
     asynchronous: bool = False
+    eager: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,6 @@ def read_answers(path: Path) -> dict[str, Answer]:
 
 
 def slope_mb_per_1k(samples: Sequence[tuple[int, float]], *, warm: float = 0.2) -> float:
-    """Least-squares slope of memory [MB] over requests, per 1,000 of them; the first ``warm`` of the samples left out."""
+    """Least-squares slope of memory [MB] over requests, per 1,000 of them, after the first ``warm`` of the samples."""
     requests, mb = np.array(samples[int(warm * len(samples)) :], np.float64).T
     return float(np.polyfit(requests, mb, 1)[0] * 1000)
