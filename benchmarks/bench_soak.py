@@ -34,6 +34,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 SURPLUS = 2
 """Steps that asynchronous scheduling may be ahead of a client that leaves."""
 FAULTS_SHOWN = 20
+ROW_SAMPLES = 5
+"""Of so many samples of the memory one is kept in the result."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "mismatched": int(facts["output_mismatches"]),
             "in_grey_band": 0,
         },
+        rows=found.rows,
         goals=judged,
         not_run=[] if options.asynchronous else [{"cell": "asynchronous scheduling", "why": "not asked for"}],
         quick=options.quick,
@@ -74,6 +77,7 @@ class Found:
 
     facts: dict[str, float]
     faults: Sequence[str]
+    rows: Sequence[dict[str, Any]]
 
 
 def measure(requests: int, *, seed: int, asynchronous: bool, eager: bool) -> Found:
@@ -101,18 +105,25 @@ def measure(requests: int, *, seed: int, asynchronous: bool, eager: bool) -> Fou
         answers, others = read_answers(Path(load.answers)), read_answers(Path(other.answers))
     faults = list(books.faults(answers, surplus=SURPLUS if asynchronous else 0))
     booked = {"equality_violations": len(faults), "beats": books.beats, **books.sums()}
-    return Found(booked | facts_of(watched, unwatched) | compared(answers, others), faults)
+    rows = [
+        {"arm": arm, "rss_mb": [(requests, round(mb, 1)) for requests, mb in one["rss_mb"][::ROW_SAMPLES]]}
+        for arm, one in (("watched", watched), ("unwatched", unwatched))
+    ]
+    return Found(booked | facts_of(watched, unwatched) | compared(answers, others), faults, rows)
 
 
 def facts_of(watched: Mapping[str, Any], unwatched: Mapping[str, Any]) -> dict[str, float]:
     """From what the engines counted."""
     rates = [one["hits"] / one["queries"] for one in (watched, unwatched)]
+    slopes = {
+        "rss_mb_per_1k_requests": slope_mb_per_1k(watched["rss_mb"]),
+        "rss_mb_per_1k_requests_unwatched": slope_mb_per_1k(unwatched["rss_mb"]),
+    }
     return {
+        **{name: slope for name, slope in slopes.items() if slope is not None},
         "prefix_hit_rate_watched": rates[0],
         "prefix_hit_rate_unwatched": rates[1],
         "prefix_hit_rate_difference": abs(rates[0] - rates[1]),
-        "rss_mb_per_1k_requests": slope_mb_per_1k(watched["rss_mb"]),
-        "rss_mb_per_1k_requests_unwatched": slope_mb_per_1k(unwatched["rss_mb"]),
         **{name: watched[name] for name in ("preemptions", "aborted", "steps")},
     }
 

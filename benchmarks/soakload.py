@@ -14,6 +14,8 @@ from benchmarks.tiny import VOCABULARY
 
 PREFIXES, SHARING = 12, 0.6
 """So many beginnings are shared, by this share of the requests."""
+WARM_REQUESTS = 2000
+"""Until then vLLM's memory grows, watched or not: its kernels keep something for each number of rows that they meet."""
 LEAVING = 0.1
 """Share of the requests that their client gives up in the middle of the answer."""
 
@@ -82,7 +84,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     return {name: Answer(prompt, tokens, left) for name, prompt, left, tokens in lines}
 
 
-def slope_mb_per_1k(samples: Sequence[tuple[int, float]], *, warm: float = 0.2) -> float:
-    """Least-squares slope of memory [MB] over requests, per 1,000 of them, after the first ``warm`` of the samples."""
-    requests, mb = np.array(samples[int(warm * len(samples)) :], np.float64).T
-    return float(np.polyfit(requests, mb, 1)[0] * 1000)
+def slope_mb_per_1k(samples: Sequence[tuple[int, float]]) -> float | None:
+    """Least-squares slope of memory [MB] over requests, per 1,000 of them, after the warm-up; None if it was no longer."""
+    warm = np.array([sample for sample in samples if sample[0] > WARM_REQUESTS], np.float64)
+    return float(np.polyfit(*warm.T, 1)[0] * 1000) if len(warm) > 1 else None

@@ -21,6 +21,13 @@ def test_facts_are_those_of_the_watched_engine_beside_the_others_hit_rate() -> N
     assert facts["rss_mb_per_1k_requests"] == pytest.approx(1.0)
 
 
+def test_without_requests_after_the_warm_up_memory_is_not_judged() -> None:
+    short = {**ENGINE, "rss_mb": SAMPLES[:20]}
+    facts = facts_of(short, short)
+    assert "rss_mb_per_1k_requests" not in facts
+    assert goals(facts)["K3"]["met"] == "not run"
+
+
 def test_an_answer_that_only_one_engine_gave_is_a_mismatch() -> None:
     one = {"0": Answer(3, [1, 2], left=False), "1": Answer(3, [1], left=True)}
     assert compared(one, dict(one)) == {"requests": 2, "output_mismatches": 0}
@@ -52,4 +59,5 @@ def test_a_short_soak_on_the_real_engine(tmp_path: Path) -> None:
     facts = json.loads(out.read_text())["facts"]
     assert facts["requests"] == 300
     assert (facts["equality_violations"], facts["output_mismatches"], facts["prefix_hit_rate_difference"]) == (0, 0, 0)
-    assert min(facts["preemptions"], facts["aborted"], facts["missed_cached"], facts["recomputed"], facts["beats"]) > 0
+    assert min(facts[name] for name in ("preemptions", "aborted", "recomputed", "beats")) > 0
+    assert facts["reused"] + facts["missed_cached"] > 0
