@@ -85,6 +85,6 @@ def read_answers(path: Path) -> dict[str, Answer]:
 
 
 def slope_mb_per_1k(samples: Sequence[tuple[int, float]]) -> float | None:
-    """Least-squares slope of memory [MB] over requests, per 1,000 of them, after the warm-up; None if it was no longer."""
+    """Least-squares slope of memory [MB] over requests, per 1,000 of them, after the warm-up; None if nothing came."""
     warm = np.array([sample for sample in samples if sample[0] > WARM_REQUESTS], np.float64)
-    return float(np.polyfit(*warm.T, 1)[0] * 1000) if len(warm) > 1 else None
+    return float(np.polyfit(warm[:, 0], warm[:, 1], 1)[0] * 1000) if len(warm) > 1 else None
