@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import form, sized
+from benchmarks.apart import run_apart
 from benchmarks.blocks import ARMS, Block, Load
-from benchmarks.cells import ENVIRONMENT, CellError
+from benchmarks.cells import CellError
 from benchmarks.costs import Beside, Rounds, facts_of, faults, goals, rows_of
 from benchmarks.recorder import Recorder
 from benchmarks.rig import text_tokens
@@ -115,29 +115,11 @@ def measure(cell: str, rounds: int, seed: int) -> tuple[Load, Rounds, Beside]:
         recorder = Recorder(Path(socket))
         before = _cpu()
         try:
-            found = _process(folder, load)
+            found = run_apart("benchmarks.serving", folder, asdict(load), timeout_s=CELL_S)
         finally:
             recorder.stop()
         beside = _beside(recorder, {name: after - before[name] for name, after in _cpu().items()})
     return load, [{block["arm"]: Block(**block) for block in one} for one in found["rounds"]], beside
-
-
-def _process(folder: Path, load: Load) -> Mapping[str, Any]:
-    given, out, log = (folder / name for name in ("load.json", "blocks.json", "engine.log"))
-    given.write_text(json.dumps(asdict(load)))
-    command = [sys.executable, "-m", "benchmarks.serving", str(given), str(out)]
-    own = {"VLLM_CACHE_ROOT": str(folder / "cache"), "PYTHONPATH": form.IMPORTS, **ENVIRONMENT}
-    with log.open("wb") as file:
-        try:
-            subprocess.run(
-                command, cwd=form.ROOT, env={**os.environ, **own}, stdout=file, stderr=file, timeout=CELL_S, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CellError(str(error)) from error
-    if not out.exists():
-        raise CellError("\n".join(log.read_text(errors="replace").splitlines()[-25:]))
-    found: Mapping[str, Any] = json.loads(out.read_text())
-    return found
 
 
 def _cpu() -> dict[str, float]:

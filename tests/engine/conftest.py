@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.labelled import Listener
 from tests.engine.shipping import (
     Bench,
 )
@@ -18,3 +19,13 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield made
     for run in made.runs:
         run.shipper.stop()
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    monkeypatch.setenv("SAEWATCH_SOCKET", str(tmp_path / "socket"))
+    for name in ("SAEWATCH_TRUST_HEADERS", "SAEWATCH_RECOMPUTE_TENANTS"):
+        monkeypatch.delenv(name, raising=False)
+    listener = Listener(tmp_path / "socket")
+    yield listener
+    listener.close()

@@ -3,147 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import threading
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from saewatch.core.records import RequestLabel, key_of
-from saewatch.core.wire import decode
-from saewatch.engine.middleware import ID_BYTES, LabelMiddleware, LabelSender, label_of
+from saewatch.engine.middleware import ID_BYTES, LabelMiddleware, label_of
+from tests.engine.labelled import TRUSTED, App, Listener, post, serving
 from tests.simulate.sidecar import wait_until
-
-TRUSTED = {
-    "X-Saewatch-Tenant": "acme",
-    "X-Saewatch-Class": "canary",
-    "X-Saewatch-Conversation": "c-1",
-    "traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01",
-}
-
-
-class App:
-    """A server behind the middleware, and what its handlers saw."""
-
-    def __init__(self) -> None:
-        self.ids: list[list[str]] = []
-        self.go_on = asyncio.Event()
-        self.produced: list[int] = []
-        routes = [
-            Route("/echo", self.echo, methods=["GET", "POST"]),
-            Route("/stream", self.stream, methods=["POST"]),
-            Route("/deaf", self.deaf, methods=["POST"]),
-            Route("/raise", self.fail, methods=["POST"]),
-            Route("/refuse", self.refuse, methods=["POST"]),
-            Route("/own", self.own, methods=["POST"]),
-        ]
-        self.app = LabelMiddleware(Starlette(routes=routes))
-        self.port = 0
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    async def echo(self, request: Request) -> Response:
-        self.ids.append(request.headers.getlist("x-request-id"))
-        return PlainTextResponse(await request.body())
-
-    async def stream(self, request: Request) -> Response:
-        async def chunks() -> AsyncIterator[bytes]:
-            for number in range(3):
-                self.produced.append(number)
-                yield b"chunk %d\n" % number
-                await self.go_on.wait()
-
-        self.ids.append(request.headers.getlist("x-request-id"))
-        return StreamingResponse(chunks())
-
-    async def deaf(self, request: Request) -> Response:
-        """Answers after the client has left, and hears that it has, as vLLM's handlers do."""
-        await request.body()
-        self.produced.append(0)
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        return JSONResponse(None)
-
-    async def fail(self, request: Request) -> Response:
-        raise RuntimeError("a fault of the application")
-
-    async def refuse(self, request: Request) -> Response:
-        return PlainTextResponse("no", status_code=400)
-
-    async def own(self, request: Request) -> Response:
-        """Sends the header itself, as vLLM does with --enable-request-id-headers."""
-        return PlainTextResponse("", headers={"X-Request-Id": request.headers["x-request-id"]})
-
-
-@contextlib.asynccontextmanager
-async def serving(app: App) -> AsyncIterator[App]:
-    server = uvicorn.Server(uvicorn.Config(app.app, port=0, log_level="critical", lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    app.port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield app
-    finally:
-        app.go_on.set()
-        server.should_exit = True
-        await task
-        app.app._sender.close()  # noqa: SLF001 - in a server it lives as long as the process
-
-
-class Listener:
-    """A socket that keeps the labels that arrive."""
-
-    def __init__(self, path: Path) -> None:
-        self.labels: list[RequestLabel] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            connection, _ = self._listener.accept()
-            with connection:
-                while data := connection.recv(200_000):
-                    record = decode(data)
-                    assert isinstance(record, RequestLabel)
-                    self.labels.append(record)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    async def outcome(self, count: int = 2) -> RequestLabel:
-        """The last of ``count`` labels."""
-        await asyncio.to_thread(wait_until, lambda: len(self.labels) >= count)
-        return self.labels[count - 1]
-
-
-@pytest.fixture
-def sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
-    monkeypatch.setenv("SAEWATCH_SOCKET", str(tmp_path / "socket"))
-    monkeypatch.delenv("SAEWATCH_TRUST_HEADERS", raising=False)
-    listener = Listener(tmp_path / "socket")
-    yield listener
-    listener.close()
-
-
-async def post(app: App, path: str, headers: Any = None, content: bytes = b"body") -> httpx.Response:
-    async with httpx.AsyncClient() as client:
-        return await client.post(app.url(path), headers=headers, content=content)
 
 
 async def test_the_application_gets_the_key_and_the_client_its_own_id(sidecar: Listener) -> None:
@@ -299,7 +168,7 @@ async def test_a_server_that_reports_a_client_that_left_by_an_error(monkeypatch:
     middleware = LabelMiddleware(inner)
     monkeypatch.setattr(middleware._sender, "send", labels.append)  # noqa: SLF001 - the socket has its own tests
     with pytest.raises(OSError, match="left"):
-        await middleware({"type": "http", "method": "POST", "headers": []}, gone, gone)
+        await middleware({"type": "http", "method": "POST", "path": "/", "headers": []}, gone, gone)
     assert labels[-1].outcome == "disconnected"
 
 
@@ -311,41 +180,3 @@ async def test_without_a_sidecar_requests_are_unaffected_and_labels_are_dropped_
         for _ in range(3):
             assert (await post(app, "/echo", {"X-Request-Id": "mine"})).headers["x-request-id"] == "mine"
         wait_until(lambda: app.app._sender.dropped == 6)  # noqa: SLF001 - it is told nowhere yet
-
-
-def test_a_sidecar_that_does_not_read_costs_labels_and_no_time(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(tmp_path / "socket"))
-        listener.listen()
-        sender, label = LabelSender(str(tmp_path / "socket")), label_of([(b"x-request-id", b"i" * 200)], trusted=False)
-        thread = threading.Thread(target=lambda: deque(map(sender.send, [label] * 5000)), daemon=True)
-        thread.start()
-        thread.join(10)
-        sender.close()
-        assert not thread.is_alive()
-        assert 0 < sender.dropped < 5000
-
-
-def test_labels_go_out_again_when_the_sidecar_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saewatch.engine.middleware.RECONNECT_EVERY_S", 0.0)
-    sender, label = LabelSender(str(tmp_path / "socket")), label_of([], trusted=False)
-    for _ in range(2):
-        (tmp_path / "socket").unlink(missing_ok=True)
-        sender.send(label)
-        dropped = sender.dropped
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(str(tmp_path / "socket"))
-            listener.listen()
-            sender.send(label)
-            connection, _ = listener.accept()
-            with connection:
-                assert decode(connection.recv(10_000)) == label
-        assert sender.dropped == dropped
-    sender.close()
-    assert sender.dropped == 2
-
-
-def test_without_a_socket_configured_nothing_is_sent_and_nothing_counts_as_dropped() -> None:
-    sender = LabelSender("")
-    sender.send(label_of([], trusted=False))
-    assert sender.dropped == 0

@@ -1,0 +1,170 @@
+"""Do the books hold over ten thousand requests, with aborts, shared prefixes and preemptions, and does memory stay?
+
+One engine of a tiny model serves the requests with the tap, and one without it the same requests in the same order: the
+same answers, token by token, and the same hits of the prefix cache. The sidecar looks at the books of every beat, and
+at the end at each request: what was fed of it is what came as rows or as missed, and what its client knows of.
+
+    python -m benchmarks.bench_soak [--quick] [--json OUT] [--async] [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import form
+from benchmarks.apart import run_apart
+from benchmarks.cells import CellError
+from benchmarks.soakbooks import SoakBooks
+from benchmarks.soakload import Answer, Load, read_answers, slope_mb_per_1k
+from benchmarks.tiny import make_bundle, make_model
+from saewatch.core.hookpoint import HookPoint
+
+REQUESTS, REQUESTS_QUICK = 10_000, 300
+ENGINE_S = 3 * 3600.0
+"""No engine takes so long."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""The model is tiny: more threads wait for one another, the longer the busier the machine is."""
+SURPLUS = 2
+"""Steps that asynchronous scheduling may be ahead of a client that leaves."""
+FAULTS_SHOWN = 20
+ROW_SAMPLES = 5
+"""Of so many samples of the memory one is kept in the result."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs both engines; 0 when they ran, 1 when one could not, 2 when a result was wrong, 3 with --check."""
+    options = _parser().parse_args(argv)
+    requests = options.requests or (REQUESTS_QUICK if options.quick else REQUESTS)
+    try:
+        found = measure(requests, seed=options.seed, asynchronous=options.asynchronous, eager=options.quick)
+    except CellError as error:
+        print(f"an engine could not run: {error}", file=sys.stderr)
+        return 1
+    facts, judged = found.facts, goals(found.facts)
+    result = form.document(
+        "soak",
+        facts=facts,
+        correctness={
+            "compared": int(facts["requests"]),
+            "mismatched": int(facts["output_mismatches"]),
+            "in_grey_band": 0,
+        },
+        rows=found.rows,
+        goals=judged,
+        not_run=_not_run(asynchronous=options.asynchronous),
+        quick=options.quick,
+        seed=options.seed,
+    )
+    print("\n".join(found.faults[:FAULTS_SHOWN]), file=sys.stderr)
+    print(json.dumps({"facts": facts, "correctness": result["correctness"]}, indent=1))
+    if options.json:
+        form.write(options.json, result)
+    if facts["equality_violations"] or facts["output_mismatches"]:
+        return 2
+    return 3 if options.check and any(goal["met"] == "no" for goal in judged.values()) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What both engines came to."""
+
+    facts: dict[str, float]
+    faults: Sequence[str]
+    rows: Sequence[dict[str, Any]]
+
+
+def measure(requests: int, *, seed: int, asynchronous: bool, eager: bool) -> Found:
+    """The watched engine beside a sidecar in this process, and after it the other one."""
+    with tempfile.TemporaryDirectory(prefix="saewatch-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        model = make_model("llama", folder / "model")
+        load = Load(
+            model=str(model),
+            bundle=str(make_bundle(HookPoint("resid_post", 0), model, folder / "bundle")),
+            socket=str(folder / "s"),
+            answers=str(folder / "watched.jsonl"),
+            requests=requests,
+            seed=seed,
+            asynchronous=asynchronous,
+            eager=eager,
+        )
+        books = SoakBooks(Path(load.socket))
+        try:
+            watched = run_apart("benchmarks.soaking", folder, asdict(load), timeout_s=ENGINE_S, env=ONE_THREAD)
+        finally:
+            books.stop()
+        other = replace(load, socket="", answers=str(folder / "unwatched.jsonl"))
+        unwatched = run_apart("benchmarks.soaking", folder, asdict(other), timeout_s=ENGINE_S, env=ONE_THREAD)
+        answers, others = read_answers(Path(load.answers)), read_answers(Path(other.answers))
+    faults = list(books.faults(answers, surplus=SURPLUS if asynchronous else 0))
+    booked = {"equality_violations": len(faults), "beats": books.beats, **books.sums()}
+    rows = [
+        {"arm": arm, "rss_mb": [(requests, round(mb, 1)) for requests, mb in one["rss_mb"][::ROW_SAMPLES]]}
+        for arm, one in (("watched", watched), ("unwatched", unwatched))
+    ]
+    return Found(booked | facts_of(watched, unwatched) | compared(answers, others), faults, rows)
+
+
+def facts_of(watched: Mapping[str, Any], unwatched: Mapping[str, Any]) -> dict[str, float]:
+    """From what the engines counted."""
+    rates = [one["hits"] / one["queries"] for one in (watched, unwatched)]
+    slopes = {
+        "rss_mb_per_1k_requests": slope_mb_per_1k(watched["rss_mb"]),
+        "rss_mb_per_1k_requests_unwatched": slope_mb_per_1k(unwatched["rss_mb"]),
+    }
+    return {
+        **{name: slope for name, slope in slopes.items() if slope is not None},
+        "prefix_hit_rate_watched": rates[0],
+        "prefix_hit_rate_unwatched": rates[1],
+        "prefix_hit_rate_difference": abs(rates[0] - rates[1]),
+        **{name: watched[name] for name in ("preemptions", "aborted", "steps")},
+    }
+
+
+def compared(answers: Mapping[str, Answer], others: Mapping[str, Answer]) -> dict[str, float]:
+    """Of the answers of both engines: how many there are, and how many differ or are of one of them only."""
+    names = answers.keys() | others.keys()
+    return {"requests": len(names), "output_mismatches": sum(answers.get(name) != others.get(name) for name in names)}
+
+
+_GOALS: Mapping[str, tuple[str, str, str, float, float]] = {
+    "K1": ("equality_violations", "books that do not balance: at a beat, at the end, of a request", "", 0.0, 0.0),
+    "K2": ("output_mismatches", "answers that an engine without the tap gives otherwise", "", 0.0, 0.0),
+    "K3": ("rss_mb_per_1k_requests", "growth of the engine's resident memory over 1,000 requests", "MB", 1.0, 0.5),
+    "K4": ("prefix_hit_rate_difference", "of the prefix cache's hit rates, with the tap and without", "", 0.0, 0.0),
+}
+
+
+def goals(facts: Mapping[str, float]) -> dict[str, Any]:
+    """What is to be reached, judged."""
+    return {
+        name: form.goal(says, facts.get(fact), unit, accept=accept, target=target)
+        for name, (fact, says, unit, accept, target) in _GOALS.items()
+    }
+
+
+def _not_run(*, asynchronous: bool) -> list[dict[str, str]]:
+    swaps = {"cell": "dictionary swaps", "why": "no command for them yet"}
+    return [swaps] if asynchronous else [swaps, {"cell": "asynchronous scheduling", "why": "not asked for"}]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{REQUESTS_QUICK} requests, and nothing is compiled")
+    parser.add_argument("--check", action="store_true", help="exit 3 when a goal is not met")
+    parser.add_argument("--json", type=Path, help="where the result goes")
+    parser.add_argument("--async", dest="asynchronous", action="store_true", help="asynchronous scheduling")
+    parser.add_argument("--requests", type=int, help="another number of them")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The books of a soak: what a sound engine tells is no fault, and each lie is one."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.soakbooks import SoakBooks
+from benchmarks.soakload import Answer
+from saewatch.core.batch import FiringBatch, Origin, Reason
+from saewatch.core.records import Beat, Record, RequestEnd, RequestStart, StreamBeat, StreamEnd, StreamOpen
+from saewatch.core.wire import encode
+from tests.simulate.sidecar import wait_until
+
+ANSWERS = {"0": Answer(4, [7, 8, 9], left=False), "1": Answer(2, [7], left=True)}
+FINAL = StreamBeat(stream=1, seq=2, fed=8, encoded=6, reused=1, missed={"cached": 1})
+
+
+def batch(
+    seq: int, spans: Sequence[tuple[int, int, int, Origin]], missed: Sequence[tuple[int, int]] = ()
+) -> FiringBatch:
+    """A batch of (request, position, rows, origin) and of cached tokens by request, without firings."""
+    return FiringBatch(
+        stream=1,
+        watch=0,
+        seq=seq,
+        step=seq,
+        time_ns=0,
+        request=np.array([one[0] for one in spans], np.uint32),
+        span_start=np.cumsum([0, *(one[2] for one in spans)]).astype(np.int32),
+        position=np.array([one[1] for one in spans], np.int32),
+        origin=np.array([one[3] for one in spans], np.uint8),
+        missed_request=np.array([one[0] for one in missed], np.uint32),
+        missed_reason=np.full(len(missed), Reason.CACHED, np.uint8),
+        missed_tokens=np.array([one[1] for one in missed], np.int32),
+        row=np.zeros(0, np.uint32),
+        slot=np.zeros(0, np.uint16),
+        value=np.zeros(0, np.float32),
+    )
+
+
+FIRST = batch(1, [(1, 2, 2, Origin.COMPUTED), (1, 1, 1, Origin.REUSED), (2, 0, 2, Origin.COMPUTED)], [(1, 1)])
+SECOND = batch(2, [(1, 3, 1, Origin.RECOMPUTED), (1, 4, 2, Origin.COMPUTED)])
+SOUND: tuple[Any, ...] = (
+    StreamOpen(stream=1, engine="e", epoch=1),
+    RequestStart(request=1, engine_id="0-aaaa", prompt_len=4),
+    RequestStart(request=2, engine_id="1-bbbb", prompt_len=2),
+    FIRST,
+    Beat(engine="e", epoch=1, time_ns=1, streams=(replace(FINAL, fed=6, encoded=0, in_flight=4),)),
+    SECOND,
+    RequestEnd(request=1, fed=6, emitted=3),
+    RequestEnd(request=2, fed=2, emitted=1),
+    StreamEnd(stream=1, reason="shutdown", final=FINAL),
+)
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[SoakBooks]:
+    made = SoakBooks(tmp_path / "socket")
+    yield made
+    made.stop()
+
+
+def heard(books: SoakBooks, records: Sequence[Record]) -> list[str]:
+    """The faults after an engine has told these."""
+    for record in records:
+        books.receive(0, record)
+    return list(books.faults(ANSWERS))
+
+
+def test_a_sound_engine_has_no_faults(books: SoakBooks) -> None:
+    assert heard(books, SOUND) == []
+    assert books.sums() == {"fed": 8, "encoded": 6, "reused": 1, "missed_cached": 1, "recomputed": 1}
+    assert books.beats == 1
+
+
+def test_what_makes_no_sense_is_a_fault_and_the_rest_is_heard(books: SoakBooks, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as engine:
+        engine.connect(str(tmp_path / "socket"))
+        for frame in (*map(encode, SOUND[:-1]), b"nonsense", encode(SOUND[-1])):
+            engine.send(frame)
+        wait_until(lambda: books.final)
+    (fault,) = books.faults(ANSWERS)
+    assert fault.startswith("the sidecar refused")
+
+
+def without(index: int) -> list[Record]:
+    return [*SOUND[:index], *SOUND[index + 1 :]]
+
+
+def instead(index: int, record: Record) -> list[Record]:
+    return [*SOUND[:index], record, *SOUND[index + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("records", "says"),
+    [
+        pytest.param(instead(4, replace(SOUND[4], streams=(replace(FINAL, fed=9),))), "beat 1: 9 fed", id="beat"),
+        pytest.param(instead(8, replace(SOUND[8], final=replace(FINAL, fed=9))), "the last books: 9", id="last books"),
+        pytest.param(without(5), "request 0: 6 fed, and 4 told of", id="a batch is lost"),
+        pytest.param(instead(6, replace(SOUND[6], fed=5)), "request 0: 5 fed, and 6 told of", id="an end"),
+        pytest.param(instead(1, replace(SOUND[1], engine_id="1-cc")), "its client knows of 6", id="another's rows"),
+        pytest.param(
+            instead(5, batch(2, [(1, 3, 2, Origin.COMPUTED)])), "request 0: position 3 came as new again", id="twice"
+        ),
+        pytest.param(without(8), "never ended", id="no end"),
+        pytest.param(instead(8, replace(SOUND[8], final=replace(FINAL, blind="fault"))), "blind", id="blind"),
+        pytest.param(
+            instead(8, replace(SOUND[8], final=replace(FINAL, encoded=5, reused=2))), "rows", id="reused for encoded"
+        ),
+    ],
+)
+def test_a_lie_is_a_fault(books: SoakBooks, records: Sequence[Record], says: str) -> None:
+    assert says in "\n".join(heard(books, records))
+
+
+def test_a_client_that_left_may_not_know_of_the_last_tokens(books: SoakBooks) -> None:
+    more = instead(7, RequestEnd(request=2, fed=3, emitted=2))
+    more[5] = batch(2, [(1, 4, 2, Origin.COMPUTED), (2, 2, 1, Origin.COMPUTED)])
+    more[8] = replace(SOUND[8], final=replace(FINAL, fed=9, encoded=7))
+    assert heard(books, more) == ["request 1: 3 fed, and its client knows of 2"]
+    assert list(books.faults(ANSWERS, surplus=1)) == []

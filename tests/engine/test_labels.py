@@ -1,0 +1,52 @@
+"""The socket of labels: what it costs when nobody reads, and that it comes back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from saewatch.core.wire import decode
+from saewatch.engine.labels import LabelSender
+from saewatch.engine.middleware import label_of
+
+
+def test_a_sidecar_that_does_not_read_costs_labels_and_no_time(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        sender, label = LabelSender(str(tmp_path / "socket")), label_of([(b"x-request-id", b"i" * 200)], trusted=False)
+        thread = threading.Thread(target=lambda: deque(map(sender.send, [label] * 5000)), daemon=True)
+        thread.start()
+        thread.join(10)
+        sender.close()
+        assert not thread.is_alive()
+        assert 0 < sender.dropped < 5000
+
+
+def test_labels_go_out_again_when_the_sidecar_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saewatch.engine.labels.RECONNECT_EVERY_S", 0.0)
+    sender, label = LabelSender(str(tmp_path / "socket")), label_of([], trusted=False)
+    for _ in range(2):
+        (tmp_path / "socket").unlink(missing_ok=True)
+        sender.send(label)
+        dropped = sender.dropped
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(tmp_path / "socket"))
+            listener.listen()
+            sender.send(label)
+            connection, _ = listener.accept()
+            with connection:
+                assert decode(connection.recv(10_000)) == label
+        assert sender.dropped == dropped
+    sender.close()
+    assert sender.dropped == 2
+
+
+def test_without_a_socket_configured_nothing_is_sent_and_nothing_counts_as_dropped() -> None:
+    sender = LabelSender("")
+    sender.send(label_of([], trusted=False))
+    assert sender.dropped == 0
