@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from saewatch.core.errors import EngineError, RecordError, UnreachableError
@@ -107,7 +109,7 @@ def test_what_is_in_force_is_told_to_everybody_who_asked_for_it() -> None:
 
 
 @pytest.mark.parametrize(("verb", "more"), [(OFF, {}), (WATCH, {"watch": '["b.l1"]'}), (SELF_TEST, {})])
-def test_something_else_is_refused_meanwhile(verb: str, more: dict[str, str]) -> None:
+def test_something_else_is_refused_meanwhile(verb: str, more: dict[str, Any]) -> None:
     commands = Commands()
     asked, _ = ask(commands, verb=WATCH, watch='["a.l1"]')
     with pytest.raises(EngineError, match=r"engine a: found busy with 'watch', which .* Try again"):

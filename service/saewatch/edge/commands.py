@@ -110,8 +110,8 @@ class Commands:
     def settle(self, asked: Asked, details: Mapping[str, str], opened: StreamIdentity | None) -> None:
         """What was asked for is in force. Raises `RecordError` for details that say something else than they should."""
         slots = count_of("result.slots", details.get("slots", "0"))
-        told = {name: details.get(name, "")[:_TEXT] for name in ("weights", "watch")}
-        self._complete(asked, Answer(**told, slots=slots, opened=opened))
+        weights, watch = (details.get(name, "")[:_TEXT] for name in ("weights", "watch"))
+        self._complete(asked, Answer(weights=weights, watch=watch, slots=slots, opened=opened))
 
     def refuse(self, asked: Asked, why: str) -> None:
         """The engine did not carry it out, or its answer cannot be used."""
