@@ -98,4 +98,4 @@ def test_a_change_is_waited_for_and_says_what_is_wanted() -> None:
         assert (ask.method, ask.longer_s) == (method, 2.5 + asks.MARGIN_S)
         assert {name: getattr(ask.request, name) for name in fields} == fields
         assert ask.request.timeout.ToMilliseconds() == 2500
-    assert next(asks.set_watching("", 1.0, on=False)).request.HasField("on"), "off is said, and no default"  # type: ignore[arg-type]  # a field with presence
+    assert next(asks.set_watching("", 1.0, on=False)).request.HasField("on"), "off is said, and no default"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from saewatch.client.fake.made import InForce, MadeDictionary
+from saewatch.client.fake.made import MadeDictionary, Meaning
 from saewatch.client.fake.rows import Rows, batch, wants
 from saewatch.client.filters import firing_filter
 from saewatch.edge.pb import common_pb2
 
-OF = InForce(1, 1, MadeDictionary())
+OF = Meaning(1, 1, MadeDictionary())
 REQUEST = common_pb2.Request(
     engine_id="e", key="k", client_id="c", tenant="acme", traffic_class=common_pb2.TRAFFIC_CLASS_LIVE
 )

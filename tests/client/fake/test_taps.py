@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -92,14 +92,15 @@ async def test_another_dictionary(server: FakeServer) -> None:
 
 def test_what_it_refuses(server: FakeServer) -> None:
     with Client(server.address) as client:
-        for call, said in (
+        calls: list[tuple[Callable[[], object], str]] = [
             (lambda: client.set_watching("b", on=True), "engine: found 'b'"),
             (lambda: client.set_watch_list("x"), "weights_digest: found 'x'"),
             (lambda: client.set_watch_list(WEIGHTS, ["greed.l1"]), "feature_ids: found 'greed.l1', expected one of"),
             (lambda: client.load_dictionary("x", OTHER.weights), "replaces_digest: found 'x'"),
             (lambda: client.load_dictionary(WEIGHTS, "x"), "weights_digest: found 'x'"),
             (lambda: client.load_dictionary(WEIGHTS, WEIGHTS), "expected another one"),
-        ):
+        ]
+        for call, said in calls:
             with pytest.raises(SaewatchError, match=said):
                 call()
         assert (server.off, server.of.table, server.made.weights) == (False, 1, WEIGHTS)

@@ -158,8 +158,8 @@ class MadeDictionary:
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """What batches mean while it is: the numbers of a stream and of its table, and the dictionary."""
+class Meaning:
+    """What batches mean: the numbers of a stream and of its table, and the dictionary that they are of."""
 
     stream: int
     table: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saewatch.client.fake.made import InForce
+from saewatch.client.fake.made import Meaning
 from saewatch.edge.pb import common_pb2, firing_pb2, history_pb2
 
 
@@ -13,7 +13,7 @@ from saewatch.edge.pb import common_pb2, firing_pb2, history_pb2
 class Rows:
     """Rows of one request: ``tokens`` from ``position`` on, the firings in them, and tokens that were missed."""
 
-    of: InForce
+    of: Meaning
     request: common_pb2.Request
     position: int
     tokens: int
@@ -68,7 +68,7 @@ def batch(rows: Rows, wanted: firing_pb2.FiringFilter) -> firing_pb2.FiringBatch
     )
 
 
-def _chosen(slot: int, value: float, wanted: firing_pb2.FiringFilter, of: InForce) -> bool:
+def _chosen(slot: int, value: float, wanted: firing_pb2.FiringFilter, of: Meaning) -> bool:
     if wanted.HasField("min_value") and not value > wanted.min_value:
         return False
     if not wanted.feature_ids and not wanted.categories:

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from saewatch.client.fake.log import Log
-from saewatch.client.fake.made import ENGINE, FEATURES, InForce, MadeDictionary
+from saewatch.client.fake.made import ENGINE, FEATURES, MadeDictionary, Meaning
 from saewatch.client.fake.refusal import Refusal
 from saewatch.client.fake.rows import Rows
 from saewatch.core.catalogue import Feature
@@ -43,7 +43,7 @@ class State:
         replay: bool = True,
         heartbeat_s: float = 1.0,
     ) -> None:
-        self.of = InForce(1, 1, MadeDictionary(features))
+        self.of = Meaning(1, 1, MadeDictionary(features))
         """What is in force."""
         self.dictionaries = {one.weights: one for one in (self.of.made, *others)}
         """By weights digest, in order."""
@@ -179,12 +179,12 @@ class State:
 
     def rewatch(self, ids: Collection[str]) -> None:
         """These features are watched from the next batch on; none: all."""
-        self.of = InForce(self.of.stream, self.of.table + 1, self.made.watching(ids))
+        self.of = Meaning(self.of.stream, self.of.table + 1, self.made.watching(ids))
 
     def swap(self, made: MadeDictionary) -> None:
         """The stream ends, and one with another dictionary opens."""
         self.ended.append(self.status("swap"))
-        self.of = InForce(self.of.stream + 1, self.of.table + 1, made)
+        self.of = Meaning(self.of.stream + 1, self.of.table + 1, made)
         self._seen = self._firings = self._seq = 0
         self._missed.clear()
         self.coverage()
@@ -193,7 +193,7 @@ class State:
         """A new run: the same dictionary under other numbers."""
         self.log.next_run()
         self.ended.clear()
-        self.of = InForce(self.of.stream + 1, self.of.table + 1, self.made)
+        self.of = Meaning(self.of.stream + 1, self.of.table + 1, self.made)
 
     def status(self, ended: str = "") -> status_pb2.StreamStatus:
         """The stream as it stands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 
-from saewatch.client.fake.made import InForce
+from saewatch.client.fake.made import Meaning
 from saewatch.client.fake.rows import Rows
 from saewatch.client.fake.state import State
 from saewatch.edge.pb import common_pb2, firing_pb2
@@ -31,7 +31,7 @@ def record(state: State, name: str) -> firing_pb2.RequestRecord | None:
     return found
 
 
-def _stream(of: InForce, rows: list[Rows]) -> firing_pb2.StreamRecord:
+def _stream(of: Meaning, rows: list[Rows]) -> firing_pb2.StreamRecord:
     """Rows that came again are left out: the real one keeps the last."""
     fresh = [one for one in rows if not one.recomputed]
     prompt = sum(max(min(one.position + one.tokens, one.request.prompt_len) - one.position, 0) for one in fresh)

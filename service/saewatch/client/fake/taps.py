@@ -78,8 +78,13 @@ class Taps:
 
     def _change(self) -> tap_pb2.Change:
         made = self._state.made
-        said = {"weights_digest": made.weights, "watch_digest": made.watch_digest}
-        return tap_pb2.Change(engine=ENGINE, good=True, slots=made.slot_count, **said)
+        return tap_pb2.Change(
+            engine=ENGINE,
+            good=True,
+            weights_digest=made.weights,
+            watch_digest=made.watch_digest,
+            slots=made.slot_count,
+        )
 
 
 def _check_engine(name: str, context: grpc.ServicerContext) -> None:
