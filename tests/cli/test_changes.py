@@ -6,14 +6,19 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import structlog
 
 from saewatch import cli
 from saewatch.core.records import Command, Result
-from tests import fakes
+from tests import fakes, sidecar
+from tests.edge.obeying import ObeyingEngine
 from tests.edge.rpc.served import Served, serving
+from tests.edge.running import until
+from tests.sidecar import Sidecar
 
 OLD, NEW = fakes.dictionary(), replace(fakes.dictionary(seed=1), folder="/bundles/new")
 
@@ -143,3 +148,53 @@ async def test_a_digest_that_names_several_or_none(capsys: pytest.CaptureFixture
 def test_an_option_that_would_change_nothing(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["tap", *words]) == cli.USAGE
     assert said in capsys.readouterr().err
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+class Whole:
+    """A sidecar's process, and an engine on its socket that does what it is told."""
+
+    def __init__(self, process: Sidecar, engine: ObeyingEngine) -> None:
+        self.process, self.engine = process, engine
+        self.asked: list[Command] = []
+
+    def tap(self, *words: str) -> tuple[int, str]:
+        """Exit code and what was printed; the engine obeys meanwhile."""
+        obeying = Thread(target=lambda: self.asked.append(self.engine.obey()))
+        obeying.start()
+        done = sidecar.run("tap", *words, "--address", self.process.addresses["grpc"])
+        obeying.join()
+        return done.returncode, done.stdout + done.stderr
+
+    def info(self) -> list[str]:
+        """The dictionaries that the metrics name."""
+        return [line for line in self.process.get("/metrics")[1].splitlines() if "dictionary_info{" in line]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Iterator[Whole]:
+    with Sidecar(tmp_path, [OLD, NEW]) as process, ObeyingEngine(process.addresses["socket"], OLD, NEW) as engine:
+        engine.ready()
+        assert until(lambda: process.get("/readyz")[0] == 200)
+        yield Whole(process, engine)
+
+
+def test_the_whole_way(whole: Whole) -> None:
+    code, said = whole.tap("off")
+    assert (code, said[:29]) == (0, "ok      engine-0: NOT WATCHED")
+    assert whole.process.blind() == ["off"]
+    assert whole.tap("on")[0] == 0
+    assert whole.process.blind() == []
+    code, said = whole.tap("watch", "--features", "threat.p1")
+    assert (code, "1 slots are watched" in said) == (0, True)
+    code, said = whole.tap("load", "--dictionary", NEW.weights_digest)
+    assert (code, f"{NEW.weights_digest[:19]} is in force at resid_post.3, stream 2" in said) == (0, True)
+    (info,) = whole.info()
+    assert f'weights="{NEW.weights_digest}"' in info
+    assert whole.asked[-1].arguments["path"] == str(whole.process.folder / "bundle1"), "where the sidecar has it"
+    changes = [line for line in whole.process.lines() if line["event"].startswith("tap change")]
+    assert [(line["event"], line["verb"], line["principal"]) for line in changes] == [
+        (event, verb, "local")
+        for verb in ("off", "on", "watch", "load")
+        for event in ("tap change asked for", "tap changed")
+    ]
