@@ -22,7 +22,14 @@ import pytest
 
 from tests.sidecar import ENVIRONMENT, ROOT, command
 
-PAGES = ("README.md", "docs/clients.md", "docs/score.md", "docs/troubleshooting.md", "recordings/README.md")
+PAGES = (
+    "README.md",
+    "docs/changing.md",
+    "docs/clients.md",
+    "docs/score.md",
+    "docs/troubleshooting.md",
+    "recordings/README.md",
+)
 FIXTURE = ROOT / "tests" / "fixture"
 DEMO = ROOT / "dictionaries" / "smollm2-135m-it.resid_post.14"
 NAMES: Mapping[str, str] = {
@@ -35,7 +42,7 @@ NAMES: Mapping[str, str] = {
 SERVING = ("serve", "watch", "replay", "record", "fake-server")
 """Verbs that go on until Ctrl-C, unless they are told to end."""
 REFUSED: Mapping[str, str] = {
-    "tap selftest": "a recording carries out no command",
+    "tap": "a recording carries out no command",
     "doctor": "the recorded engine is not there any more, so the stream is blind",
 }
 """What exits with 2 here, and why that is right."""

@@ -158,7 +158,7 @@ class App:
         )
         sinks: list[Sink] = [self._metrics, feed, StateLog()]
         self._sinks = list(zip(sinks, queues, strict=True))
-        taps = TapService(pipeline=self._pipeline, send=self._command)
+        taps = TapService(pipeline=self._pipeline, dictionaries=known, send=self._command)
         self._services = (self._firing, DictionaryService(known), status, taps)
         self._tasks: list[asyncio.Task[None]] = []
         self.addresses: Addresses | None = None

@@ -115,12 +115,16 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "saewatch serve" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "61", "nan", "soon"])
-def test_a_wrong_timeout_is_a_wrong_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["tap", "selftest", "--timeout-s", text])
-    assert caught.value.code == cli.USAGE
-    assert "above 0 and at most 60" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("action", "text", "at_most"),
+    [("selftest", "0", 60), ("selftest", "-1", 60), ("selftest", "61", 60), ("off", "nan", 600), ("load", "601", 600)],
+)
+def test_a_wrong_timeout_is_a_wrong_usage(
+    action: str, text: str, at_most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dictionary = ["--dictionary", "x"] if action == "load" else []
+    assert cli.main(["tap", action, *dictionary, "--timeout-s", text]) == cli.USAGE
+    assert f"expected above 0 and at most {at_most}" in capsys.readouterr().err
 
 
 # --- the whole way ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def heartbeat(token: str = "") -> Response:
 
 def table(number: int = 1) -> Response:
     """The default dictionary's. Slot 0 is latent 12 of greeting.g1, above 0.5, and of hesitation.l1, above 1.0."""
-    return response(table=MadeDictionary().table(number))
+    return response(table=MadeDictionary().table(number, number))
 
 
 def requests(*names: str, prompt_len: int = 4) -> list[common_pb2.Request]:

@@ -77,3 +77,25 @@ def test_a_self_test_is_waited_for() -> None:
     ask: Any = next(asks.self_test("e", 2.5))
     assert ask.longer_s > 2.5
     assert ask.request.timeout.ToMilliseconds() == 2500
+
+
+def test_a_change_is_waited_for_and_says_what_is_wanted() -> None:
+    where = {"engine": "e", "hook_point": "resid_post.3"}
+    for plan, method, fields in (
+        (asks.set_watching("e", 2.5, on=False), "SetWatching", {"engine": "e", "on": False}),
+        (
+            asks.set_watch_list("w", ["a.l1"], timeout_s=2.5, **where),
+            "SetWatchList",
+            {"weights_digest": "w", "feature_ids": ["a.l1"], **where},
+        ),
+        (
+            asks.load_dictionary("old", "new", "/p", timeout_s=2.5, **where),
+            "LoadDictionary",
+            {"replaces_digest": "old", "weights_digest": "new", "path": "/p", **where},
+        ),
+    ):
+        ask: Any = next(plan)
+        assert (ask.method, ask.longer_s) == (method, 2.5 + asks.MARGIN_S)
+        assert {name: getattr(ask.request, name) for name in fields} == fields
+        assert ask.request.timeout.ToMilliseconds() == 2500
+    assert next(asks.set_watching("", 1.0, on=False)).request.HasField("on"), "off is said, and no default"

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from saewatch.core import limits
-from saewatch.core.checks import at_least_zero, below, column_types, counts, finite, in_range, one_of, same_length
+from saewatch.core.checks import (
+    at_least_zero,
+    below,
+    column_types,
+    count_of,
+    counts,
+    finite,
+    in_range,
+    one_of,
+    same_length,
+)
 from saewatch.core.errors import RecordError
 
 
@@ -73,3 +83,10 @@ def test_column_types_names_the_column(dtype: str) -> None:
     record.row = np.zeros(2, dtype)
     with pytest.raises(RecordError, match=r"^watch_set\.row: found .*, expected uint32$"):
         column_types("watch_set", record)
+
+
+def test_a_count_that_travelled_as_text() -> None:
+    assert count_of("x", "0042") == 42
+    for text in ("", "-1", "1.0", "many", "²", "9" * 20):
+        with pytest.raises(RecordError, match=r"^x: found '.*', expected a count$"):
+            count_of("x", text)

@@ -70,3 +70,11 @@ def test_what_was_examined_is_never_left_out() -> None:
     for given in incomplete:
         with pytest.raises(TypeError):
             SaewatchError("a", **given)
+
+
+@pytest.mark.parametrize("hint", ["", "Is it made for this model? See below."])
+def test_what_an_error_said_elsewhere_is_found_in_its_text(hint: str) -> None:
+    said = SaewatchError("dictionary.d_in", found=4096, expected="2304, or less", hint=hint)
+    expected = {"subject": "dictionary.d_in", "found": "4096", "expected": "2304, or less", "hint": hint}
+    assert errors.parts(str(said)) == expected
+    assert errors.parts("off: not carried out yet") is None

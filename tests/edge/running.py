@@ -8,6 +8,7 @@ from collections.abc import Callable
 from saewatch.edge.pipeline import Pipeline, SinkQueue
 from saewatch.edge.sources import SocketSource
 from saewatch.monitor.events import Observed, StreamState
+from saewatch.monitor.tables import KnownDictionary
 from tests import fakes
 from tests.fakes import FakeEngine
 
@@ -15,10 +16,11 @@ from tests.fakes import FakeEngine
 class Running:
     """A source and its pipeline."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *more: KnownDictionary) -> None:
         self.known = fakes.dictionary()
         self.queue = SinkQueue("q", lambda: None, bound=100_000)
-        self.pipeline = Pipeline(dictionaries={self.known.weights_digest: self.known}, queues=[self.queue])
+        known = {one.weights_digest: one for one in (self.known, *more)}
+        self.pipeline = Pipeline(dictionaries=known, queues=[self.queue])
         self.source = SocketSource(path=path, consumer=self.pipeline)
         self.path = path
         self.items: list[object] = []
@@ -29,8 +31,13 @@ class Running:
 
     def observed(self) -> list[Observed]:
         """The batches that came out so far."""
-        self.items += self.queue.take()
+        self.look()
         return [item for item in self.items if isinstance(item, Observed)]
+
+    def look(self) -> list[object]:
+        """Everything that came out so far."""
+        self.items += self.queue.take()
+        return self.items
 
     def stream(self, number: int = 0) -> StreamState:
         """One stream's state."""

@@ -20,6 +20,7 @@ def test_a_bundle_without_its_tensors_is_enough(tmp_path: Path) -> None:
     one = found[known.weights_digest]
     assert (one.manifest, one.catalogue) == (known.manifest, known.catalogue)
     assert one.bundle_digest.startswith("sha256:")
+    assert one.folder == str(tmp_path / "a")
 
 
 def test_the_model_comes_from_its_attestation(tmp_path: Path) -> None:
@@ -34,6 +35,12 @@ def test_the_same_dictionary_twice(tmp_path: Path) -> None:
     folders = [fakes.write_bundle(tmp_path / "a", known), fakes.write_bundle(tmp_path / "b", relabelled)]
     with pytest.raises(ConfigError, match=r"dictionaries\[1\]"):
         dictionaries.load(folders)
+
+
+def test_an_engine_can_be_told_its_folder_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.write_bundle(tmp_path / "a", fakes.dictionary())
+    monkeypatch.chdir(tmp_path)
+    assert dictionaries.load_one(Path("a")).folder == str(tmp_path / "a")
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

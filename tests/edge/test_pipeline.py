@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from saewatch.core.errors import RecordError, UnreachableError
-from saewatch.core.records import RequestStart
+from saewatch.core.errors import EngineError, RecordError, UnreachableError
+from saewatch.core.records import RequestStart, Result
 from saewatch.edge.pipeline import Clock, Dropped, Pipeline, SinkQueue
 from saewatch.monitor.events import Observed, Standing
 from tests import fakes
@@ -155,7 +155,7 @@ def test_an_answer_is_booked_before_who_asked_has_it() -> None:
     asked.answer.add_done_callback(lambda _: seen.append("answered"))
     queue.take()
     one.receive(1, fakes.self_test(failing="rows").result(asked.command.command))
-    ((examined,), (standing,)) = asked.answer.result(0), queue.take()
+    ((examined,), (standing,)) = asked.answer.result(0).examined, queue.take()
     assert (examined.stream.opening.engine, examined.test.good, seen) == ("engine-0", False, ["answered"])
     assert isinstance(standing, Standing)
     assert [state.reason for state in standing.blind] == ["self_test_failed"]
@@ -186,3 +186,50 @@ def test_a_result_on_another_connection_is_refused_and_changes_nothing() -> None
         one.receive(2, fakes.self_test(failing="rows").result(asked.command.command))
     assert not asked.answer.done()
     assert one.status().streams[0].blind == ""
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+def test_the_stream_that_opened_is_found_by_the_engines_number() -> None:
+    one = pipeline()
+    feed(one, 0)
+    asked, _ = one.ask("engine-0", "load", {"replace": "x"})
+    assert asked.command.arguments == {"replace": "x"}
+    one.receive(1, fakes.stream_open(fakes.dictionary(seed=1), stream=2))
+    assert [identity.opening.stream for identity in one.streams()["engine-0"]] == [1, 2]
+    one.receive(1, Result(command=asked.command.command, good=True, details={"opened": "2", "slots": "5"}))
+    answer = asked.answer.result(0)
+    assert answer.opened is one.streams()["engine-0"][1]
+    assert answer.slots == 5
+
+
+def test_a_stream_that_nobody_heard_of_is_none() -> None:
+    one = pipeline()
+    feed(one, 0)
+    asked, _ = one.ask("engine-0", "load", {})
+    one.receive(1, Result(command=asked.command.command, good=True, details={"opened": "9"}))
+    assert asked.answer.result(0).opened is None
+
+
+def test_a_change_that_was_not_made_and_one_that_cannot_be_read() -> None:
+    one = pipeline()
+    feed(one, 0)
+    asked, _ = one.ask("engine-0", "off")
+    one.receive(1, Result(command=asked.command.command, good=False, message="off: not carried out yet"))
+    with pytest.raises(EngineError, match=r"found off: not carried out yet, expected a tap that is off\. Update"):
+        asked.answer.result(0)
+    asked, _ = one.ask("engine-0", "off")
+    with pytest.raises(RecordError, match=r"result\.slots"):
+        one.receive(1, Result(command=asked.command.command, good=True, details={"slots": "many"}))
+    with pytest.raises(EngineError, match=r"engine engine-0: result\.slots: found 'many'"):
+        asked.answer.result(0)
+
+
+def test_a_self_test_is_not_what_a_change_is_answered_with() -> None:
+    one = pipeline()
+    feed(one, 0)
+    asked, _ = one.ask("engine-0")
+    with pytest.raises(EngineError, match="busy with 'self_test'"):
+        one.ask("engine-0", "off")
+    one.receive(1, Result(command=asked.command.command, good=True))
+    with pytest.raises(EngineError, match="found a refusal, expected a self-test"):
+        asked.answer.result(0)

@@ -51,7 +51,7 @@ def test_an_answer_to_what_was_asked_is_taken_and_any_other_is_refused(running: 
         forged = fakes.self_test(failing="sink").result(asked.command.command + 1)
         engine.send(forged)
         engine.answer(fakes.self_test())
-        (examined,) = asked.answer.result(5)
+        (examined,) = asked.answer.result(5).examined
         engine.send(examined.test.result(asked.command.command))
         assert until(lambda: running.faults() == {"refused_record": 2})
     assert running.stream().blind == ""

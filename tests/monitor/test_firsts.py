@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from saewatch.monitor.firsts import TABLES_KEPT, Firsts
@@ -32,6 +34,20 @@ def test_tables_are_apart() -> None:
     place = 3
     assert new(firsts, one, (place, 1)) == [1]
     assert new(firsts, other, (place, 1)) == [1]
+
+
+def test_another_watch_set_of_a_stream_goes_on_where_the_last_was() -> None:
+    """Features 0, 1 and 2 become one, and then all again: by their ids."""
+    firsts, one = Firsts(), table(1)
+    known = one.stream.dictionary
+    assert known is not None
+    fewer = replace(known, catalogue=replace(known.catalogue, features=known.catalogue.features[1:2]))
+    other = join([fakes.watch_set(fewer)], number=2, stream=one.stream)
+    again = join([fakes.watch_set(known)], number=3, stream=one.stream)
+    left, right = 3, 100
+    assert new(firsts, one, (left, 1), (left, 2)) == [1, 2]
+    assert new(firsts, other, (left, 0), (right, 0)) == [0]
+    assert new(firsts, again, (left, 0), (left, 1), (left, 2), (right, 1)) == [0]
 
 
 def test_a_place_that_is_given_again_is_empty() -> None:

@@ -136,3 +136,16 @@ def test_a_random_stream_agrees_with_the_slow_way() -> None:
                 found[place] = found.get(place, 0) + count
             assert tally.prompt_tokens + tally.answer_tokens == position[request]
     assert found == expected
+
+
+def test_what_is_computed_again_under_another_watch_set_replaces_what_it_gave() -> None:
+    stage = live(7)
+    stage.batch([(7, 0, 4)], [(0, 0, 1.0), (2, 2, 5.0)])
+    stage.put(fakes.watch_set(stage.known, watch=2))
+    stage.batch([(7, 1, 3, Origin.RECOMPUTED), (7, 4, 1)], [(1, 2, 7.0)], watch=2)
+    (record,) = stage.monitor.records(fakes.key(7))
+    (_, before), (_, after) = record.tallies
+    assert before.sums().largest.tolist() == [1.0], "position 2 fires once, with its last value"
+    assert after.sums().largest.tolist() == [7.0]
+    assert (before.recomputed_tokens, after.recomputed_tokens) == (0, 3)
+    assert (before.prompt_tokens + before.answer_tokens, after.prompt_tokens + after.answer_tokens) == (4, 1)

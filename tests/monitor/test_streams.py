@@ -194,3 +194,37 @@ def test_a_self_test_belongs_to_a_stream_of_its_connection() -> None:
         with pytest.raises(RecordError, match=r"self_test\.stream"):
             stage.monitor.self_test(link, fakes.self_test(stream=stream, failing="sink"), stage.now)
     assert [state.blind for state in states(stage)] == [""]
+
+
+def test_a_stream_that_its_engine_does_not_have_any_more_has_ended() -> None:
+    stage = Stage().ready()
+    stage.monitor.disconnect(ENGINE, stage.now)
+    stage.monitor.connect(3)
+    stage.put(fakes.stream_open(stage.known, stream=2), link=3)
+    stage.beat(StreamBeat(stream=2, seq=0), link=3)
+    assert [(state.ended, state.connected) for state in states(stage)] == [("replaced", False), ("", True)]
+    stage.tick(10)
+    stage.beat(StreamBeat(stream=2, seq=0), link=3)
+    assert [state.blind for state in states(stage)] == ["", ""]
+
+
+def test_a_stream_that_its_engine_still_has_goes_on() -> None:
+    stage = Stage().ready()
+    stage.monitor.disconnect(ENGINE, stage.now)
+    stage.monitor.connect(3)
+    stage.beat(StreamBeat(stream=1, seq=0), link=3)
+    stage.put(fakes.stream_open(stage.known), link=3)
+    assert [(state.ended, state.connected) for state in states(stage)] == [("", True)]
+
+
+def test_a_self_test_while_the_tap_was_off_says_nothing_once_it_is_on() -> None:
+    stage = Stage().ready()
+    stage.beat(StreamBeat(stream=1, seq=0, blind="off"))
+    stage.monitor.self_test(ENGINE, fakes.self_test(failing="tap"), stage.now)
+    assert states(stage)[0].blind == "off"
+    stage.beat(StreamBeat(stream=1, seq=0))
+    assert states(stage)[0].blind == ""
+    stage.beat(StreamBeat(stream=1, seq=0, blind="off"))
+    stage.monitor.self_test(ENGINE, fakes.self_test(failing="sink"), stage.now)
+    stage.beat(StreamBeat(stream=1, seq=0))
+    assert states(stage)[0].blind == "self_test_failed", "what else was wrong may still be"

@@ -1,63 +1,75 @@
-"""Ask the taps of running engines, through their sidecar, whether they see: without a restart, and beside serving."""
+"""Ask the taps of running engines, through their sidecar, whether they see, and change what they watch.
+
+Nothing is restarted, and serving goes on. What is switched off, or not in force, is blind and counted; never silent.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
 from saewatch import cli
-from saewatch.cli.asking import address_argument, ask
+from saewatch.cli import changes
+from saewatch.cli.asking import address_argument
 from saewatch.cli.terminal import printable
+from saewatch.client import Client
 from saewatch.core import limits
-from saewatch.edge.pb import tap_pb2, tap_pb2_grpc
+from saewatch.edge.pb import tap_pb2
 
-MARGIN_S = 2.0
-"""For the sidecar to say who did not answer in time."""
 GOOD, UNVERIFIED = tap_pb2.CHECK_STATE_GOOD, tap_pb2.CHECK_STATE_UNVERIFIED
+WAITS: Mapping[str, tuple[int, int]] = {
+    "selftest": (limits.SELF_TEST_S, limits.SELF_TEST_MAX_S),
+    "off": (limits.CHANGE_S, limits.CHANGE_MAX_S),
+    "on": (limits.CHANGE_S, limits.CHANGE_MAX_S),
+    "watch": (limits.CHANGE_S, limits.CHANGE_MAX_S),
+    "load": (limits.LOAD_S, limits.CHANGE_MAX_S),
+}
+"""How long an engine's answer to each action is waited for, and how long it may be."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and whom to ask."""
-    parser.add_argument("action", choices=["selftest"], help="selftest: check every stream's sink, rows and encoder")
+    says = (
+        "selftest: check every stream's sink, rows and encoder; off, on: stop and go on watching; "
+        "watch: other features; load: another dictionary in the place of one"
+    )
+    parser.add_argument("action", choices=list(WAITS), help=says)
     address_argument(parser)
     parser.add_argument("--engine", default="", metavar="NAME", help="only this engine; without it: all of them")
     parser.add_argument(
-        "--timeout-s", type=_seconds, default=limits.SELF_TEST_S, help="for an engine's answer (%(default)g)"
+        "--timeout-s", type=float, help=f"for an engine's answer ({limits.SELF_TEST_S}; load: {limits.LOAD_S})"
     )
+    changes.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Asks and prints; fails when a check did."""
-    answer = _self_test(options.address, options.engine, options.timeout_s)
-    good = all(one.good for one in answer.self_tests)
+    """Asks and prints; fails when a check did, or an engine refused."""
+    changes.check(options)
+    usual, at_most = WAITS[options.action]
+    options.timeout_s = usual if options.timeout_s is None else options.timeout_s
+    if not 0.0 < options.timeout_s <= at_most:
+        found, expected = f"{options.timeout_s:g}", f"above 0 and at most {at_most}"
+        raise cli.UsageError("--timeout-s", found=found, expected=expected)
+    with Client(options.address) as client:
+        if options.action == "selftest":
+            tests = client.self_test(options.engine, timeout_s=options.timeout_s)
+            answer: tap_pb2.RunSelfTestResponse | tap_pb2.SetWatchingResponse
+            answer, good = tap_pb2.RunSelfTestResponse(self_tests=tests), all(one.good for one in tests)
+            lines = [line for one in tests for line in _lines(one)]
+        else:
+            found_changes = changes.ask(client, options)
+            answer = tap_pb2.SetWatchingResponse(changes=found_changes)
+            good = all(one.good for one in found_changes)
+            lines = [*changes.lines(options.action, found_changes)]
     if options.json:
         plain = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         print(json.dumps({"good": good, **plain}))
     else:
-        print("\n".join(printable(line) for one in answer.self_tests for line in _lines(one)))
+        print("\n".join(map(printable, lines)))
     return cli.GOOD if good else cli.FAILED
-
-
-def _seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0.0 < found <= limits.SELF_TEST_MAX_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and at most {limits.SELF_TEST_MAX_S:g}")
-    return found
-
-
-def _self_test(address: str, engine: str, timeout_s: float) -> tap_pb2.RunSelfTestResponse:
-    timeout = Duration()
-    timeout.FromNanoseconds(round(timeout_s * 1e9))
-    request = tap_pb2.RunSelfTestRequest(engine=engine, timeout=timeout)
-    service = tap_pb2_grpc.TapServiceStub
-    return ask(address, lambda channel: service(channel).RunSelfTest(request, timeout=timeout_s + MARGIN_S))
 
 
 def _lines(test: tap_pb2.SelfTest) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -113,6 +113,39 @@ class AsyncClient:
     async def self_test(self, engine: str = "", *, timeout_s: float = limits.SELF_TEST_S) -> list[tap_pb2.SelfTest]:
         """Asks the taps of one engine, or of all, whether they see."""
         return await self._drive(asks.self_test(engine, timeout_s))
+
+    async def set_watching(
+        self, engine: str = "", *, on: bool, timeout_s: float = limits.CHANGE_S
+    ) -> list[tap_pb2.Change]:
+        """Switches taps on or off, as `Client.set_watching` does."""
+        return await self._drive(asks.set_watching(engine, timeout_s, on=on))
+
+    async def set_watch_list(
+        self,
+        weights_digest: str,
+        features: Iterable[str] = (),
+        *,
+        engine: str = "",
+        hook_point: str = "",
+        timeout_s: float = limits.CHANGE_S,
+    ) -> list[tap_pb2.Change]:
+        """Watches other features, as `Client.set_watch_list` does."""
+        where = {"engine": engine, "hook_point": hook_point}
+        return await self._drive(asks.set_watch_list(weights_digest, features, timeout_s=timeout_s, **where))
+
+    async def load_dictionary(
+        self,
+        replaces: str,
+        weights_digest: str,
+        *,
+        path: str = "",
+        engine: str = "",
+        hook_point: str = "",
+        timeout_s: float = limits.LOAD_S,
+    ) -> list[tap_pb2.Change]:
+        """Puts a dictionary in the place of another, as `Client.load_dictionary` does."""
+        where = {"engine": engine, "hook_point": hook_point}
+        return await self._drive(asks.load_dictionary(replaces, weights_digest, path, timeout_s=timeout_s, **where))
 
     def query_firings(
         self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]

@@ -6,11 +6,10 @@ decides how one waits.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from saewatch.core import limits
@@ -30,7 +29,7 @@ from saewatch.edge.pb import (
 T = TypeVar("T")
 R = TypeVar("R", history_pb2.QueryFiringsRequest, history_pb2.ListRequestsRequest)
 MARGIN_S = 2.0
-"""For the sidecar to say which engine did not answer a self-test in time."""
+"""For the sidecar to say which engine did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +117,43 @@ def next_page(request: R, answer: Any) -> R | None:
 
 def self_test(engine: str, timeout_s: float) -> Plan[list[tap_pb2.SelfTest]]:
     """Whether the taps of running engines see."""
-    timeout = Duration()
-    timeout.FromNanoseconds(round(timeout_s * 1e9))
-    request = tap_pb2.RunSelfTestRequest(engine=engine, timeout=timeout)
-    answer: tap_pb2.RunSelfTestResponse = yield Ask(
-        tap_pb2_grpc.TapServiceStub, "RunSelfTest", request, longer_s=timeout_s + MARGIN_S
+    answer: tap_pb2.RunSelfTestResponse = yield _of_engines(
+        "RunSelfTest", tap_pb2.RunSelfTestRequest(engine=engine), timeout_s
     )
     return list(answer.self_tests)
+
+
+def set_watching(engine: str, timeout_s: float, *, on: bool) -> Plan[list[tap_pb2.Change]]:
+    """Switches taps on or off."""
+    answer: tap_pb2.SetWatchingResponse = yield _of_engines(
+        "SetWatching", tap_pb2.SetWatchingRequest(engine=engine, on=on), timeout_s
+    )
+    return list(answer.changes)
+
+
+def set_watch_list(
+    weights_digest: str, features: Iterable[str], *, engine: str, hook_point: str, timeout_s: float
+) -> Plan[list[tap_pb2.Change]]:
+    """Changes which features of a dictionary are watched."""
+    request = tap_pb2.SetWatchListRequest(
+        engine=engine, weights_digest=weights_digest, hook_point=hook_point, feature_ids=features
+    )
+    answer: tap_pb2.SetWatchListResponse = yield _of_engines("SetWatchList", request, timeout_s)
+    return list(answer.changes)
+
+
+def load_dictionary(
+    replaces: str, weights_digest: str, path: str, *, engine: str, hook_point: str, timeout_s: float
+) -> Plan[list[tap_pb2.Change]]:
+    """Puts a dictionary in the place of another."""
+    request = tap_pb2.LoadDictionaryRequest(
+        engine=engine, replaces_digest=replaces, hook_point=hook_point, weights_digest=weights_digest, path=path
+    )
+    answer: tap_pb2.LoadDictionaryResponse = yield _of_engines("LoadDictionary", request, timeout_s)
+    return list(answer.changes)
+
+
+def _of_engines(method: str, request: Any, timeout_s: float) -> Ask:
+    """A call whose answer engines give, within ``timeout_s``."""
+    request.timeout.FromNanoseconds(round(timeout_s * 1e9))
+    return Ask(tap_pb2_grpc.TapServiceStub, method, request, longer_s=timeout_s + MARGIN_S)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -126,6 +126,40 @@ class Client:
     def self_test(self, engine: str = "", *, timeout_s: float = limits.SELF_TEST_S) -> list[tap_pb2.SelfTest]:
         """Asks the taps of one engine, or of all, whether they see."""
         return self._drive(asks.self_test(engine, timeout_s))
+
+    def set_watching(self, engine: str = "", *, on: bool, timeout_s: float = limits.CHANGE_S) -> list[tap_pb2.Change]:
+        """Switches the taps of one engine, or of all, on or off. Off: their streams are blind, and say so."""
+        return self._drive(asks.set_watching(engine, timeout_s, on=on))
+
+    def set_watch_list(
+        self,
+        weights_digest: str,
+        features: Iterable[str] = (),
+        *,
+        engine: str = "",
+        hook_point: str = "",
+        timeout_s: float = limits.CHANGE_S,
+    ) -> list[tap_pb2.Change]:
+        """Watches these features of a dictionary, in one engine or in all that have it; none: those of its start."""
+        where = {"engine": engine, "hook_point": hook_point}
+        return self._drive(asks.set_watch_list(weights_digest, features, timeout_s=timeout_s, **where))
+
+    def load_dictionary(
+        self,
+        replaces: str,
+        weights_digest: str,
+        *,
+        path: str = "",
+        engine: str = "",
+        hook_point: str = "",
+        timeout_s: float = limits.LOAD_S,
+    ) -> list[tap_pb2.Change]:
+        """Puts a dictionary in the place of one that is in force; both have the same hook point and size.
+
+        ``path`` is its bundle's folder as the engine sees it; empty: the one that the sidecar has.
+        """
+        where = {"engine": engine, "hook_point": hook_point}
+        return self._drive(asks.load_dictionary(replaces, weights_digest, path, timeout_s=timeout_s, **where))
 
     def query_firings(
         self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]

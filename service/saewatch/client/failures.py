@@ -6,7 +6,6 @@ that only it sends. Everything else that fails is gRPC's own: nobody there, a br
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
-from saewatch.core.errors import AccessError, SaewatchError, UnreachableError
+from saewatch.core.errors import AccessError, SaewatchError, UnreachableError, parts
 
 Code = grpc.StatusCode
 
@@ -27,17 +26,14 @@ _MAY_PASS = {*_UNREACHED, *_BROKEN, Code.RESOURCE_EXHAUSTED}
 """Codes of what the caller did not cause. A watch goes on where it was, so it may ask again after any of them."""
 _DETAILS = "grpc-status-details-bin"
 """Only the sidecar itself sends this along."""
-_SAID = re.compile(
-    r"(?P<subject>.+?): found (?P<found>.+?), expected (?P<expected>.+?)(?:\. (?P<hint>.+))?", flags=re.DOTALL
-)
 
 
 def told(address: str, error: Any) -> SaewatchError:
     """What a failed call says."""
     code = error.code()
-    if _details(error) is not None and (said := _SAID.fullmatch(error.details() or "")):
+    if _details(error) is not None and (said := parts(error.details() or "")):
         kind = UnreachableError if code in _UNREACHED else AccessError if code in _NO_ACCESS else SaewatchError
-        return kind(said["subject"], found=said["found"], expected=said["expected"], hint=said["hint"] or "")
+        return kind(said["subject"], found=said["found"], expected=said["expected"], hint=said["hint"])
     if code in _UNREACHED or (code in _BROKEN and _details(error) is None):
         return _unreached(address, code)
     if code is Code.UNIMPLEMENTED:

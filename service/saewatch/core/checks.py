@@ -31,6 +31,13 @@ def counts(subject: str, record: Any, *names: str) -> None:
         in_range(f"{subject}.{name}", getattr(record, name), 0, limits.COUNT_MAX)
 
 
+def count_of(subject: str, text: str) -> int:
+    """A count that travelled as text."""
+    if not (text.isdecimal() and text.isascii() and len(text) <= len(str(limits.COUNT_MAX))):
+        raise RecordError(subject, found=f"{text!r:.80}", expected="a count")
+    return int(text)
+
+
 def one_of(subject: str, value: str, known: Collection[Any]) -> None:
     """A value of a closed list."""
     if value not in known:

@@ -25,8 +25,13 @@ Each carries what was examined, what was found, what was expected and a hint tha
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
+
+_SAID = re.compile(
+    r"(?P<subject>.+?): found (?P<found>.+?), expected (?P<expected>.+?)(?:\. (?P<hint>.+))?", flags=re.DOTALL
+)
 
 
 class SaewatchError(Exception):
@@ -126,3 +131,9 @@ class AccessError(SaewatchError):
 
 class UnreachableError(SaewatchError):
     """A peer, a file or a socket could not be reached."""
+
+
+def parts(text: str) -> Mapping[str, str] | None:
+    """``subject``, ``found``, ``expected`` and ``hint`` of what an error said elsewhere; None for any other text."""
+    match = _SAID.fullmatch(text)
+    return {name: said or "" for name, said in match.groupdict().items()} if match else None

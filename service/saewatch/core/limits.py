@@ -136,6 +136,12 @@ SELF_TEST_S = 10
 """How long a self-test is waited for: an engine's thread answers in well under a second."""
 SELF_TEST_MAX_S = 60
 """What a caller may ask for instead: what takes longer hangs."""
+CHANGE_S = 10
+"""How long an engine's answer is waited for when it is switched on or off, or is to watch other features."""
+LOAD_S = 60
+"""… when it loads another dictionary: it reads, checks and folds what may be some GiB."""
+CHANGE_MAX_S = 600
+"""What a caller may ask for instead: the largest tensor file, 16 GiB, at 30 MiB/s."""
 
 ACK_FRAMES = 64
 """Batches after which an acknowledgement is due: they bound what an engine has to remember."""

@@ -243,7 +243,19 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """Sidecar to engine: do ``verb``. Carried out so far: ``self_test``, without arguments."""
+    """Sidecar to engine: do ``verb``. What an engine does not carry out it answers with a failed `Result`.
+
+    =========  =====================================================================================================
+    verb       arguments, all text
+    =========  =====================================================================================================
+    self_test  none
+    off, on    none: the streams stay open, and are blind with the word ``off`` until they are switched on
+    watch      ``weights``: digest of the stream's dictionary; ``hook_point``: empty, or the stream's;
+               ``watch``: a JSON list of feature ids, empty for what the engine's configuration said
+    load       ``replace``: digest of the stream that is to end; ``hook_point``: empty, or the stream's;
+               ``path``: a bundle's folder as the engine sees it; ``weights``: the digest that is expected there
+    =========  =====================================================================================================
+    """
 
     command: int
     verb: str  # load | watch | on | off | self_test
@@ -260,7 +272,9 @@ class Result:
     """Engine to sidecar: what came of a command, or that it is not carried out.
 
     A self-test has one for each stream, so that each fits a frame: its details are those of `selftest.SelfTest`, by
-    ``stream``, of ``streams`` in all. Without these two keys it is the only result.
+    ``stream``, of ``streams`` in all. Without these two keys it is the only result: good, and what was asked for is in
+    force, with ``weights`` and ``watch`` digests, ``slots`` and, after a load, the number of the stream that ``opened``
+    as details; or not, and nothing has changed, with the error's text as its message.
     """
 
     command: int

@@ -23,8 +23,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from saewatch.core import limits
-from saewatch.core.checks import counts, in_range, one_of
+from saewatch.core.checks import count_of, counts, in_range, one_of
 from saewatch.core.errors import RecordError
 from saewatch.core.records import Result
 
@@ -135,10 +134,7 @@ def _checks(details: Mapping[str, str]) -> Iterator[Check]:
 
 
 def _integer(details: Mapping[str, str], key: str) -> int:
-    text = details.get(key, "0")
-    if not (text.isdecimal() and text.isascii() and len(text) <= len(str(limits.COUNT_MAX))):
-        raise RecordError(f"self_test.{key}", found=f"{text!r:.80}", expected="a count")
-    return int(text)
+    return count_of(f"self_test.{key}", details.get(key, "0"))
 
 
 def _number(details: Mapping[str, str], key: str) -> float:

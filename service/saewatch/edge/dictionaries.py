@@ -6,6 +6,7 @@ They come from the folder of a bundle, or from a recording that holds the same f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from saewatch.core import canonical, limits
@@ -39,7 +40,7 @@ def load(folders: Iterable[Path]) -> Mapping[str, KnownDictionary]:
 
 def load_one(folder: Path) -> KnownDictionary:
     """The dictionary of one bundle. Raises `ManifestError`."""
-    return known(files(folder), where=f"{folder}/")
+    return replace(known(files(folder), where=f"{folder}/"), folder=str(folder.absolute()))
 
 
 def files(folder: Path) -> Mapping[str, bytes]:

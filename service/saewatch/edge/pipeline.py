@@ -16,11 +16,11 @@ from typing import Any
 from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Record, Result
-from saewatch.edge.commands import Asked, Commands, Examined
+from saewatch.edge.commands import SELF_TEST, Asked, Commands, Examined
 from saewatch.monitor.events import Event, Observed
 from saewatch.monitor.monitor import Monitor, Status
 from saewatch.monitor.record import RequestRecord
-from saewatch.monitor.tables import KnownDictionary
+from saewatch.monitor.tables import KnownDictionary, StreamIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Dropped:
 
 
 Item = Event | Dropped
+_NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +207,21 @@ class Pipeline:
         """A result of what was asked on this link; any other one makes no sense."""
         asked = self._commands.find(link, result)
         try:
-            test = selftest.read(result)
-            if test is None:
+            test = selftest.read(result) if asked.command.verb == SELF_TEST else None
+            if test is not None:
+                identity, events = self._monitor.self_test(link, test, self._clock())
+                self._commands.take(asked, Examined(identity, test))
+                return events
+            if result.good and asked.command.verb != SELF_TEST:
+                number = result.details.get("opened", "")
+                streams = (one for one in self._monitor.opened(link) if str(one.opening.stream) == number)
+                self._commands.settle(asked, result.details, next(streams, None))
+            else:
                 self._commands.refuse(asked, result.message)
-                return []
-            identity, events = self._monitor.self_test(link, test, self._clock())
         except RecordError as error:
             self._commands.refuse(asked, str(error))
             raise
-        self._commands.take(asked, Examined(identity, test))
-        return events
+        return []
 
     def _hand_on(self, events: list[Event]) -> None:
         if events:
@@ -238,16 +244,21 @@ class Pipeline:
         with self._lock:
             return sorted(self._monitor.engines())
 
-    def ask(self, engine: str) -> tuple[Asked, bool]:
-        """Asks ``engine`` for a self-test: what to wait for until `give_up`, and whether its command is to be sent.
+    def streams(self) -> Mapping[str, Sequence[StreamIdentity]]:
+        """The open streams of each connected engine."""
+        with self._lock:
+            return {engine: self._monitor.opened(link) for engine, link in sorted(self._monitor.engines().items())}
 
-        Raises `UnreachableError` when it is not connected.
+    def ask(self, engine: str, verb: str = SELF_TEST, arguments: Mapping[str, str] = _NOTHING) -> tuple[Asked, bool]:
+        """Asks ``engine`` to do ``verb``: what to wait for until `give_up`, and whether its command is to be sent.
+
+        Raises `UnreachableError` when it is not connected, `EngineError` while it carries out something else.
         """
         with self._lock:
             link = self._monitor.engines().get(engine)
             if link is None:
                 raise UnreachableError(f"engine {engine}", found="no connection", expected="a connected engine")
-            return self._commands.ask(engine, link)
+            return self._commands.ask(engine, link, verb, arguments)
 
     def give_up(self, asked: Asked) -> None:
         """The answer is there, or nobody waits for it any more."""

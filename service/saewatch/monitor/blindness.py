@@ -11,6 +11,7 @@ from saewatch.monitor.streams import NO_BEAT, SELF_TEST_FAILED, UNKNOWN_DICTIONA
 NO_ENGINE = "no_engine"
 NO_STREAM = "no_stream"
 REPLACED = "replaced"
+OFF = "off"
 HINTS: Mapping[str, str] = {
     NO_ENGINE: "No engine is connected. Is it started with the tap and this socket? See `saewatch vllm-args`.",
     NO_STREAM: "An engine is connected, but it has opened no stream or has ended all. See its log.",
@@ -18,8 +19,9 @@ HINTS: Mapping[str, str] = {
     NO_BEAT: "The engine has not been heard of for 3 seconds. Is it running, and does it reach this socket?",
     SELF_TEST_FAILED: "It is attached, but delivers what is wrong. See `saewatch tap selftest` and the engine's log.",
     UNKNOWN_DICTIONARY: "Add the dictionary's bundle to `dictionaries` in the sidecar's configuration and restart it.",
+    OFF: "Somebody switched it off: `saewatch tap on` switches it on again, and the sidecar's log says who did what.",
 }
-"""Reasons of the sidecar's own; an engine's reasons are explained in its log."""
+"""Reasons of the sidecar's own, and what was asked through it; other reasons are explained in the engine's log."""
 _ENGINE_HINT = "The engine says so itself; its log has the reason."
 
 

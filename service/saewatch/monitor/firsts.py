@@ -40,11 +40,23 @@ class Firsts:
 
     def _table(self, table: WatchTable, places: int) -> npt.NDArray[np.bool_]:
         fired = self._fired.get(table)
-        if fired is None or len(fired) < places:
-            grown = np.zeros((max(64, 2 * places), len(table.features)), dtype=np.bool_)
-            if fired is not None:
-                grown[: len(fired)] = fired
-            fired = self._fired[table] = grown
+        if fired is None:
+            fired = self._fired[table] = self._so_far(table, max(64, 2 * places))
             while len(self._fired) > TABLES_KEPT:
                 self._fired.popitem(last=False)
+        elif len(fired) < places:
+            grown = np.zeros((2 * places, len(table.features)), dtype=np.bool_)
+            grown[: len(fired)] = fired
+            fired = self._fired[table] = grown
         return fired
+
+    def _so_far(self, table: WatchTable, places: int) -> npt.NDArray[np.bool_]:
+        """What fired under the stream's other tables: a request that was open when they changed counts once."""
+        others = [(one, fired) for one, fired in self._fired.items() if one.stream is table.stream]
+        found = np.zeros((max([places, *(len(fired) for _, fired in others)]), len(table.features)), dtype=np.bool_)
+        number = {feature.id: index for index, feature in enumerate(table.features)}
+        for one, fired in others:
+            shared = [(index, number[feature.id]) for index, feature in enumerate(one.features) if feature.id in number]
+            for before, now in shared:
+                found[: len(fired), now] |= fired[:, before]
+        return found

@@ -158,6 +158,10 @@ class Monitor:
         """The engines that are connected, and their links."""
         return {engine[0]: state.link for engine, state in self._engines.items() if state.link is not None}
 
+    def opened(self, link: int) -> list[StreamIdentity]:
+        """The streams that are open on a connection."""
+        return [stream.identity for stream in self._streams if stream.link == link]
+
     def standing(self, now_ns: int) -> Standing:
         """The books and what is blind."""
         streams = tuple(stream.state(now_ns) for stream in self._streams)
@@ -273,7 +277,8 @@ class Monitor:
 
     def _stream_end(self, _: int, link: Link, record: StreamEnd, now_ns: int) -> list[Event]:
         self._streams.end(self._stream(link, record.stream, "stream_end.stream"), record)
-        self._see(now_ns)
+        if record.reason != "swap":  # the next stream is on its way: without it the engine is blind at the next look
+            self._see(now_ns)
         return [self.standing(now_ns)]
 
     def _stream(self, link: Link, number: int, subject: str) -> StreamRecord:

@@ -101,9 +101,8 @@ def _forget(joined: Joined, again: I64, requests: RequestTable) -> I32:
     batch = joined.batch
     taken_from = np.zeros(len(batch.request), np.int32)
     for index in again.tolist():  # preemptions are rare
-        tally = requests.roster.at(int(joined.span[index])).tally(joined.table, requests.budget)
-        start = int(batch.position[index])
-        taken_from[index] = tally.forget(start, start + int(batch.lengths[index]))
+        request, start = requests.roster.at(int(joined.span[index])), int(batch.position[index])
+        taken_from[index] = request.forget(joined.table, requests.budget, start, start + int(batch.lengths[index]))
     return np.repeat(taken_from, batch.lengths)
 
 

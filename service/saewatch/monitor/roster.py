@@ -55,6 +55,11 @@ class Request:
             self.tallies[table] = Tally(self.start.prompt_len, budget)
         return self.tallies[table]
 
+    def forget(self, table: WatchTable, budget: Budget, start: int, stop: int) -> int:
+        """As `Tally.forget` under ``table``; what the stream's other watch sets gave there is dropped too."""
+        others = [tally for one, tally in self.tallies.items() if one.stream is table.stream and one is not table]
+        return max([self.tally(table, budget).forget(start, stop), *(tally.drop(start, stop) for tally in others)])
+
     def names(self) -> Iterator[str]:
         """What it can be looked up by."""
         yield self.start.engine_id

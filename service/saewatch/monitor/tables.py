@@ -31,6 +31,7 @@ class KnownDictionary:
     catalogue_digest: str
     bundle_digest: str = ""
     model_id: str = ""
+    folder: str = field(default="", compare=False)  # of the bundle; empty: it did not come from one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

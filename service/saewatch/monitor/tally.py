@@ -143,6 +143,10 @@ class Tally:
         """Positions are computed again: drops what they gave. Firings of those below the result keep what they gave."""
         self.recomputed_tokens += stop - start
         self.kept_first_tokens += max(min(stop, self._settled_below) - start, 0)
+        return self.drop(start, stop)
+
+    def drop(self, start: int, stop: int) -> int:
+        """The same for positions that are computed again under another table."""
         position = self._apart[: self._count, 1]
         kept = self._apart[: self._count][(position < start) | (position >= stop)]
         self._count = len(kept)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from saewatch.client.fake.made import MadeDictionary
+from saewatch.client.fake.made import MadeDictionary, Meaning
 from saewatch.client.fake.rows import Rows, batch, wants
 from saewatch.client.filters import firing_filter
 from saewatch.edge.pb import common_pb2
 
-MADE = MadeDictionary()
+OF = Meaning(1, 1, MadeDictionary())
 REQUEST = common_pb2.Request(
     engine_id="e", key="k", client_id="c", tenant="acme", traffic_class=common_pb2.TRAFFIC_CLASS_LIVE
 )
 ROWS = Rows(
+    of=OF,
     request=REQUEST,
     position=5,
     tokens=3,
@@ -37,7 +38,7 @@ ROWS = Rows(
     ],
 )
 def test_firings(wanted: dict[str, object], rows: list[int]) -> None:
-    found = batch(ROWS, firing_filter(**wanted), MADE, 1)  # type: ignore[arg-type]  # texts, and one number
+    found = batch(ROWS, firing_filter(**wanted))  # type: ignore[arg-type]  # texts, and one number
     assert found is not None
     assert list(found.row) == rows
     assert (list(found.span_tokens), list(found.missed_tokens)) == ([3], [4]), "covered all the same"
@@ -55,7 +56,7 @@ def test_firings(wanted: dict[str, object], rows: list[int]) -> None:
 def test_requests(wanted: dict[str, object], yes: bool) -> None:
     asked = firing_filter(**wanted)  # type: ignore[arg-type]  # a case is texts only
     assert wants(asked, REQUEST) is yes
-    assert (batch(ROWS, asked, MADE, 1) is not None) is yes
+    assert (batch(ROWS, asked) is not None) is yes
 
 
 def test_tokens_as_gaps_count_them() -> None:

@@ -67,7 +67,7 @@ class Served:
         self.asked = asyncio.Event()
         self.commands: list[tuple[int, Command]] = []
         self.obey: Callable[[int, Command], None] = lambda link, command: None
-        taps = TapService(pipeline=self.pipeline, send=self._send)
+        taps = TapService(pipeline=self.pipeline, dictionaries=self.known, send=self._send)
         services = (self.firing, DictionaryService(self.known), status, taps)
         self.server = RpcServer(services=services, access=access or LocalAccess())
         self.address = ""

@@ -24,6 +24,9 @@ METHODS = [
     ("dictionaries", "ListFeatures", dictionary_pb2.ListFeaturesRequest()),
     ("statuses", "GetStatus", status_pb2.GetStatusRequest()),
     ("taps", "RunSelfTest", tap_pb2.RunSelfTestRequest(engine="nobody")),
+    ("taps", "SetWatching", tap_pb2.SetWatchingRequest(engine="nobody", on=False)),
+    ("taps", "SetWatchList", tap_pb2.SetWatchListRequest(engine="nobody")),
+    ("taps", "LoadDictionary", tap_pb2.LoadDictionaryRequest(engine="nobody")),
 ]
 
 

@@ -23,7 +23,7 @@ MISSED: Mapping[str, str] = {
     "queue_full": "The sidecar does not read as fast as the engine writes: give it more CPU, or raise `queue_bytes`.",
     "overflow": "More fires than the slab holds: raise `firings_per_token`, or the features' floors.",
     "gap": "No sidecar acknowledged them. Was it stopped or restarted?",
-    "blind": "The tap was disabled; the engine's log says why.",
+    "blind": "The tap was switched off or disabled; the sidecar's or the engine's log says why.",
     "shutdown": "The engine ended before they were sent: give vLLM `--shutdown-timeout SECONDS`.",
 }
 """Reasons for tokens that were not seen; those without a hint are as they should be."""

@@ -11,19 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saewatch.client.fake.made import CATALOGUE, HOOK_POINT, MODEL, WEIGHTS
+from saewatch.client.fake.made import HOOK_POINT, MODEL
 from saewatch.client.fake.rows import Rows, wants
 from saewatch.client.fake.state import State
 from saewatch.core import limits
 from saewatch.core.catalogue import Feature
 from saewatch.edge.pb import common_pb2, firing_pb2, history_pb2
-
-_STREAM = {
-    "model_names": MODEL,
-    "weights_digests": WEIGHTS,
-    "catalogue_digests": CATALOGUE,
-    "hook_points": HOOK_POINT,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +43,16 @@ class History:
     """What a filter chooses of the events that are kept now."""
 
     def __init__(self, state: State, wanted: history_pb2.HistoryFilter) -> None:
-        self._state = state
         self._wanted = wanted
         every = [entry.item for entry in state.log.entries()]
         batches = [one for one in every if isinstance(one, Rows)]
         self._kept_since_ns = batches[0].time_ns if batches else 0
         self._ended = [one.ended for one in every if isinstance(one, firing_pb2.WatchFiringsResponse)]
         self.rows = [one for one in batches if self._chosen(one)]
+        every_feature = (one for made in state.dictionaries.values() for one in made.features.values())
         self.features = [
             one
-            for _, one in sorted(state.made.features.items())
+            for one in sorted(every_feature, key=lambda one: one.id)
             if _in(one.id, wanted.feature_ids) and _in(one.category, wanted.categories)
         ]
 
@@ -69,7 +62,7 @@ class History:
             Fired(rows, row, feature, slot, value)
             for row, slot, value in rows.firings
             if self._value(value)
-            for feature in self._state.made.fired(slot, value)
+            for feature in rows.of.made.fired(slot, value)
             if feature in self.features
         ]
 
@@ -138,7 +131,10 @@ class History:
             and (not wanted.HasField("end_time") or rows.time_ns < wanted.end_time.ToNanoseconds())
             and wants(wanted, rows.request)
             and _in(rows.request.conversation, wanted.conversations)
-            and all(_in(name, getattr(wanted, field)) for field, name in _STREAM.items())
+            and _in(MODEL, wanted.model_names)
+            and _in(HOOK_POINT, wanted.hook_points)
+            and _in(rows.of.made.weights, wanted.weights_digests)
+            and _in(rows.of.made.catalogue, wanted.catalogue_digests)
         )
 
     def _value(self, value: float) -> bool:

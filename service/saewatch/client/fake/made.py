@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import ConfigError
@@ -54,13 +56,40 @@ FEATURES = (
 
 
 class MadeDictionary:
-    """``features`` as a sidecar shows them."""
+    """``features`` as a sidecar shows them; those with the ids ``watched`` have slots, or all without any."""
 
-    def __init__(self, features: Sequence[Feature] = FEATURES) -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature] = FEATURES,
+        *,
+        weights: str = WEIGHTS,
+        catalogue: str = CATALOGUE,
+        watched: Collection[str] = (),
+    ) -> None:
         self.features = {one.id: one for one in features}
-        units = sorted({unit for one in features for unit in _units(one)})
+        self.weights = weights
+        self.catalogue = catalogue
+        self.watched = {name: one for name, one in self.features.items() if not watched or name in watched}
+        units = sorted({unit for one in self.watched.values() for unit in _units(one)})
         self._slot = {unit: slot for slot, unit in enumerate(units)}
         self._units = units
+
+    def watching(self, ids: Collection[str]) -> MadeDictionary:
+        """The same dictionary, of which these features are watched; none: all."""
+        every = list(self.features.values())
+        return MadeDictionary(every, weights=self.weights, catalogue=self.catalogue, watched=ids)
+
+    @property
+    def watch_digest(self) -> str:
+        """Of what is watched."""
+        if self.watched.keys() == self.features.keys():
+            return WATCH
+        return f"sha256:{hashlib.sha256(repr(self._units).encode()).hexdigest()}"
+
+    @property
+    def slot_count(self) -> int:
+        """Slots of what is watched."""
+        return len(self._units)
 
     def feature(self, name: str) -> Feature:
         """One feature. Raises `ConfigError` for an id that there is not."""
@@ -70,8 +99,8 @@ class MadeDictionary:
         return found
 
     def slots(self, name: str) -> list[int]:
-        """The slots of a feature, ascending."""
-        return [self._slot[unit] for unit in _units(self.feature(name))]
+        """The slots of a feature, ascending; none of one that is not watched."""
+        return [self._slot[unit] for unit in _units(self.feature(name)) if name in self.watched]
 
     def unit(self, slot: int) -> tuple[common_pb2.UnitKind.ValueType, int]:
         """What a slot reads: latent or direction, and which one."""
@@ -80,44 +109,42 @@ class MadeDictionary:
 
     def fired(self, slot: int, value: float) -> list[Feature]:
         """The features that fire when a slot has a value."""
-        return [one for name, one in self.features.items() if slot in self.slots(name) and value > one.floor]
+        return [one for name, one in self.watched.items() if slot in self.slots(name) and value > one.floor]
 
     def stream(self, number: int) -> common_pb2.Stream:
-        """The only stream."""
+        """The stream of that number, which has this dictionary."""
         return common_pb2.Stream(
             number=number,
             engine=ENGINE,
             epoch=1,
             model_name=MODEL,
             hook_point=HOOK_POINT,
-            weights_digest=WEIGHTS,
-            catalogue_digest=CATALOGUE,
+            weights_digest=self.weights,
+            catalogue_digest=self.catalogue,
             mode="exact",
             role=common_pb2.ROLE_STABLE,
         )
 
-    def table(self, number: int) -> firing_pb2.FeatureTable:
-        """What the slots read, and whom they serve."""
+    def table(self, number: int, stream: int) -> firing_pb2.FeatureTable:
+        """What the slots of a stream read, and whom they serve."""
         return firing_pb2.FeatureTable(
             number=number,
-            stream=self.stream(number),
-            watch_digest=WATCH,
+            stream=self.stream(stream),
+            watch_digest=self.watch_digest,
             slot_kind=[self.unit(slot)[0] for slot in range(len(self._units))],
             slot_unit=[unit for _, unit in self._units],
-            slot_floor=[
-                min(one.floor for one in self.features.values() if unit in _units(one)) for unit in self._units
-            ],
+            slot_floor=[min(one.floor for one in self.watched.values() if unit in _units(one)) for unit in self._units],
             features=[
                 firing_pb2.WatchedFeature(feature=message(one), slots=self.slots(one.id))
-                for one in self.features.values()
+                for one in self.watched.values()
             ],
         )
 
     def dictionary(self) -> dictionary_pb2.Dictionary:
         """Its data sheet."""
         return dictionary_pb2.Dictionary(
-            weights_digest=WEIGHTS,
-            catalogue_digest=CATALOGUE,
+            weights_digest=self.weights,
+            catalogue_digest=self.catalogue,
             kind="sae",
             hook_point=HOOK_POINT,
             activation="jumprelu",
@@ -128,6 +155,15 @@ class MadeDictionary:
             features=len(self.features),
             model_id=MODEL,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What batches mean: the numbers of a stream and of its table, and the dictionary that they are of."""
+
+    stream: int
+    table: int
+    made: MadeDictionary
 
 
 def message(one: Feature) -> common_pb2.Feature:

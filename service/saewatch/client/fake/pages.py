@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from saewatch.client.fake.history import GROUPS, Fired, History
-from saewatch.client.fake.made import CATALOGUE, ENGINE, HOOK_POINT, MODEL, WEIGHTS, MadeDictionary
+from saewatch.client.fake.made import ENGINE, HOOK_POINT, MODEL
 from saewatch.client.fake.refusal import Refusal, invalid
 from saewatch.client.fake.state import State
 from saewatch.core import limits
@@ -30,7 +30,7 @@ def firings(state: State, request: history_pb2.QueryFiringsRequest) -> history_p
     places = [0, *(place for place, _ in found[1:]), len(order)]
     first, last = places[begin] if found else 0, places[end] if found else len(order)
     return history_pb2.QueryFiringsResponse(
-        firings=[_masked(_firing(one, state.made), request.read_mask) for _, one in found[begin:end]],
+        firings=[_masked(_firing(one), request.read_mask) for _, one in found[begin:end]],
         next_page_token=token,
         coverage=history.covered(order[first:last]),
         losses=history.losses,
@@ -129,8 +129,9 @@ def _page(request: Any, count: int) -> tuple[int, int, str]:
     return begin, end, f"fake-page-{end}" if end < count else ""
 
 
-def _firing(one: Fired, made: MadeDictionary) -> history_pb2.StoredFiring:
+def _firing(one: Fired) -> history_pb2.StoredFiring:
     request, position = one.rows.request, one.rows.position + one.row
+    made = one.rows.of.made
     kind, unit = made.unit(one.slot)
     found = history_pb2.StoredFiring(
         feature_id=one.feature.id,
@@ -151,8 +152,8 @@ def _firing(one: Fired, made: MadeDictionary) -> history_pb2.StoredFiring:
         engine=ENGINE,
         model_name=MODEL,
         hook_point=HOOK_POINT,
-        weights_digest=WEIGHTS,
-        catalogue_digest=CATALOGUE,
+        weights_digest=made.weights,
+        catalogue_digest=made.catalogue,
     )
     found.time.FromNanoseconds(one.rows.time_ns)
     return found

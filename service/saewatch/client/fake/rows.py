@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saewatch.client.fake.made import MadeDictionary
+from saewatch.client.fake.made import Meaning
 from saewatch.edge.pb import common_pb2, firing_pb2, history_pb2
 
 
@@ -13,6 +13,7 @@ from saewatch.edge.pb import common_pb2, firing_pb2, history_pb2
 class Rows:
     """Rows of one request: ``tokens`` from ``position`` on, the firings in them, and tokens that were missed."""
 
+    of: Meaning
     request: common_pb2.Request
     position: int
     tokens: int
@@ -39,18 +40,16 @@ def wants(wanted: firing_pb2.FiringFilter | history_pb2.HistoryFilter, request: 
     )
 
 
-def batch(
-    rows: Rows, wanted: firing_pb2.FiringFilter, made: MadeDictionary, number: int
-) -> firing_pb2.FiringBatch | None:
+def batch(rows: Rows, wanted: firing_pb2.FiringFilter) -> firing_pb2.FiringBatch | None:
     """What a filter leaves of ``rows``; None for nothing."""
     if not wants(wanted, rows.request):
         return None
-    firings = [one for one in rows.firings if _chosen(one[1], one[2], wanted, made)]
+    firings = [one for one in rows.firings if _chosen(one[1], one[2], wanted, rows.of)]
     origin = common_pb2.ORIGIN_RECOMPUTED if rows.recomputed else common_pb2.ORIGIN_COMPUTED
     spans = [0] if rows.tokens else []
     return firing_pb2.FiringBatch(
-        table=number,
-        stream=number,
+        table=rows.of.table,
+        stream=rows.of.stream,
         first_seq=rows.seq,
         last_seq=rows.seq,
         first_time_unix_nano=rows.time_ns,
@@ -69,7 +68,7 @@ def batch(
     )
 
 
-def _chosen(slot: int, value: float, wanted: firing_pb2.FiringFilter, made: MadeDictionary) -> bool:
+def _chosen(slot: int, value: float, wanted: firing_pb2.FiringFilter, of: Meaning) -> bool:
     if wanted.HasField("min_value") and not value > wanted.min_value:
         return False
     if not wanted.feature_ids and not wanted.categories:
@@ -77,5 +76,5 @@ def _chosen(slot: int, value: float, wanted: firing_pb2.FiringFilter, made: Made
     return any(
         (not wanted.feature_ids or one.id in wanted.feature_ids)
         and (not wanted.categories or one.category in wanted.categories)
-        for one in made.fired(slot, value)
+        for one in of.made.fired(slot, value)
     )

@@ -97,7 +97,7 @@ class FakeServer(State):
     def restart(self) -> None:
         """A new run: no events, new numbers of the stream and its table, and tokens of the old run get a gap."""
         self.stop()
-        self.log.next_run()
+        self.begin_again()
         self.start()
 
     def refuse(

@@ -13,10 +13,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from saewatch import __version__
 from saewatch.client.fake import pages, tallies
 from saewatch.client.fake.log import Place, read_token
-from saewatch.client.fake.made import ENGINE, WEIGHTS, message
+from saewatch.client.fake.made import MadeDictionary, message
 from saewatch.client.fake.refusal import Refusal, invalid
 from saewatch.client.fake.rows import Rows, batch, wants
 from saewatch.client.fake.state import Response, State
+from saewatch.client.fake.taps import Taps
 from saewatch.core.errors import SaewatchError
 from saewatch.edge.pb import dictionary_pb2, firing_pb2, history_pb2, status_pb2, tap_pb2
 
@@ -43,7 +44,12 @@ def handlers(state: State) -> Sequence[grpc.GenericRpcHandler]:
             "ListFeatures": _unary(dictionaries.list_features, dictionary_pb2.ListFeaturesRequest),
         },
         "Status": {"GetStatus": _unary(lambda _, __: _status(state), status_pb2.GetStatusRequest)},
-        "Tap": {"RunSelfTest": _unary(taps.run_self_test, tap_pb2.RunSelfTestRequest)},
+        "Tap": {
+            "RunSelfTest": _unary(taps.run_self_test, tap_pb2.RunSelfTestRequest),
+            "SetWatching": _unary(taps.set_watching, tap_pb2.SetWatchingRequest),
+            "SetWatchList": _unary(taps.set_watch_list, tap_pb2.SetWatchListRequest),
+            "LoadDictionary": _unary(taps.load_dictionary, tap_pb2.LoadDictionaryRequest),
+        },
     }
     return [
         grpc.method_handlers_generic_handler(f"saewatch.v1.{name}Service", methods)
@@ -112,7 +118,7 @@ class Firings:
     def _events(
         self, place: Place, wanted: firing_pb2.FiringFilter, drains: int, context: grpc.ServicerContext
     ) -> Iterator[Response]:
-        log, told = self._state.log, False
+        log, told = self._state.log, set[int]()
         spoke = time.monotonic()
         while context.is_active():
             if self._state.drains != drains and place.event >= self._state.drain_event:
@@ -130,12 +136,12 @@ class Firings:
                 yield Response(gap=_gap(firing_pb2.GAP_REASON_SLOW_CONSUMER, place, entry.at))
             place, item = entry.after, entry.item
             if isinstance(item, Rows):
-                left = batch(item, wanted, self._state.made, place.run)
+                left, of = batch(item, wanted), item.of
                 if left is None:
                     continue
-                if not told:
-                    told = True
-                    yield Response(table=self._state.made.table(place.run), resume_token=entry.at.token)
+                if of.table not in told:
+                    told.add(of.table)
+                    yield Response(table=of.made.table(of.table, of.stream), resume_token=entry.at.token)
                 yield Response(batch=left, resume_token=place.token)
             elif item.WhichOneof("event") != "ended" or wants(wanted, item.ended.request):
                 answer = Response(resume_token=place.token)
@@ -170,15 +176,15 @@ class Firings:
             invalid("resume_token", found=repr(text[:80]), expected="a token that this service gave").abort(context)
         if place.run < head.run:
             gap = _gap(firing_pb2.GAP_REASON_RESTARTED, place, tail)
-            gap.stream.CopyFrom(self._state.made.stream(head.run))
+            gap.stream.CopyFrom(self._state.made.stream(self._state.of.stream))
             return tail, gap
         if place.event < tail.event:
             return tail, _gap(firing_pb2.GAP_REASON_EXPIRED, place, tail)
         return place, None
 
     def _check(self, wanted: firing_pb2.FiringFilter, context: grpc.ServicerContext) -> None:
-        made = self._state.made.features
-        known = {"feature_ids": set(made), "categories": {one.category for one in made.values()}}
+        features = [one for made in self._state.dictionaries.values() for one in made.features.values()]
+        known = {"feature_ids": {one.id for one in features}, "categories": {one.category for one in features}}
         for field, names in known.items():
             for index, name in enumerate(getattr(wanted, field)):
                 if name not in names:
@@ -198,65 +204,49 @@ def _gap(reason: firing_pb2.GapReason.ValueType, place: Place, to: Place) -> fir
 
 
 class Dictionaries:
-    """One dictionary; everything is on the first page."""
+    """The dictionaries; everything is on the first page."""
 
     def __init__(self, state: State) -> None:
-        self._made = state.made
+        self._state = state
 
     def list_dictionaries(
         self, request: dictionary_pb2.ListDictionariesRequest, context: grpc.ServicerContext
     ) -> dictionary_pb2.ListDictionariesResponse:
-        """The only one, on one page."""
+        """All, on one page."""
         del request, context
-        return dictionary_pb2.ListDictionariesResponse(dictionaries=[self._made.dictionary()])
+        found = [made.dictionary() for _, made in sorted(self._state.dictionaries.items())]
+        return dictionary_pb2.ListDictionariesResponse(dictionaries=found)
 
     def get_dictionary(
         self, request: dictionary_pb2.GetDictionaryRequest, context: grpc.ServicerContext
     ) -> dictionary_pb2.GetDictionaryResponse:
-        """The only one."""
-        self._check(request.weights_digest, context)
-        return dictionary_pb2.GetDictionaryResponse(dictionary=self._made.dictionary())
+        """One of them."""
+        made = self._find(request.weights_digest, context)
+        return dictionary_pb2.GetDictionaryResponse(dictionary=made.dictionary())
 
     def list_features(
         self, request: dictionary_pb2.ListFeaturesRequest, context: grpc.ServicerContext
     ) -> dictionary_pb2.ListFeaturesResponse:
         """Its features, by id."""
-        self._check(request.weights_digest, context)
-        found = [one for _, one in sorted(self._made.features.items()) if request.category in {"", one.category}]
+        made = self._find(request.weights_digest, context)
+        found = [one for _, one in sorted(made.features.items()) if request.category in {"", one.category}]
         return dictionary_pb2.ListFeaturesResponse(features=map(message, found))
 
-    def _check(self, digest: str, context: grpc.ServicerContext) -> None:
-        if digest != WEIGHTS:
-            error = SaewatchError("weights_digest", found=repr(digest), expected=WEIGHTS)
+    def _find(self, digest: str, context: grpc.ServicerContext) -> MadeDictionary:
+        found = self._state.dictionaries.get(digest)
+        if found is None:
+            expected = f"one of {', '.join(self._state.dictionaries)}"
+            error = SaewatchError("weights_digest", found=repr(digest), expected=expected)
             Refusal(grpc.StatusCode.NOT_FOUND, error).abort(context)
+        return found
 
 
 def _status(state: State) -> status_pb2.GetStatusResponse:
-    stream = status_pb2.StreamStatus(stream=state.made.stream(state.log.head.run), books=state.books(), connected=True)
     found = status_pb2.GetStatusResponse(
-        version=f"{__version__} (fake)", streams=[stream], blind=state.blind, subscribers=state.watchers
+        version=f"{__version__} (fake)",
+        streams=[*state.ended, state.status()],
+        blind=state.blind,
+        subscribers=state.watchers,
     )
     found.server_time.GetCurrentTime()
     return found
-
-
-class Taps:
-    """Self-tests."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def run_self_test(
-        self, request: tap_pb2.RunSelfTestRequest, context: grpc.ServicerContext
-    ) -> tap_pb2.RunSelfTestResponse:
-        """All is well, unless the tap is blind."""
-        state = self._state
-        if request.engine not in {"", ENGINE}:
-            error = SaewatchError("engine", found=repr(request.engine), expected=f"one of {ENGINE!r}")
-            Refusal(grpc.StatusCode.NOT_FOUND, error).abort(context)
-        good, failed = tap_pb2.CHECK_STATE_GOOD, tap_pb2.CHECK_STATE_FAILED
-        check = tap_pb2.Check(name="tap", state=failed if state.blind else good)
-        test = tap_pb2.SelfTest(
-            engine=ENGINE, stream=state.made.stream(state.log.head.run), good=not state.blind, checks=[check]
-        )
-        return tap_pb2.RunSelfTestResponse(self_tests=[test])

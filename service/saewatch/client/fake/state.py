@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from saewatch.client.fake.log import Log
-from saewatch.client.fake.made import ENGINE, FEATURES, MadeDictionary
+from saewatch.client.fake.made import ENGINE, FEATURES, MadeDictionary, Meaning
 from saewatch.client.fake.refusal import Refusal
 from saewatch.client.fake.rows import Rows
 from saewatch.core.catalogue import Feature
-from saewatch.edge.pb import common_pb2, firing_pb2
+from saewatch.edge.pb import common_pb2, firing_pb2, status_pb2
 
 Response = firing_pb2.WatchFiringsResponse
 PROMPT_LEN = 4
 """Of a request whose prompt is not given."""
+OFF = "off"
 
 
 class State:
@@ -26,6 +27,7 @@ class State:
 
     Args:
         features: of its dictionary.
+        others: further dictionaries, which can be loaded in its place.
         window: events that are kept for those who come back.
         replay: whether a watch without a resume token begins at the oldest event that is kept, so that a test need not
             wait for its connection. A real sidecar begins at the present.
@@ -36,11 +38,18 @@ class State:
         self,
         *,
         features: Sequence[Feature] = FEATURES,
+        others: Sequence[MadeDictionary] = (),
         window: int = 10_000,
         replay: bool = True,
         heartbeat_s: float = 1.0,
     ) -> None:
-        self.made = MadeDictionary(features)
+        self.of = Meaning(1, 1, MadeDictionary(features))
+        """What is in force."""
+        self.dictionaries = {one.weights: one for one in (self.of.made, *others)}
+        """By weights digest, in order."""
+        self.ended: list[status_pb2.StreamStatus] = []
+        """Streams in whose place others are."""
+        self.off = False
         self.log = Log(window)
         self.replay = replay
         self.heartbeat_s = heartbeat_s
@@ -58,6 +67,11 @@ class State:
         self._seq = 0
         self._seen = self._firings = 0
         self._missed: Counter[common_pb2.MissedReason.ValueType] = Counter()
+
+    @property
+    def made(self) -> MadeDictionary:
+        """The dictionary that is in force."""
+        return self.of.made
 
     # --- requests and their tokens --------------------------------------------------------------------------------
     def request(self, name: str, *, traffic_class: str = "live", **fields: Any) -> None:
@@ -80,28 +94,34 @@ class State:
         missed: Mapping[str, int] | None = None,
         recomputed: bool = False,
     ) -> None:
-        """``count`` tokens of a request that were seen, as one batch.
+        """``count`` tokens of a request that were seen, as one batch. While the tap is off they are missed instead.
 
         Args:
             count: how many; 0 for none but missed ones.
             request: whose; one that is not known yet becomes known.
             position: of the first; the next one of its request unless it is given.
-            firings: offset among these tokens, feature, value.
+            firings: offset among these tokens, feature, value; a feature that is not watched does not fire.
             missed: tokens that were fed and not seen, by reason (``cached``, ``no_slot`` …).
             recomputed: they were seen before, and are again after a preemption.
         """
         if request not in self.requests:
             self.request(request)
+        if self.off:
+            count, firings, missed = 0, (), {**(missed or {}), "blind": count + (missed or {}).get("blind", 0)}
+        of = self.of
         first = self._next_position.get(request, 0) if position is None else position
         unseen = sum((missed or {}).values())
         self._next_position[request] = max(self._next_position.get(request, 0), first + count) + unseen
         self._seq += 1
         rows = Rows(
+            of=of,
             request=self.requests[request],
             position=first,
             tokens=count,
             recomputed=recomputed,
-            firings=sorted((offset, self.made.slots(name)[0], value) for offset, name, value in firings),
+            firings=sorted(
+                (offset, slot, value) for offset, name, value in firings for slot in of.made.slots(name)[:1]
+            ),
             missed=[
                 (common_pb2.MissedReason.Value(f"MISSED_REASON_{reason.upper()}"), tokens)
                 for reason, tokens in (missed or {}).items()
@@ -129,6 +149,8 @@ class State:
     # --- what keeps firings away ----------------------------------------------------------------------------------
     def coverage(self, *, blind: str = "", hint: str = "Restart the engine.") -> None:
         """A beat: the books of everything so far, and the reason for which the tap is blind."""
+        if self.off:
+            blind, hint = OFF, "`saewatch tap on` switches it on again."
         since = Timestamp()
         since.GetCurrentTime()
         one = common_pb2.Blind(scope="tap", reason=blind, subject=ENGINE, hint=hint, since_time=since)
@@ -149,6 +171,36 @@ class State:
             self.drains += 1
             self.log.changed.notify_all()
 
+    # --- what is changed while it serves --------------------------------------------------------------------------
+    def switch(self, *, on: bool) -> None:
+        """Watching stops, or goes on."""
+        self.off = not on
+        self.coverage()
+
+    def rewatch(self, ids: Collection[str]) -> None:
+        """These features are watched from the next batch on; none: all."""
+        self.of = Meaning(self.of.stream, self.of.table + 1, self.made.watching(ids))
+
+    def swap(self, made: MadeDictionary) -> None:
+        """The stream ends, and one with another dictionary opens."""
+        self.ended.append(self.status("swap"))
+        self.of = Meaning(self.of.stream + 1, self.of.table + 1, made)
+        self._seen = self._firings = self._seq = 0
+        self._missed.clear()
+        self.coverage()
+
+    def begin_again(self) -> None:
+        """A new run: the same dictionary under other numbers."""
+        self.log.next_run()
+        self.ended.clear()
+        self.of = Meaning(self.of.stream + 1, self.of.table + 1, self.made)
+
+    def status(self, ended: str = "") -> status_pb2.StreamStatus:
+        """The stream as it stands."""
+        stream = self.made.stream(self.of.stream)
+        slots = self.made.slot_count
+        return status_pb2.StreamStatus(stream=stream, books=self.books(), connected=not ended, ended=ended, slots=slots)
+
     def books(self) -> common_pb2.StreamBooks:
         """The stream's books."""
         missed = sum(self._missed.values())
@@ -156,7 +208,7 @@ class State:
         now = Timestamp()
         now.GetCurrentTime()
         return common_pb2.StreamBooks(
-            stream=self.log.head.run,
+            stream=self.of.stream,
             fed=fed,
             encoded=self._seen,
             missed=[common_pb2.MissedTokens(reason=reason, tokens=count) for reason, count in self._missed.items()],

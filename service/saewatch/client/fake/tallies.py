@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 
-from saewatch.client.fake.made import WATCH
+from saewatch.client.fake.made import Meaning
 from saewatch.client.fake.rows import Rows
 from saewatch.client.fake.state import State
 from saewatch.edge.pb import common_pb2, firing_pb2
@@ -18,7 +18,9 @@ def record(state: State, name: str) -> firing_pb2.RequestRecord | None:
         return None
     items = [entry.item for entry in state.log.entries()]
     rows = [one for one in items if isinstance(one, Rows) and one.request.client_id == request.client_id]
-    found = firing_pb2.RequestRecord(request=request, streams=[_stream(state, rows)])
+    meant = {one.of.table: one.of for one in rows} or {state.of.table: state.of}
+    streams = [_stream(of, [one for one in rows if one.of is of]) for of in meant.values()]
+    found = firing_pb2.RequestRecord(request=request, streams=streams)
     if rows:
         found.start_time.FromNanoseconds(rows[0].time_ns)
     for item in items:
@@ -29,7 +31,7 @@ def record(state: State, name: str) -> firing_pb2.RequestRecord | None:
     return found
 
 
-def _stream(state: State, rows: list[Rows]) -> firing_pb2.StreamRecord:
+def _stream(of: Meaning, rows: list[Rows]) -> firing_pb2.StreamRecord:
     """Rows that came again are left out: the real one keeps the last."""
     fresh = [one for one in rows if not one.recomputed]
     prompt = sum(max(min(one.position + one.tokens, one.request.prompt_len) - one.position, 0) for one in fresh)
@@ -37,22 +39,22 @@ def _stream(state: State, rows: list[Rows]) -> firing_pb2.StreamRecord:
     for one in fresh:
         missed.update(dict(one.missed))
     return firing_pb2.StreamRecord(
-        stream=state.made.stream(state.log.head.run),
-        watch_digest=WATCH,
+        stream=of.made.stream(of.stream),
+        watch_digest=of.made.watch_digest,
         prompt_tokens=prompt,
         answer_tokens=sum(one.tokens for one in fresh) - prompt,
         missed=[common_pb2.MissedTokens(reason=reason, tokens=tokens) for reason, tokens in missed.items()],
         recomputed_tokens=sum(one.tokens for one in rows if one.recomputed),
-        features=_features(state, fresh),
+        features=_features(fresh),
     )
 
 
-def _features(state: State, rows: list[Rows]) -> list[firing_pb2.FeatureRecord]:
+def _features(rows: list[Rows]) -> list[firing_pb2.FeatureRecord]:
     fired: dict[str, dict[bool, list[tuple[int, float]]]] = defaultdict(lambda: {True: [], False: []})
     for one in rows:
         for row, slot, value in one.firings:
             position = one.position + row
-            for feature in state.made.fired(slot, value):
+            for feature in one.of.made.fired(slot, value):
                 fired[feature.id][position < one.request.prompt_len].append((position, value))
     return [
         firing_pb2.FeatureRecord(feature_id=name, prompt=_tally(sides[True]), answer=_tally(sides[False]))

@@ -55,7 +55,7 @@ class Traffic:
         return _Running(name, prompt_len + answer_len)
 
     def _firings(self, count: int) -> list[tuple[int, str, float]]:
-        names = sorted(self._state.made.features)
+        names = sorted(self._state.made.watched)
         return [
             (offset, self._random.choice(names), round(self._random.lognormvariate(0.6, 0.5), 3))
             for offset in range(count)

@@ -11,9 +11,10 @@ from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import Feature
 from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
 from saewatch.core.selftest import Check, CheckState
-from saewatch.edge.commands import Examined
+from saewatch.edge.commands import Answer, Examined
 from saewatch.edge.pb import common_pb2, firing_pb2, tap_pb2
 from saewatch.edge.rpc import wire
+from saewatch.edge.rpc.refusals import Refusal
 from saewatch.monitor.events import BlindState, Identity, RequestEnded, Standing, StreamState
 from saewatch.monitor.record import RequestRecord
 from saewatch.monitor.tables import StreamIdentity, WatchTable
@@ -256,4 +257,21 @@ def check(one: Check) -> tap_pb2.Check:
     """One check of a self-test."""
     return tap_pb2.Check(
         name=one.name, state=CHECK_STATES[one.state], found=one.found, expected=one.expected, hint=one.hint
+    )
+
+
+def change(engine: str, answer: Answer | Refusal) -> tap_pb2.Change:
+    """What came of a change in one engine."""
+    if isinstance(answer, Refusal):
+        error = answer.error
+        texts = {"found": str(error.found), "expected": str(error.expected), "hint": error.hint}
+        refusal = tap_pb2.ChangeRefusal(subject=error.subject, **texts)
+        return tap_pb2.Change(engine=engine, good=False, refusal=refusal)
+    return tap_pb2.Change(
+        engine=engine,
+        good=True,
+        weights_digest=answer.weights,
+        watch_digest=answer.watch,
+        slots=answer.slots,
+        opened=stream(answer.opened) if answer.opened else None,
     )

@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from saewatch.edge.pb.saewatch.v1 import common_pb2 as saewatch_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15saewatch/v1/tap.proto\x12\x0bsaewatch.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18saewatch/v1/common.proto\"P\n\x12RunSelfTestRequest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x13RunSelfTestResponse\x12)\n\nself_tests\x18\x01 \x03(\x0b\x32\x15.saewatch.v1.SelfTest\"\x9f\x02\n\x08SelfTest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12#\n\x06stream\x18\x02 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x0c\n\x04good\x18\x03 \x01(\x08\x12\"\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x12.saewatch.v1.Check\x12\x12\n\nsink_calls\x18\x05 \x01(\x04\x12\x13\n\x0b\x63\x61lls_since\x18\x06 \x01(\x04\x12\x13\n\x0bsteps_since\x18\x07 \x01(\x04\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x17\n\x0frows_not_finite\x18\t \x01(\x04\x12\x10\n\x08\x63ompared\x18\n \x01(\x04\x12\x12\n\nmismatched\x18\x0b \x01(\x04\x12\x11\n\terror_max\x18\x0c \x01(\x01\x12\x0e\n\x06oracle\x18\r \x01(\t\"l\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.saewatch.v1.CheckState\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t*s\n\nCheckState\x12\x1b\n\x17\x43HECK_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HECK_STATE_GOOD\x10\x01\x12\x16\n\x12\x43HECK_STATE_FAILED\x10\x02\x12\x1a\n\x16\x43HECK_STATE_UNVERIFIED\x10\x03\x32^\n\nTapService\x12P\n\x0bRunSelfTest\x12\x1f.saewatch.v1.RunSelfTestRequest\x1a .saewatch.v1.RunSelfTestResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15saewatch/v1/tap.proto\x12\x0bsaewatch.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18saewatch/v1/common.proto\"P\n\x12RunSelfTestRequest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x13RunSelfTestResponse\x12)\n\nself_tests\x18\x01 \x03(\x0b\x32\x15.saewatch.v1.SelfTest\"\x9f\x02\n\x08SelfTest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12#\n\x06stream\x18\x02 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\x0c\n\x04good\x18\x03 \x01(\x08\x12\"\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x12.saewatch.v1.Check\x12\x12\n\nsink_calls\x18\x05 \x01(\x04\x12\x13\n\x0b\x63\x61lls_since\x18\x06 \x01(\x04\x12\x13\n\x0bsteps_since\x18\x07 \x01(\x04\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x17\n\x0frows_not_finite\x18\t \x01(\x04\x12\x10\n\x08\x63ompared\x18\n \x01(\x04\x12\x12\n\nmismatched\x18\x0b \x01(\x04\x12\x11\n\terror_max\x18\x0c \x01(\x01\x12\x0e\n\x06oracle\x18\r \x01(\t\"l\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.saewatch.v1.CheckState\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"h\n\x12SetWatchingRequest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0f\n\x02on\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x05\n\x03_on\";\n\x13SetWatchingResponse\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.saewatch.v1.Change\"\x92\x01\n\x13SetWatchListRequest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\x12\n\nhook_point\x18\x03 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_ids\x18\x04 \x03(\t\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"<\n\x14SetWatchListResponse\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.saewatch.v1.Change\"\xa6\x01\n\x15LoadDictionaryRequest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x17\n\x0freplaces_digest\x18\x02 \x01(\t\x12\x12\n\nhook_point\x18\x03 \x01(\t\x12\x16\n\x0eweights_digest\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x16LoadDictionaryResponse\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.saewatch.v1.Change\"\xb5\x01\n\x06\x43hange\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0c\n\x04good\x18\x02 \x01(\x08\x12+\n\x07refusal\x18\x03 \x01(\x0b\x32\x1a.saewatch.v1.ChangeRefusal\x12\x16\n\x0eweights_digest\x18\x04 \x01(\t\x12\x14\n\x0cwatch_digest\x18\x05 \x01(\t\x12\r\n\x05slots\x18\x06 \x01(\r\x12#\n\x06opened\x18\x07 \x01(\x0b\x32\x13.saewatch.v1.Stream\"O\n\rChangeRefusal\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05\x66ound\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t*s\n\nCheckState\x12\x1b\n\x17\x43HECK_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HECK_STATE_GOOD\x10\x01\x12\x16\n\x12\x43HECK_STATE_FAILED\x10\x02\x12\x1a\n\x16\x43HECK_STATE_UNVERIFIED\x10\x03\x32\xe0\x02\n\nTapService\x12P\n\x0bRunSelfTest\x12\x1f.saewatch.v1.RunSelfTestRequest\x1a .saewatch.v1.RunSelfTestResponse\x12P\n\x0bSetWatching\x12\x1f.saewatch.v1.SetWatchingRequest\x1a .saewatch.v1.SetWatchingResponse\x12S\n\x0cSetWatchList\x12 .saewatch.v1.SetWatchListRequest\x1a!.saewatch.v1.SetWatchListResponse\x12Y\n\x0eLoadDictionary\x12\".saewatch.v1.LoadDictionaryRequest\x1a#.saewatch.v1.LoadDictionaryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'saewatch.edge.pb.saewatch.v1.tap_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKSTATE']._serialized_start=644
-  _globals['_CHECKSTATE']._serialized_end=759
+  _globals['_CHECKSTATE']._serialized_start=1520
+  _globals['_CHECKSTATE']._serialized_end=1635
   _globals['_RUNSELFTESTREQUEST']._serialized_start=96
   _globals['_RUNSELFTESTREQUEST']._serialized_end=176
   _globals['_RUNSELFTESTRESPONSE']._serialized_start=178
@@ -43,6 +43,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SELFTEST']._serialized_end=532
   _globals['_CHECK']._serialized_start=534
   _globals['_CHECK']._serialized_end=642
-  _globals['_TAPSERVICE']._serialized_start=761
-  _globals['_TAPSERVICE']._serialized_end=855
+  _globals['_SETWATCHINGREQUEST']._serialized_start=644
+  _globals['_SETWATCHINGREQUEST']._serialized_end=748
+  _globals['_SETWATCHINGRESPONSE']._serialized_start=750
+  _globals['_SETWATCHINGRESPONSE']._serialized_end=809
+  _globals['_SETWATCHLISTREQUEST']._serialized_start=812
+  _globals['_SETWATCHLISTREQUEST']._serialized_end=958
+  _globals['_SETWATCHLISTRESPONSE']._serialized_start=960
+  _globals['_SETWATCHLISTRESPONSE']._serialized_end=1020
+  _globals['_LOADDICTIONARYREQUEST']._serialized_start=1023
+  _globals['_LOADDICTIONARYREQUEST']._serialized_end=1189
+  _globals['_LOADDICTIONARYRESPONSE']._serialized_start=1191
+  _globals['_LOADDICTIONARYRESPONSE']._serialized_end=1253
+  _globals['_CHANGE']._serialized_start=1256
+  _globals['_CHANGE']._serialized_end=1437
+  _globals['_CHANGEREFUSAL']._serialized_start=1439
+  _globals['_CHANGEREFUSAL']._serialized_end=1518
+  _globals['_TAPSERVICE']._serialized_start=1638
+  _globals['_TAPSERVICE']._serialized_end=1990
 # @@protoc_insertion_point(module_scope)

@@ -198,3 +198,250 @@ class Check(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["expected", b"expected", "found", b"found", "hint", b"hint", "name", b"name", "state", b"state"]) -> None: ...
 
 Global___Check: typing_extensions.TypeAlias = Check
+
+@typing.final
+class SetWatchingRequest(google.protobuf.message.Message):
+    """Asks for watching to be switched on or off."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: builtins.int
+    ON_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
+    engine: builtins.str
+    """Name of the engine's instance; empty: every connected one."""
+    on: builtins.bool
+    """Whether it watches from now on. It has to be set: an empty request switches nothing off."""
+    @property
+    def timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for its answer; unset: 10 s; at most 600 s."""
+
+    def __init__(
+        self,
+        *,
+        engine: builtins.str = ...,
+        on: builtins.bool | None = ...,
+        timeout: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_on", b"_on", "on", b"on", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_on", b"_on", "engine", b"engine", "on", b"on", "timeout", b"timeout"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_on", b"_on"]) -> typing.Literal["on"] | None: ...
+
+Global___SetWatchingRequest: typing_extensions.TypeAlias = SetWatchingRequest
+
+@typing.final
+class SetWatchingResponse(google.protobuf.message.Message):
+    """What came of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """One for each engine, by name."""
+
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[Global___Change] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes"]) -> None: ...
+
+Global___SetWatchingResponse: typing_extensions.TypeAlias = SetWatchingResponse
+
+@typing.final
+class SetWatchListRequest(google.protobuf.message.Message):
+    """Asks for other features to be watched."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: builtins.int
+    HOOK_POINT_FIELD_NUMBER: builtins.int
+    FEATURE_IDS_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
+    engine: builtins.str
+    """Name of the engine's instance; empty: every connected one that has such a stream."""
+    weights_digest: builtins.str
+    """The dictionary whose features they are."""
+    hook_point: builtins.str
+    """Where it is; empty: wherever an engine has it. It is needed where an engine has it at several."""
+    @property
+    def feature_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of the features, 4096 bytes in all; none: those that the engine's configuration said when it started."""
+
+    @property
+    def timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for its answer; unset: 10 s; at most 600 s."""
+
+    def __init__(
+        self,
+        *,
+        engine: builtins.str = ...,
+        weights_digest: builtins.str = ...,
+        hook_point: builtins.str = ...,
+        feature_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        timeout: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["engine", b"engine", "feature_ids", b"feature_ids", "hook_point", b"hook_point", "timeout", b"timeout", "weights_digest", b"weights_digest"]) -> None: ...
+
+Global___SetWatchListRequest: typing_extensions.TypeAlias = SetWatchListRequest
+
+@typing.final
+class SetWatchListResponse(google.protobuf.message.Message):
+    """What came of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """One for each engine, by name."""
+
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[Global___Change] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes"]) -> None: ...
+
+Global___SetWatchListResponse: typing_extensions.TypeAlias = SetWatchListResponse
+
+@typing.final
+class LoadDictionaryRequest(google.protobuf.message.Message):
+    """Asks for a dictionary to be put in the place of another."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: builtins.int
+    REPLACES_DIGEST_FIELD_NUMBER: builtins.int
+    HOOK_POINT_FIELD_NUMBER: builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
+    engine: builtins.str
+    """Name of the engine's instance; empty: every connected one that has such a stream."""
+    replaces_digest: builtins.str
+    """The dictionary that is in force."""
+    hook_point: builtins.str
+    """Where it is; empty: wherever an engine has it. It is needed where an engine has it at several."""
+    weights_digest: builtins.str
+    """The dictionary that takes its place. This sidecar has to know it."""
+    path: builtins.str
+    """The folder of its bundle as the engine sees it, absolute; empty: the folder from which this sidecar has it."""
+    @property
+    def timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for its answer; unset: 60 s; at most 600 s."""
+
+    def __init__(
+        self,
+        *,
+        engine: builtins.str = ...,
+        replaces_digest: builtins.str = ...,
+        hook_point: builtins.str = ...,
+        weights_digest: builtins.str = ...,
+        path: builtins.str = ...,
+        timeout: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["engine", b"engine", "hook_point", b"hook_point", "path", b"path", "replaces_digest", b"replaces_digest", "timeout", b"timeout", "weights_digest", b"weights_digest"]) -> None: ...
+
+Global___LoadDictionaryRequest: typing_extensions.TypeAlias = LoadDictionaryRequest
+
+@typing.final
+class LoadDictionaryResponse(google.protobuf.message.Message):
+    """What came of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """One for each engine, by name."""
+
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[Global___Change] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes"]) -> None: ...
+
+Global___LoadDictionaryResponse: typing_extensions.TypeAlias = LoadDictionaryResponse
+
+@typing.final
+class Change(google.protobuf.message.Message):
+    """What came of a change in one engine."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: builtins.int
+    GOOD_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: builtins.int
+    WATCH_DIGEST_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    OPENED_FIELD_NUMBER: builtins.int
+    engine: builtins.str
+    """The engine's instance."""
+    good: builtins.bool
+    """It is in force."""
+    weights_digest: builtins.str
+    """The dictionary that it was about, as the engine says; empty for all of them."""
+    watch_digest: builtins.str
+    """The watch set that is in force; empty where the engine does not say."""
+    slots: builtins.int
+    """Its slots."""
+    @property
+    def refusal(self) -> Global___ChangeRefusal:
+        """Why it is not, and nothing has changed; absent where it is in force."""
+
+    @property
+    def opened(self) -> saewatch.edge.pb.saewatch.v1.common_pb2.Stream:
+        """The stream that has opened; absent where none has, or this sidecar has not heard of it yet."""
+
+    def __init__(
+        self,
+        *,
+        engine: builtins.str = ...,
+        good: builtins.bool = ...,
+        refusal: Global___ChangeRefusal | None = ...,
+        weights_digest: builtins.str = ...,
+        watch_digest: builtins.str = ...,
+        slots: builtins.int = ...,
+        opened: saewatch.edge.pb.saewatch.v1.common_pb2.Stream | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["opened", b"opened", "refusal", b"refusal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["engine", b"engine", "good", b"good", "opened", b"opened", "refusal", b"refusal", "slots", b"slots", "watch_digest", b"watch_digest", "weights_digest", b"weights_digest"]) -> None: ...
+
+Global___Change: typing_extensions.TypeAlias = Change
+
+@typing.final
+class ChangeRefusal(google.protobuf.message.Message):
+    """Why an engine has not changed anything. Without an answer in time it may still do so."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    FOUND_FIELD_NUMBER: builtins.int
+    EXPECTED_FIELD_NUMBER: builtins.int
+    HINT_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """What was examined."""
+    found: builtins.str
+    """What was found."""
+    expected: builtins.str
+    """What was expected."""
+    hint: builtins.str
+    """What to do about it."""
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        found: builtins.str = ...,
+        expected: builtins.str = ...,
+        hint: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected", b"expected", "found", b"found", "hint", b"hint", "subject", b"subject"]) -> None: ...
+
+Global___ChangeRefusal: typing_extensions.TypeAlias = ChangeRefusal

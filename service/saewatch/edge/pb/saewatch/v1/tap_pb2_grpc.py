@@ -26,7 +26,12 @@ if _version_not_supported:
 
 
 class TapServiceStub(object):
-    """Asks running taps.
+    """Asks running taps, and changes what they watch while their engines serve.
+
+    Of every method: NOT_FOUND: no engine of that name is connected. If no engine does what it is asked for, the status
+    says why, of the first: UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
+    FAILED_PRECONDITION: it refuses, or is too old. ABORTED: it is busy with something else that was asked for; try again.
+    Otherwise such an engine is told of beside the others.
     """
 
     def __init__(self, channel):
@@ -40,18 +45,59 @@ class TapServiceStub(object):
                 request_serializer=saewatch_dot_v1_dot_tap__pb2.RunSelfTestRequest.SerializeToString,
                 response_deserializer=saewatch_dot_v1_dot_tap__pb2.RunSelfTestResponse.FromString,
                 _registered_method=True)
+        self.SetWatching = channel.unary_unary(
+                '/saewatch.v1.TapService/SetWatching',
+                request_serializer=saewatch_dot_v1_dot_tap__pb2.SetWatchingRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_tap__pb2.SetWatchingResponse.FromString,
+                _registered_method=True)
+        self.SetWatchList = channel.unary_unary(
+                '/saewatch.v1.TapService/SetWatchList',
+                request_serializer=saewatch_dot_v1_dot_tap__pb2.SetWatchListRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_tap__pb2.SetWatchListResponse.FromString,
+                _registered_method=True)
+        self.LoadDictionary = channel.unary_unary(
+                '/saewatch.v1.TapService/LoadDictionary',
+                request_serializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryResponse.FromString,
+                _registered_method=True)
 
 
 class TapServiceServicer(object):
-    """Asks running taps.
+    """Asks running taps, and changes what they watch while their engines serve.
+
+    Of every method: NOT_FOUND: no engine of that name is connected. If no engine does what it is asked for, the status
+    says why, of the first: UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
+    FAILED_PRECONDITION: it refuses, or is too old. ABORTED: it is busy with something else that was asked for; try again.
+    Otherwise such an engine is told of beside the others.
     """
 
     def RunSelfTest(self, request, context):
-        """Tests whether the taps of connected engines see, without a restart, and waits for what they find.
-        NOT_FOUND: no engine of that name is connected. If no engine gives a self-test, the status says why, of the first:
-        UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
-        FAILED_PRECONDITION: it does not carry self-tests out. Otherwise such an engine has a failed self-test, without a
-        stream, beside those of the others.
+        """Tests whether the taps of connected engines see, without a restart, and waits for what they find. An engine that
+        gives no self-test has a failed one, without a stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWatching(self, request, context):
+        """Switches watching off, or on again. Off: the streams stay open and are blind with the reason "off", and what is fed
+        meanwhile counts as missed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWatchList(self, request, context):
+        """Changes which features of a dictionary are watched, from the next engine step on.
+        NOT_FOUND: no open stream has that dictionary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadDictionary(self, request, context):
+        """Puts another dictionary of the same hook point and size in the place of one that is in force: its stream ends with
+        the reason "swap", and another opens. NOT_FOUND: no open stream has the one, or this sidecar does not know the other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +111,21 @@ def add_TapServiceServicer_to_server(servicer, server):
                     request_deserializer=saewatch_dot_v1_dot_tap__pb2.RunSelfTestRequest.FromString,
                     response_serializer=saewatch_dot_v1_dot_tap__pb2.RunSelfTestResponse.SerializeToString,
             ),
+            'SetWatching': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWatching,
+                    request_deserializer=saewatch_dot_v1_dot_tap__pb2.SetWatchingRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_tap__pb2.SetWatchingResponse.SerializeToString,
+            ),
+            'SetWatchList': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWatchList,
+                    request_deserializer=saewatch_dot_v1_dot_tap__pb2.SetWatchListRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_tap__pb2.SetWatchListResponse.SerializeToString,
+            ),
+            'LoadDictionary': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadDictionary,
+                    request_deserializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'saewatch.v1.TapService', rpc_method_handlers)
@@ -74,7 +135,12 @@ def add_TapServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TapService(object):
-    """Asks running taps.
+    """Asks running taps, and changes what they watch while their engines serve.
+
+    Of every method: NOT_FOUND: no engine of that name is connected. If no engine does what it is asked for, the status
+    says why, of the first: UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
+    FAILED_PRECONDITION: it refuses, or is too old. ABORTED: it is busy with something else that was asked for; try again.
+    Otherwise such an engine is told of beside the others.
     """
 
     @staticmethod
@@ -94,6 +160,87 @@ class TapService(object):
             '/saewatch.v1.TapService/RunSelfTest',
             saewatch_dot_v1_dot_tap__pb2.RunSelfTestRequest.SerializeToString,
             saewatch_dot_v1_dot_tap__pb2.RunSelfTestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWatching(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.TapService/SetWatching',
+            saewatch_dot_v1_dot_tap__pb2.SetWatchingRequest.SerializeToString,
+            saewatch_dot_v1_dot_tap__pb2.SetWatchingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWatchList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.TapService/SetWatchList',
+            saewatch_dot_v1_dot_tap__pb2.SetWatchListRequest.SerializeToString,
+            saewatch_dot_v1_dot_tap__pb2.SetWatchListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadDictionary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.TapService/LoadDictionary',
+            saewatch_dot_v1_dot_tap__pb2.LoadDictionaryRequest.SerializeToString,
+            saewatch_dot_v1_dot_tap__pb2.LoadDictionaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

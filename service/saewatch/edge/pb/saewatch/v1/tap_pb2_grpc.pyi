@@ -41,14 +41,80 @@ _TapServiceRunSelfTestType = typing_extensions.TypeVar(
     ],
 )
 
-class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType]):
-    """Asks running taps."""
+_TapServiceSetWatchingType = typing_extensions.TypeVar(
+    '_TapServiceSetWatchingType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse,
+    ],
+)
+
+_TapServiceSetWatchListType = typing_extensions.TypeVar(
+    '_TapServiceSetWatchListType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse,
+    ],
+)
+
+_TapServiceLoadDictionaryType = typing_extensions.TypeVar(
+    '_TapServiceLoadDictionaryType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
+    ],
+)
+
+class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType, _TapServiceSetWatchingType, _TapServiceSetWatchListType, _TapServiceLoadDictionaryType]):
+    """Asks running taps, and changes what they watch while their engines serve.
+
+    Of every method: NOT_FOUND: no engine of that name is connected. If no engine does what it is asked for, the status
+    says why, of the first: UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
+    FAILED_PRECONDITION: it refuses, or is too old. ABORTED: it is busy with something else that was asked for; try again.
+    Otherwise such an engine is told of beside the others.
+    """
 
     @typing.overload
     def __init__(self: TapServiceStub[
         grpc.UnaryUnaryMultiCallable[
             saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestRequest,
             saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -58,14 +124,38 @@ class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType]):
             saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestRequest,
             saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     RunSelfTest: _TapServiceRunSelfTestType
-    """Tests whether the taps of connected engines see, without a restart, and waits for what they find.
-    NOT_FOUND: no engine of that name is connected. If no engine gives a self-test, the status says why, of the first:
-    UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
-    FAILED_PRECONDITION: it does not carry self-tests out. Otherwise such an engine has a failed self-test, without a
-    stream, beside those of the others.
+    """Tests whether the taps of connected engines see, without a restart, and waits for what they find. An engine that
+    gives no self-test has a failed one, without a stream.
+    """
+
+    SetWatching: _TapServiceSetWatchingType
+    """Switches watching off, or on again. Off: the streams stay open and are blind with the reason "off", and what is fed
+    meanwhile counts as missed.
+    """
+
+    SetWatchList: _TapServiceSetWatchListType
+    """Changes which features of a dictionary are watched, from the next engine step on.
+    NOT_FOUND: no open stream has that dictionary.
+    """
+
+    LoadDictionary: _TapServiceLoadDictionaryType
+    """Puts another dictionary of the same hook point and size in the place of one that is in force: its stream ends with
+    the reason "swap", and another opens. NOT_FOUND: no open stream has the one, or this sidecar does not know the other.
     """
 
 TapServiceAsyncStub: typing_extensions.TypeAlias = TapServiceStub[
@@ -73,10 +163,28 @@ TapServiceAsyncStub: typing_extensions.TypeAlias = TapServiceStub[
         saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestRequest,
         saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
+    ],
 ]
 
 class TapServiceServicer(metaclass=abc.ABCMeta):
-    """Asks running taps."""
+    """Asks running taps, and changes what they watch while their engines serve.
+
+    Of every method: NOT_FOUND: no engine of that name is connected. If no engine does what it is asked for, the status
+    says why, of the first: UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
+    FAILED_PRECONDITION: it refuses, or is too old. ABORTED: it is busy with something else that was asked for; try again.
+    Otherwise such an engine is told of beside the others.
+    """
 
     @abc.abstractmethod
     def RunSelfTest(
@@ -84,11 +192,38 @@ class TapServiceServicer(metaclass=abc.ABCMeta):
         request: saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestRequest,
         context: _ServicerContext,
     ) -> typing.Union[saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestResponse]]:
-        """Tests whether the taps of connected engines see, without a restart, and waits for what they find.
-        NOT_FOUND: no engine of that name is connected. If no engine gives a self-test, the status says why, of the first:
-        UNAVAILABLE: none is connected (any more). DEADLINE_EXCEEDED: no answer in time.
-        FAILED_PRECONDITION: it does not carry self-tests out. Otherwise such an engine has a failed self-test, without a
-        stream, beside those of the others.
+        """Tests whether the taps of connected engines see, without a restart, and waits for what they find. An engine that
+        gives no self-test has a failed one, without a stream.
+        """
+
+    @abc.abstractmethod
+    def SetWatching(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchingResponse]]:
+        """Switches watching off, or on again. Off: the streams stay open and are blind with the reason "off", and what is fed
+        meanwhile counts as missed.
+        """
+
+    @abc.abstractmethod
+    def SetWatchList(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.tap_pb2.SetWatchListResponse]]:
+        """Changes which features of a dictionary are watched, from the next engine step on.
+        NOT_FOUND: no open stream has that dictionary.
+        """
+
+    @abc.abstractmethod
+    def LoadDictionary(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse]]:
+        """Puts another dictionary of the same hook point and size in the place of one that is in force: its stream ends with
+        the reason "swap", and another opens. NOT_FOUND: no open stream has the one, or this sidecar does not know the other.
         """
 
 def add_TapServiceServicer_to_server(servicer: TapServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
