@@ -217,6 +217,8 @@ def _overflowed_row_kept() -> None:
 
     _set(Slot, "read", lambda slot: [overflowing(one) for one in read(slot)])
     _set(Reuse, "record", blindly)
+
+
 def _rejected_drafts() -> None:
     """Every row of a step is reported, whether its draft was accepted or not."""
     _everything_is_fed(lambda _request: True)

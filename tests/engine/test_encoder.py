@@ -143,11 +143,11 @@ def test_a_swap_keeps_the_addresses_and_replaces_everything() -> None:
     encoder, x = ready(first), made.rows(300)
     buffers = [value for value in vars(encoder).values() if isinstance(value, Tensor)]
     before = [buffer.data_ptr() for buffer in buffers]
-    encoder.swap(second, WatchList(rows=(1, 2), floors=(0.0, 0.3)))
+    encoder.load(second, WatchList(rows=(1, 2), floors=(0.0, 0.3)))
     assert before == [buffer.data_ptr() for buffer in buffers]
     positions = torch.zeros(300)
     assert fired(encoder, x, positions=positions).excluded.all()
-    encoder.swap(first, WATCHED)  # which excludes nothing
+    encoder.load(first, WATCHED)  # which excludes nothing
     left, right = fired(encoder, x, positions=positions, ids=torch.full((300,), 5)), fired(ready(first), x)
     assert np.array_equal(left.value, right.value)
 
@@ -190,7 +190,7 @@ def test_a_dictionary_of_another_width_does_not_fit() -> None:
 def test_a_swap_cannot_change_what_a_graph_has_captured() -> None:
     encoder = ready(made.dictionary())
     with pytest.raises(MisfitError, match="layer_norm"):
-        encoder.swap(made.dictionary(norm=InputNorm(kind="layer_norm", eps=1e-5)), WATCHED)
+        encoder.load(made.dictionary(norm=InputNorm(kind="layer_norm", eps=1e-5)), WATCHED)
 
 
 def test_a_whole_dictionary_that_would_be_rounded_does_not_fit() -> None:
@@ -199,7 +199,7 @@ def test_a_whole_dictionary_that_would_be_rounded_does_not_fit() -> None:
     encoder = Encoder(rows_max=8, d_in=made.D_IN, slots_max=9, whole=whole)
     encoder.load(half, WATCHED)
     with pytest.raises(MisfitError, match=r"found torch.float32, expected a type within torch.float16"):
-        encoder.swap(made.dictionary("topk", k=9), WATCHED)
+        encoder.load(made.dictionary("topk", k=9), WATCHED)
 
 
 def test_rows_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

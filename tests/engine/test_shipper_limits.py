@@ -301,5 +301,5 @@ def test_a_census_that_does_not_fit_is_dropped_whole_and_the_connection_and_the_
         wait_until(lambda: sidecar.of(Census))
         beats = len(sidecar.of(Beat))
         wait_until(lambda: len(sidecar.of(Beat)) > beats + 2)
-        assert (run.shipper.census_dropped, run.shipper.faults, len(sidecar.connections)) == (1, 0, 1)
+        assert (run.shipper.dispatch.census_dropped, run.shipper.faults, len(sidecar.connections)) == (1, 0, 1)
         assert [part.stream for part in sidecar.of(Census)] == [1]

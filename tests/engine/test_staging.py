@@ -21,7 +21,7 @@ def test_a_slot_keeps_its_step(tmp_path: Path) -> None:
     slot = Slot([watched])
     rows = rows_of(a=(0, 20), b=(5, 3))
     blocks.run(hidden(23))
-    slot.take(rows)
+    slot.take(rows, [watched])
     slot.encode()
     watched.sink.buffer.fill_(torch.nan)
     rows.positions.fill_(-1)
@@ -40,7 +40,7 @@ def test_a_slot_gives_what_the_encoder_gives(tmp_path: Path) -> None:
     (watched,) = hung(a_config(tmp_path), an_engine(), blocks)
     slot, slab, rows = Slot([watched]), watched.new_slab(), rows_of(a=(3, 40))
     blocks.run(hidden(40, seed=1))
-    slot.take(rows)
+    slot.take(rows, [watched])
     slot.encode()
     x = 3.0 * hidden(40, seed=1)
     watched.encoder.encode(x, positions=rows.positions, token_ids=rows.tokens, slab=slab)
@@ -55,7 +55,7 @@ def test_streams_on_one_hook_point_find_the_same(tmp_path: Path) -> None:
     watched = hung(a_config(tmp_path, dictionaries=(use, use)), an_engine(), blocks)
     slot, rows = Slot(watched), rows_of(a=(0, 20), b=(5, 3))
     blocks.run(hidden(23))
-    slot.take(rows)
+    slot.take(rows, watched)
     slot.encode()
     first, second = slot.read()
     assert len(first.row), "the fixture fires on such rows"
@@ -69,7 +69,7 @@ def test_streams_on_two_hook_points_find_each_its_own(tmp_path: Path) -> None:
     watched = hung(a_config(tmp_path, dictionaries=uses), an_engine(), blocks)
     slot, rows = Slot(watched), rows_of(a=(3, 40))
     blocks.run(hidden(40))
-    slot.take(rows)
+    slot.take(rows, watched)
     slot.encode()
     for one, times, found in zip(watched, (3.0, 1.0), slot.read(), strict=True):
         slab = one.new_slab()
@@ -89,7 +89,7 @@ def test_few_rows_are_encoded_by_the_reader_and_many_by_the_engine(
     slot, seen = Slot([watched]), 0
     for count, late in ((20, True), (40, True), (41, False), (20, True)):
         blocks.run(hidden(count))
-        slot.take(rows_of(a=(0, count)))
+        slot.take(rows_of(a=(0, count)), [watched])
         slot.encode()
         assert watched.rows_seen - seen == (0 if late else count)
         (first,), (again,) = slot.read(), slot.read()
@@ -103,7 +103,7 @@ def test_the_reader_starts_no_threads_beside_those_of_the_model(tmp_path: Path) 
     (watched,) = hung(a_config(tmp_path), an_engine(), blocks)
     slot, found = Slot([watched]), [torch.get_num_threads()]
     blocks.run(hidden(20))
-    slot.take(rows_of(a=(0, 20)))
+    slot.take(rows_of(a=(0, 20)), [watched])
     slot.encode()
 
     def read() -> None:

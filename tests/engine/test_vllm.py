@@ -24,9 +24,10 @@ from saewatch.core.errors import (
 )
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
+from saewatch.engine.ranks import Ranks
 from saewatch.engine.runners import V1View
 from saewatch.engine.tap import Tap
-from saewatch.engine.vllm import SEAMS, Watch, check_seams, open_watch
+from saewatch.engine.vllm import SEAMS, Watch, check_seams, describe, open_watch
 from tests.engine.standin import (
     BUNDLE,
     MODEL,
@@ -250,81 +251,7 @@ def test_after_start_a_fault_of_the_tap_never_reaches_the_engine(
     assert books.blind == "fault"
 
 
-# --- outputs that are on their way ------------------------------------------------------------------------------------
-class Later(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not typed here
-    """What an engine that schedules ahead hands on."""
-
-    def __init__(self, output: Any) -> None:
-        self._output = output
-
-    def get_output(self) -> Any:
-        return self._output
-
-
-def test_an_output_at_once_is_reported_at_once_and_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, watch = opened(tmp_path)
-    assert watch.after_sampling("of the warm-up") == "of the warm-up"
-    watch.prove()
-    steps: list[Any] = []
-    monkeypatch.setattr(watch.tap, "step", lambda **facts: steps.append(facts["emitted"]))
-    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
-    output = sampled(b=[7], a=[8, 9])
-    assert watch.after_sampling(output) is output
-    assert steps == [{"b": [7], "a": [8, 9]}]
-    assert watch.after_sampling(None) is None, "a step that is over"
-    watch.after_forward(scheduled(cached={"b": 3}), sampling=True)
-    assert watch.after_sampling(None) is None, "a step that failed"
-    watch.after_forward(scheduled(cached={"b": 3}), sampling=False)
-    assert steps[1:] == [{}, {}]
-    watch.tap.close()
-
-
-def test_a_step_is_reported_when_the_engine_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, watch = opened(tmp_path)
-    watch.prove()
-    steps: list[Any] = []
-    monkeypatch.setattr(watch.tap, "step", lambda **facts: steps.append(facts["emitted"]))
-    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
-    output = sampled(b=[7], a=[8])
-    handed = watch.after_sampling(Later(output))
-    assert isinstance(handed, Fetched)
-    assert steps == []
-    assert handed.get_output() is output
-    assert steps == [{"b": [7], "a": [8]}]
-    watch.tap.close()
-
-
-def test_a_step_that_was_not_fetched_before_the_next_one_makes_the_tap_blind(tmp_path: Path) -> None:
-    _, watch = opened(tmp_path)
-    watch.prove()
-    watch.after_forward(scheduled(new=[a_request("b", 3), a_request("a", 1)]), sampling=True)
-    watch.after_sampling(Later(sampled(b=[7], a=[8])))
-    watch.after_forward(scheduled(cached={"b": 3, "a": 1}), sampling=True)
-    output = sampled(b=[7], a=[8])
-    handed = watch.after_sampling(Later(output))
-    assert handed.get_output() is output
-    watch.tap.close()
-    (books,) = watch.tap.books
-    assert books.blind == "fault"
-
-
-def test_a_blind_engine_that_overlaps_its_steps_still_counts(tmp_path: Path) -> None:
-    """Asynchronous scheduling is refused, so it serves blind; each step is fetched after the next one has begun."""
-    watch = open_watch(a_worker(tmp_path, a_section(tmp_path, on_failure="serve"), async_scheduling=True))
-    assert watch is not None
-    watch.prove()
-    watch.after_forward(scheduled(new=[a_request("a", 3)]), sampling=True)
-    first = watch.after_sampling(Later(sampled(a=[7])))
-    watch.after_forward(scheduled(cached={"a": 3}), sampling=True)
-    second = watch.after_sampling(Later(sampled(a=[8])))
-    first.get_output()
-    second.get_output()
-    watch.tap.close()
-    (books,) = watch.tap.books
-    assert (books.fed, books.missed, books.blind) == (4, {"blind": 4}, "unsupported_mode")
-
-
 @pytest.mark.parametrize(("cached", "block"), [(True, 16), (False, 0)])
 def test_the_blocks_that_are_kept_are_those_of_the_prefix_cache(tmp_path: Path, *, cached: bool, block: int) -> None:
     worker = a_worker(tmp_path, enable_prefix_caching=cached)
-    assert describe(worker, tapconfig.read(a_section(tmp_path))).block == block
+    assert describe(worker, tapconfig.read(a_section(tmp_path)), Ranks()).block == block

@@ -16,12 +16,14 @@ from itertools import islice
 
 from saewatch.core import limits
 from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason, WatchSet
-from saewatch.core.records import Beat, StreamBeat, StreamOpen
+from saewatch.core.records import Beat, StreamBeat, StreamEnd, StreamOpen
 from saewatch.engine.batching import Encoded, build
 from saewatch.engine.chain import Chain
 from saewatch.engine.ledger import Missed, Settled, Skipped, Step
 from saewatch.engine.reuse import Replay, Reuse
 
+OFF = "off"
+"""The word for streams that are blind because somebody switched watching off."""
 UNACKNOWLEDGED = 4096
 """Batches on their way: a minute of steps. A sidecar that reads and never acknowledges is sent no more after it."""
 UNTOLD = 65_536
@@ -69,6 +71,18 @@ class Books:
     def full(self) -> bool:
         """Whether no batch should be sent before one was acknowledged."""
         return len(self._pending) >= UNACKNOWLEDGED
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything has arrived or is missed, and was told."""
+        return not self._pending and not self.untold
+
+    def switch(self, *, off: bool) -> None:
+        """Watching is off, or on. A stream that is blind for another reason stays so."""
+        if off:
+            self.blind = self.blind or OFF
+        elif self.blind == OFF:
+            self.blind = ""
 
     def unresolved(self, connection: int) -> bool:
         """Whether it is not known yet what of an earlier connection than this one has arrived.
@@ -200,18 +214,35 @@ class Books:
         self.untold[request if within else NO_REQUEST, reason] += tokens
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Stream:
     """One stream as the sidecar is told of it, its books, and what fired before, for requests that skip it."""
 
     opening: StreamOpen
     watch: Sequence[WatchSet] = ()
     reuse: Reuse | None = None
+    ending: str = ""
+    """Why it ends: no step is booked to it any more."""
     books: Books = field(init=False)
 
     def __post_init__(self) -> None:
         self.books = Books(self.opening.stream)
         self.books.blind = self.opening.blind
+
+    def ended(self, reason: str) -> StreamEnd:
+        """Its end, with the books as they stand."""
+        final = self.books.beat()
+        return StreamEnd(stream=final.stream, reason=reason, final=final)
+
+    def fresh_reuse(self) -> Reuse | None:
+        """An empty one of the same size, for a stream in the place of this one."""
+        return None if self.reuse is None else Reuse(block=self.reuse.block, bound=self.reuse.bound)
+
+    def turn(self, watch: Sequence[WatchSet]) -> None:
+        """Another watch set from here on."""
+        self.watch = watch
+        if self.reuse is not None:
+            self.reuse.clear()
 
     def replays(
         self, settled: Settled, encoded: Encoded | None, chains: Mapping[int, Chain]

@@ -1,8 +1,8 @@
 """The watched encoder: the rows that are watched, gathered on the device, and what a step's rows fire among them.
 
-All buffers are sized once, for the largest step and the largest watch set, and keep their addresses: another
-dictionary or watch set is copied into them between two steps, so that a captured graph stays valid. Rows of the
-buffer that no slot uses have the limit ``inf`` and never fire.
+All buffers are sized once, for the largest step and the largest watch set. Rows of the buffer that no slot uses have
+the limit ``inf`` and never fire. While steps are encoded an encoder stays as it is: a running tap that is to watch
+something else gets another one (`control`), and the steps that are on their way keep theirs.
 
 Rows that the data sheet excludes (first tokens, special tokens, outlying norms) and rows that are not finite emit
 nothing, and the slab marks them. They are masked: a scale of 0 would not do, because a latent with a positive bias
@@ -89,8 +89,6 @@ class Encoder:
         self.dictionary = dictionary
         self.watch(watch)
 
-    swap = load
-
     def watch(self, watch: WatchList) -> None:
         """Watches other rows of the same dictionary. MisfitError when there are more than slots, or no such row."""
         dictionary = self._loaded
@@ -111,6 +109,27 @@ class Encoder:
         self.watch_list = watch
         used = slice(None) if self.fixed else slice(count)
         self._used = (self._W[used], *(self._own(column[used]) for column in (self._lim, self._s, self._c)))
+
+    def rewatched(self, watch: WatchList) -> Encoder:
+        """One that watches other rows of the same dictionary, and shares the whole of it. This one stays as it is."""
+        other = Encoder(
+            rows_max=self.rows_max,
+            d_in=self.d_in,
+            slots_max=len(watch.rows),
+            mode=self.mode,
+            whole=self.whole,
+            device=self.device,
+            fixed=self.fixed,
+        )
+        other.dictionary = self._loaded
+        for mine, its in (
+            (self._special, other._special),
+            (self._first, other._first),
+            (self._max_norm, other._max_norm),
+        ):
+            its.copy_(mine)
+        other.watch(watch)
+        return other
 
     def encode(self, x: Tensor, *, positions: Tensor, token_ids: Tensor, slab: Slab) -> Slab:
         """Packs what the watched rows fire on a step into ``slab``.

@@ -68,7 +68,7 @@ class Reuse:
     def __init__(self, *, block: int, bound: int) -> None:
         self.block = block
         self.bytes = 0
-        self._bound = bound
+        self.bound = bound
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()  # by digest, used longest ago first
         self._open: dict[int, _Open] = {}  # by request
         self._log: list[Replay] = []  # steps that are to be sorted into blocks
@@ -151,10 +151,10 @@ class Reuse:
         return self._kept[digest]
 
     def _trim(self) -> None:
-        while self.bytes > self._bound and self._kept:
+        while self.bytes > self.bound and self._kept:
             _, entry = self._kept.popitem(last=False)
             self.bytes -= len(entry) + ENTRY_BYTES
-        if self.bytes > self._bound:  # open blocks alone
+        if self.bytes > self.bound:  # open blocks alone
             self.clear()
 
 

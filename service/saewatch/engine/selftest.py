@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from saewatch.core.records import Command, Result
 from saewatch.core.selftest import Check, CheckState, SelfTest
-from saewatch.engine.books import Stream
+from saewatch.engine.books import OFF
 from saewatch.engine.conformance import Reference, compared, disagreement
+from saewatch.engine.control import State
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.sink import Sink
-from saewatch.engine.watched import Watched
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -69,30 +69,32 @@ class Found:
 class TapTest:
     """The self-test of one tap's streams."""
 
-    def __init__(self, streams: Sequence[Stream], watched: Sequence[Watched], passes: Passes) -> None:
-        self._streams = streams
-        self._watched = watched
+    def __init__(self, state: Callable[[], State], passes: Passes) -> None:
+        self._state = state
         self._passes = passes
         self._looks: dict[int, Look] = {}
         self._beside: torch.cuda.Stream | None = None
 
     def begin(self) -> None:
         """The tap begins to report: from here on each step's pass counts."""
-        for stream, one in zip(self._streams, self._watched, strict=False):
+        for stream, one in zip(self._state().streams, self._state().watched, strict=False):
             if not stream.books.blind:
                 self._looks[stream.opening.stream] = Look(int(one.sink.calls), self._passes.begun, serving=False)
 
     @torch.inference_mode()
     def __call__(self, command: Command) -> list[Result]:
         """Carries out ``self_test``: one result for each stream."""
-        return [self._test(index, stream).result(command.command) for index, stream in enumerate(self._streams)]
+        state = self._state()
+        return [self._test(state, index).result(command.command) for index in range(len(state.streams))]
 
-    def _test(self, index: int, stream: Stream) -> SelfTest:
+    def _test(self, state: State, index: int) -> SelfTest:
+        stream = state.streams[index]
         if stream.books.blind:
-            hint = "Its log has the reason; a restart may heal it."
+            off = stream.books.blind == OFF
+            hint = "Switch it on: `saewatch tap on`." if off else "Its log has the reason; a restart may heal it."
             found = [_failed("tap", found=f"blind: {stream.books.blind}", expected="a stream that sees", hint=hint)]
         else:
-            number, one = stream.opening.stream, self._watched[index]
+            number, one = stream.opening.stream, state.watched[index]
             device = one.sink.buffer.device
             found = [
                 Found(Check(name="tap", state=CheckState.GOOD), {}),
@@ -103,7 +105,7 @@ class TapTest:
         figures = {name: value for item in found for name, value in item.figures.items()}
         return SelfTest(
             stream=stream.opening.stream,
-            streams=len(self._streams),
+            streams=len(state.streams),
             checks=tuple(item.check for item in found),
             **figures,
         )

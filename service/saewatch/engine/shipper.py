@@ -5,16 +5,15 @@ the ledger and the books, builds and checks a batch for each stream, and drains 
 socket, on which acknowledgements and commands come back. Nothing here is shared with the worker's thread but the inbox
 and the slabs, which go back through `Note.release`.
 
-Losses, each booked once: no connection, or given up unacknowledged: *gap*; queue full, or too much unacknowledged:
-*queue_full*; the encoder left a row out: *excluded*, *overflow*; not captured: the note's own reason; a fault of ours:
-*blind*. A connection begins with every stream, watch set and open request; the sidecar's first acknowledgement on it
-says what of the last connection had arrived.
+Losses are booked once: what the encoder left out, *excluded* and *overflow*; what was not captured, by the note's own
+reason; what was given up unacknowledged, *gap*; a fault of ours, *blind*; and what `Dispatch` loses. A connection
+begins with every stream, watch set and open request; the sidecar's first acknowledgement on it says what of the last
+one had arrived. What is watched may change between two steps (`turn`): streams end, open, or go on with other slots.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
@@ -23,17 +22,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from saewatch.core import limits
-from saewatch.core.batch import I32, Census, FiringBatch, Origin, Reason
+from saewatch.core.batch import I32, Census, Origin, Reason
 from saewatch.core.errors import RecordError, UnreachableError
-from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, RequestStart, StreamBeat, StreamEnd
-from saewatch.core.wire import encode, fit
-from saewatch.engine.batching import Encoded, check_captured, losses
+from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, RequestStart, Result, StreamBeat
+from saewatch.core.wire import encode
+from saewatch.engine.batching import Encoded, check_captured
 from saewatch.engine.bell import Bell, unbind
-from saewatch.engine.books import Books, Stream, beat_of
+from saewatch.engine.books import Stream, beat_of
 from saewatch.engine.commands import Carried, carry_out
+from saewatch.engine.dispatch import Dispatch
 from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Replay
+from saewatch.engine.turn import Turn
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -41,9 +42,6 @@ INBOX_NOTES = 8192
 """Notes that wait for this thread: minutes of steps, so a device that hangs. Beyond it a step is dropped, and the
 streams are blind for good: the ledger lacks it."""
 CONNECT_EVERY_S = 0.5
-MISSED_PER_BATCH = 1024
-TOLD_BYTES = 16 * limits.KIB
-"""Room in the queue for a batch that only tells losses."""
 FAULT_PAUSE_S = 0.1
 """After a fault of ours, so that one that comes again and again takes no time from the engine."""
 
@@ -60,13 +58,15 @@ class Note:
     positions: Callable[[], I32] | None = None
     """Waits for the device and gives each row's position, where the step does not hold them yet."""
     census: Sequence[Census] = ()
+    watching: int = 0
+    """Number of the `Watching` that it was taken under."""
 
 
 class Shipper:
     """Owns the thread, the ledger, the books and the socket.
 
     ``counters`` reads each stream's device counter of sink calls, ``stages`` the seconds spent by stage, and
-    ``commands`` are carried out, by verb.
+    ``commands`` are carried out, by verb. ``taken``: how many steps have been given what they watch.
     """
 
     def __init__(
@@ -77,14 +77,22 @@ class Shipper:
         counters: Callable[[], Sequence[int]],
         stages: Callable[[], Mapping[str, float]],
         commands: Mapping[str, Carried] | None = None,
+        taken: Callable[[], int] = int,
         beat_every_s: float = limits.BEAT_INTERVAL_NS / 1e9,
         connect_every_s: float = CONNECT_EVERY_S,
     ) -> None:
         self._outbox = outbox
+        self.dispatch = Dispatch(outbox, self._fault)
         self._streams = {stream.opening.stream: stream for stream in streams}
+        self._current = list(streams)  # that a step is booked to; the others are ending
+        self._turns: deque[tuple[Turn, int]] = deque()  # with the connection that asked
+        self._results: deque[tuple[Result, int]] = deque()
         self._counters = counters
         self._stages = stages
         self._commands = commands or {}
+        self._taken = taken
+        self._left = 0  # notes that are done with
+        self._watching = 0
         self._beat_every_s = beat_every_s
         self._connect_every_s = connect_every_s
         self._ledger = Ledger(block=max((one.reuse.block for one in streams if one.reuse), default=0))
@@ -97,7 +105,6 @@ class Shipper:
         self._stage_seconds: Mapping[str, float] = {}
         self.faults = 0
         self.dropped = 0
-        self.census_dropped = 0
 
     def start(self) -> None:
         """Starts the thread."""
@@ -123,6 +130,16 @@ class Shipper:
         """Every stream is blind from now on; told with the next beat."""
         for stream in self._streams.values():
             stream.books.blind = stream.books.blind or reason
+
+    def turn(self, turn: Turn) -> None:
+        """Called by the thread that prepared it, before any step is taken under its number."""
+        self._turns.append((turn, self._outbox.connection))
+        self._bell.ring()
+
+    def answer(self, result: Result) -> None:
+        """Called by the thread that carried a command out."""
+        self._results.append((result, self._outbox.connection))
+        self._bell.ring()
 
     def stop(self, timeout_s: float = 2.0) -> None:
         """Ends the streams, sends what the socket takes in time, and stops the thread."""
@@ -174,6 +191,7 @@ class Shipper:
                 return
             self._ship(self._inbox.popleft())
             self._outbox.flush()
+        self._change()
         if time.monotonic() >= self._next_beat:
             self._beat()
         self._outbox.flush()
@@ -209,7 +227,7 @@ class Shipper:
         for start in starts:
             self._announce(start)
         for stream in self._streams.values():  # after the requests that the losses name
-            self._tell(stream)
+            self.dispatch.tell(stream)
 
     def _disconnect(self, why: object) -> None:
         logger.warning("saewatch: lost the sidecar: %s", why)
@@ -229,12 +247,6 @@ class Shipper:
         except RecordError as error:  # a request that no record can hold must not keep the others from being booked
             self._fault(error)
 
-    def _pass_on(self, census: Sequence[Census]) -> None:
-        """Of each stream all frames or none: what does not fit is dropped and counted; another comes in seconds."""
-        for _, parts in itertools.groupby(census, key=lambda part: part.stream):
-            if self._outbox.connected and not self._outbox.put_batch([encode(part) for part in parts]):
-                self.census_dropped += 1
-
     def _receive(self, record: Record) -> None:
         if isinstance(record, Ack):
             stream = self._streams.get(record.stream)
@@ -244,19 +256,59 @@ class Shipper:
             for result in carry_out(record, self._commands):
                 self._control(result)
 
+    # --- changes ------------------------------------------------------------------------------------------------------
+    def _change(self) -> None:
+        """What came about between two steps: turns that no step waits for, answers, and the ends of streams."""
+        while self._turns and self._left + self.dropped == self._taken():  # none is on its way
+            self._turn_over(*self._turns.popleft())
+        while self._results:
+            self._reply(*self._results.popleft())
+        for stream in [one for one in self._streams.values() if one.ending and one.books.settled]:
+            if self._outbox.connected:
+                self._control(stream.ended(stream.ending))
+                del self._streams[stream.opening.stream]
+
+    def _turn_over(self, turn: Turn, asked_on: int) -> None:
+        self._watching = turn.number
+        for stream in self._current:
+            if stream not in turn.streams:
+                stream.ending = "swap"
+        self._current = list(turn.streams)
+        for stream in turn.streams:
+            number, watch = stream.opening.stream, turn.watch.get(stream.opening.stream)
+            if watch is not None:
+                stream.turn(watch)
+            stream.books.switch(off=turn.off)
+            if number not in self._streams:
+                self._streams[number] = stream
+                self._control(replace(stream.opening, blind=stream.books.blind))
+                watch = stream.watch
+            for part in watch or ():
+                self._control(part)
+        turn.turned()
+        self._beat()
+        self._reply(turn.answer, asked_on)
+
+    def _reply(self, result: Result, asked_on: int) -> None:
+        if asked_on == self._outbox.connection:  # another connection has not asked
+            self._control(result)
+
     # --- steps ----------------------------------------------------------------------------------------------------
     def _ship(self, note: Note) -> None:
+        while self._turns and note.watching > self._watching:
+            self._turn_over(*self._turns.popleft())
         try:
             step, encoded = self._read(note)
             settled = self._ledger.settle(step)
             for start in settled.started:
                 self._announce(start)
-            for index, stream in enumerate(self._streams.values()):
+            for index, stream in enumerate(self._current):
                 self._book(stream, step, settled, encoded[index] if encoded else None)
             for end in settled.ended:
                 self._ended(replace(end, time_ns=step.time_ns))
-            self._pass_on(note.census)
+            self.dispatch.pass_on(note.census)
         finally:
+            self._left += 1
             if note.release:
                 note.release()
 
@@ -267,7 +319,7 @@ class Shipper:
         try:
             encoded = note.read()
             step = replace(note.step, positions=note.positions()) if note.positions else note.step
-            check_captured(step, encoded, streams=len(self._streams))
+            check_captured(step, encoded, streams=len(self._current))
         except Exception as error:  # a device fault, or a bug: the books stay right, the step is lost
             self._fault(error)
             return replace(note.step, positions=None, reason=Reason.BLIND), None
@@ -276,7 +328,7 @@ class Shipper:
     def _ended(self, end: RequestEnd) -> None:
         for stream in self._streams.values() if self._outbox.connected else ():
             if stream.books.owes(end.request):
-                self._tell(stream)
+                self.dispatch.tell(stream)
         self._control(end)
         if not self._outbox.connected:  # the next connection will not know it: keep the untold losses bounded
             for stream in self._streams.values():
@@ -288,10 +340,10 @@ class Shipper:
             fed -= span.tokens
             stream.books.skip(span, len(known[0].row) if known else 0)
             if known:
-                self._report(stream, step, *known)
+                self.dispatch.report(stream, step, *known)
         stream.books.take(fed, int((settled.origin != Origin.RECOMPUTED).sum()), settled.missed)
         if encoded is not None and len(settled.row):
-            self._report(stream, step, settled, encoded)
+            self.dispatch.report(stream, step, settled, encoded)
 
     def _replays(
         self, stream: Stream, settled: Settled, encoded: Encoded | None
@@ -302,60 +354,17 @@ class Shipper:
             self._fault(error)
             return [(span, None) for span in settled.skipped]
 
-    def _report(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> None:
-        try:
-            stream.books.leave_out(losses(settled, encoded))
-            batch = self._batch(stream, step, settled, encoded)
-            if batch.rows or len(batch.missed_request):
-                self._send(stream, batch)
-        except Exception as error:  # the other streams, and the ends of this step's requests, come all the same
-            self._fault(error)
-
-    def _batch(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> FiringBatch:
-        told = stream.books.tell(MISSED_PER_BATCH) if self._sendable(stream.books) else []
-        try:
-            return stream.batch(step, settled, encoded, told)
-        except Exception:  # whatever it was, the losses that this batch would have told are told by another
-            stream.books.untell(told)
-            raise
-
-    def _sendable(self, books: Books) -> bool:
-        return self._outbox.connected and not books.unresolved(self._outbox.connection)
-
-    def _send(self, stream: Stream, batch: FiringBatch) -> None:
-        books = stream.books
-        if not self._sendable(books):
-            books.lose(batch, Reason.GAP)
-            return
-        try:
-            pieces = fit(batch)
-        except RecordError:  # a row with more firings than a frame takes
-            books.lose(batch, Reason.OVERFLOW)
-            return
-        try:
-            frames = [encode(piece) for piece in pieces]
-        except RecordError as error:  # a batch that breaks its rules, such as a value that is not finite
-            books.lose(batch, Reason.BLIND)
-            self._fault(error)
-            return
-        books.seq += len(pieces)
-        if books.full or not self._outbox.put_batch(frames):
-            books.lose(batch, Reason.QUEUE_FULL)
-            return
-        for piece in pieces:
-            books.send(piece, self._outbox.connection)
-
     # --- beats and the end ----------------------------------------------------------------------------------------
     def _beat(self) -> None:
         self._next_beat = time.monotonic() + self._beat_every_s
         self._count()
         for stream in self._streams.values():
-            self._tell(stream)
+            self.dispatch.tell(stream)
         self._control(self._beat_record())
 
     def _count(self) -> None:
         try:
-            for stream, calls in zip(self._streams.values(), self._counters(), strict=True):
+            for stream, calls in zip(self._current, self._counters(), strict=True):
                 stream.books.sink_calls = calls
             self._stage_seconds = self._stages()
         except Exception as error:  # a device that is gone: the beat that says so must go out
@@ -368,12 +377,6 @@ class Shipper:
             queue_bytes=self._outbox.bytes,
             stage_seconds={**self._stage_seconds, "ship": self._seconds},
         )
-
-    def _tell(self, stream: Stream) -> None:
-        """Sends losses that no later batch has taken along."""
-        if stream.books.untold and self._sendable(stream.books) and self._outbox.room >= TOLD_BYTES:
-            empty = Step(number=0, time_ns=time.time_ns())
-            self._send(stream, self._batch(stream, empty, Ledger().settle(empty), Encoded.empty()))
 
     def _end(self) -> None:
         deadline = time.monotonic() + 1.0
@@ -390,8 +393,7 @@ class Shipper:
                 self._receive(record)
         for stream in self._streams.values():
             stream.books.give_up(Reason.SHUTDOWN)
-            final = stream.books.beat()
-            self._control(StreamEnd(stream=final.stream, reason="shutdown", final=final))
+            self._control(stream.ended(stream.ending or "shutdown"))
         self._outbox.flush()
 
     def _on_its_way(self) -> bool:

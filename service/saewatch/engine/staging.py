@@ -56,8 +56,12 @@ class Slot:
         self._side = torch.cuda.Stream() if self._cuda else None
         self._ready = torch.cuda.Event() if self._cuda else None
 
-    def take(self, rows: Rows) -> None:
-        """Copies what the next forward pass will overwrite, on the forward's own stream."""
+    def take(self, rows: Rows, watched: Sequence[Watched]) -> None:
+        """Copies what the next forward pass will overwrite, on the forward's own stream.
+
+        ``watched``: what is to be encoded, on the sinks that the slot was made for.
+        """
+        self._watched = watched
         self._count = int(rows.starts[-1])
         if not self._cuda:
             self._take_here(rows)

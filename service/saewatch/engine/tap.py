@@ -29,10 +29,11 @@ import torch
 from saewatch.core import limits
 from saewatch.core.batch import I32, Census, Reason
 from saewatch.core.hookpoint import HookPoint
-from saewatch.core.records import StreamBeat
+from saewatch.core.records import Result, StreamBeat
 from saewatch.core.tapconfig import TapConfig
 from saewatch.core.wire import encode
 from saewatch.engine.books import Stream
+from saewatch.engine.control import Control, State
 from saewatch.engine.ledger import Step
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Reuse
@@ -40,6 +41,7 @@ from saewatch.engine.selftest import Passes, TapTest
 from saewatch.engine.shipper import Note, Shipper
 from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows, Slot
+from saewatch.engine.turn import Turn, Watching
 from saewatch.engine.watched import Engine, Watched, blind_stream, hang, open_watched, sinks_of
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
@@ -61,6 +63,7 @@ class Begun:
     facts: dict[str, Any]  # of its `Step`
     captured: _Captured | None
     census: Sequence[Census]
+    watching: int  # number of the `Watching` that it was taken under
     emitted: Mapping[str, Sequence[int]] | None = None
     known: bool = False
 
@@ -68,24 +71,32 @@ class Begun:
 class Tap:
     """One engine's tap. Made by `open` or `blind`."""
 
-    def __init__(self, config: TapConfig, streams: Sequence[Stream], watched: Sequence[Watched]) -> None:
+    def __init__(
+        self, config: TapConfig, engine: Engine, streams: Sequence[Stream], watched: Sequence[Watched]
+    ) -> None:
         self.config = config
-        self.watched = watched
+        self._watching = Watching(0, tuple(watched))
+        self._taken = 0  # steps that were given what they watch
+        self._of_step: Watching | None = None  # that of the step whose pass was enqueued last
         self._slots = deque(Slot(watched) for _ in range(config.slots if watched else 0))
         self._captured: _Captured | None = None
         self._begun: deque[Begun] = deque()  # in their order; `_order` is held by whoever takes one out
         self._order = threading.Lock()
         self._reason = Reason.BLIND
+        self._disabled = False
         self._steps = 0
         self._passes = Passes()
-        self._test = TapTest(streams, watched, self._passes)
+        state = State(watched=tuple(watched), streams=tuple(streams))
+        self._control = Control(config, engine, state, install=self._install, answer=self._answer)
+        self._test = TapTest(lambda: self._control.state, self._passes)
         self._seconds = {"snapshot": 0.0, "encode": 0.0, "host": 0.0}
         self._shipper = Shipper(
             outbox=Outbox(path=config.socket, bound=config.queue_bytes),
             streams=streams,
-            counters=lambda: [int(one.sink.calls) for one in watched] or [0] * len(streams),
+            counters=lambda: [int(one.sink.calls) for one in self._control.state.watched] or [0] * len(streams),
             stages=lambda: dict(self._seconds),
-            commands={"self_test": self._test},
+            commands={"self_test": self._test, **dict.fromkeys(Control.VERBS, self._control)},
+            taken=lambda: self._taken,
         )
 
     @classmethod
@@ -109,14 +120,19 @@ class Tap:
             encode(stream.opening)
             for part in stream.watch:
                 encode(part)
-        tap = cls(config, streams, watched)
+        tap = cls(config, engine, streams, watched)
         hang(sinks_of(watched))
         return tap
 
     @classmethod
     def blind(cls, config: TapConfig, engine: Engine, reason: str) -> Tap:
         """A tap that sees nothing and counts what it does not see."""
-        return cls(config, [blind_stream(engine, reason)], [])
+        return cls(config, engine, [blind_stream(engine, reason)], [])
+
+    @property
+    def watched(self) -> Sequence[Watched]:
+        """What steps are encoded for from here on; none: the tap sees nothing."""
+        return self._watching.watched
 
     @property
     def fired(self) -> bool:
@@ -137,15 +153,17 @@ class Tap:
     def disable(self, reason: str) -> None:
         """The tap sees nothing from here on. Counting goes on."""
         self._slots.clear()
-        self.watched = ()
+        with self._order:
+            self._disabled = True
+            self._watching = Watching(self._watching.number, ())
         self._captured = None
-        self._reason = Reason.BLIND
         self._shipper.blind(reason)
 
     @torch.inference_mode()
     def snapshot(self, rows: Callable[[], Rows]) -> None:
         """Takes the rows of the forward pass that was enqueued last. Nothing here waits for the device."""
-        if not self.watched:
+        watching = self._of_step = self._enter()
+        if not watching.watched:
             return
         self._passes.begun += 1
         started = time.perf_counter()
@@ -154,7 +172,7 @@ class Tap:
             self._reason = Reason.NO_SLOT
             return
         view = rows()
-        slot.take(view)
+        slot.take(view, watching.watched)
         staged = time.perf_counter()
         slot.encode()
         self._captured = _Captured(view, slot, self._passes.begun)
@@ -166,12 +184,13 @@ class Tap:
         started = time.perf_counter()
         self._steps += 1
         captured, self._captured = self._captured, None
+        watching, self._of_step = self._of_step or self._enter(), None
         facts |= {"number": self._steps, "reason": self._reason}
         census: Sequence[Census] = ()
         if captured is not None:
             facts |= {"order": captured.rows.order, "starts": captured.rows.starts}
-            census = [part for one in self.watched for part in one.census(facts["time_ns"])]
-        begun = Begun(facts, captured, census)
+            census = [part for one in watching.watched for part in one.census(facts["time_ns"])]
+        begun = Begun(facts, captured, census, watching.number)
         self._begun.append(begun)
         if len(self._begun) > limits.STEPS_BEGUN:
             self._give_up(self._begun[0])
@@ -201,6 +220,26 @@ class Tap:
         """Sends the last books and stops."""
         self._shipper.stop()
 
+    def _enter(self) -> Watching:
+        """What the next step watches.
+
+        Counted first and read then: whoever has put another one there, and finds as many steps done with as were
+        counted, knows that none has the one before.
+        """
+        self._taken += 1
+        self._reason = Reason.BLIND
+        return self._watching
+
+    def _install(self, watching: Watching, turn: Turn) -> None:
+        """From here on steps are taken under ``watching``. None is shipped before the shipper has the turn."""
+        with self._order:
+            if not self._disabled:
+                self._watching = watching
+            self._shipper.turn(turn)
+
+    def _answer(self, result: Result) -> None:
+        self._shipper.answer(result)
+
     def _give_up(self, lost: Begun) -> None:
         """The engine never fetched a step's tokens: those that wait behind it are not to wait for ever."""
         logger.error("saewatch: a step's tokens never came; the streams are blind from here on")
@@ -210,10 +249,11 @@ class Tap:
     def _note(self, begun: Begun) -> Note:
         step, captured = Step(emitted=begun.emitted, **begun.facts), begun.captured
         if captured is None:
-            return Note(step=step)
+            return Note(step=step, watching=begun.watching)
         slot = captured.slot
         return Note(
             step=step,
+            watching=begun.watching,
             read=slot.read,
             positions=lambda: self._positions(captured),
             release=lambda: self._slots.append(slot),

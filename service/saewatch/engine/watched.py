@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from saewatch.core import hookpoint
 from saewatch.core.batch import Census as CensusRecord
 from saewatch.core.batch import SlotKind, WatchSet
 from saewatch.core.catalogue import WatchList
-from saewatch.core.errors import ConfigError, SelfTestFailed
+from saewatch.core.errors import ConfigError, MisfitError, SelfTestFailed
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.footprint import Footprint, check_budget, firings_max, footprint, needs_whole
 from saewatch.core.hookpoint import HookPoint
@@ -62,12 +62,14 @@ class Watched:
     encoder: Encoder
     place: Place
     sink: Sink  # that of every stream on this hook point
-    share: float  # of rows in the census
+    use: DictionaryUse
     footprint: Footprint
     firings_max: int
     counting: Census | None = None
     rows_seen: int = 0
     census_due_ns: int = 0
+    watch: int = 1
+    """Number of the watch set."""
     reference: Reference | None = None
     """What the encoder was proven with at start; the self-test compares it with the same."""
 
@@ -85,7 +87,7 @@ class Watched:
         """Enqueues the encoding of a step's rows ``x [rows, d_in]``, and of the sampled ones in full."""
         self.encoder.encode(x, positions=positions, token_ids=tokens, slab=slab)
         if self.counting is not None:
-            chosen = torch.from_numpy(sampled(self.rows_seen, len(x), self.share)).to(x.device)
+            chosen = torch.from_numpy(sampled(self.rows_seen, len(x), self.use.census)).to(x.device)
             if len(chosen):
                 self.counting.add(x[chosen], slab.excluded[chosen])
         self.rows_seen += len(x)
@@ -106,6 +108,10 @@ class Watched:
         if not torch.equal(self.sink.buffer[:2], rows + rows):
             raise SelfTestFailed(f"sink of {point}", found="other rows in its buffer", expected="what it was given")
         self.sink.buffer.fill_(torch.nan)
+        self.prove_encoder()
+
+    def prove_encoder(self) -> None:
+        """Raises `SelfTestFailed` unless it gives on the stored rows what the dictionary's own library gave."""
         self.reference = reference_of(self.encoder, self.bundle)
         if self.reference is not None:
             agree(self.encoder, self.reference)
@@ -121,7 +127,7 @@ class Watched:
         return [
             WatchSet(
                 stream=self.opening.stream,
-                watch=1,
+                watch=self.watch,
                 digest=self.encoder.watch_list.digest,
                 first=part.start,
                 total=len(rows),
@@ -177,6 +183,51 @@ def open_watched(config: TapConfig, engine: Engine, place: Callable[[HookPoint],
         opening = _opening(number, engine, mode=use.mode, use=use, bundle=bundle, proof=proof)
         found.append(_watched(use, bundle, sizes, opening=opening, place=where, sink=sinks[point]))
     return found
+
+
+def rewatched(before: Watched, use: DictionaryUse, config: TapConfig, *, others: int) -> Watched:
+    """As ``before``, but for what of its dictionary is watched: with an encoder of its own, which is proven.
+
+    ``others``: device bytes of the other streams. Raises `DictionaryError` or `ConfigError` for what does not fit.
+    """
+    bundle = before.bundle
+    watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
+    sizes = _resized(before, bundle, use, config, watch, others=others)
+    one = replace(
+        before,
+        use=use,
+        encoder=before.encoder.rewatched(watch),
+        footprint=sizes.footprint,
+        watch=before.watch + 1,
+    )
+    one.prove_encoder()
+    return one
+
+
+def another(
+    before: Watched, use: DictionaryUse, config: TapConfig, engine: Engine, *, stream: int, others: int
+) -> Watched:
+    """Another dictionary in the place of ``before``, on the same sink, as the new ``stream``; its encoder is proven.
+
+    Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit.
+    """
+    bundle = load_bundle(Path(use.path), decoder=use.census > 0)
+    point = str(hookpoint.parse(bundle.manifest.hook_point))
+    for name, found, expected in (
+        ("hook_point", point, before.opening.hook_point),
+        ("d_in", bundle.manifest.encoder.d_in, before.bundle.manifest.encoder.d_in),
+    ):
+        if found != expected:
+            hint = "The compiled graph holds the sink; start the engine with this dictionary."
+            raise MisfitError(f"dictionary.{name}", found=found, expected=expected, hint=hint)
+    proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
+    _check_census(use, bundle, config)
+    watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
+    sizes = _resized(before, bundle, use, config, watch, others=others)
+    opening = _opening(stream, engine, mode=use.mode, use=use, bundle=bundle, proof=proof)
+    one = _watched(use, bundle, sizes, opening=opening, place=before.place, sink=before.sink)
+    one.prove_encoder()
+    return one
 
 
 Sinks = Mapping[HookPoint, tuple[Place, Sink]]
@@ -246,6 +297,27 @@ def _sizes(
     return _Sizes(rows=rows, watch=watch, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
 
 
+def _resized(
+    before: Watched, bundle: Bundle, use: DictionaryUse, config: TapConfig, watch: WatchList, *, others: int
+) -> _Sizes:
+    """What is in the place of ``before`` from now on. ConfigError or MisfitError where there is no room for it."""
+    rows, slots, like = before.encoder.rows_max, len(watch.rows), before.place.like
+    needed = footprint(
+        bundle.manifest,
+        use,
+        config,
+        rows=rows,
+        slots=slots,
+        element_bytes=like.element_size(),
+        staged=like.device.type != "cpu",
+    )
+    check_budget(needed, config, rows=rows, slots=slots, taken=others)
+    if firings_max(config, rows=rows, slots=slots) > before.firings_max:
+        hint = "The buffers for a step's firings were sized at start; start the engine with more slots."
+        raise MisfitError("watch", found=f"{slots} slots", expected=f"at most {before.encoder.slots}", hint=hint)
+    return _Sizes(rows=rows, watch=watch, firings_max=before.firings_max, footprint=needed)
+
+
 def _watched(
     use: DictionaryUse, bundle: Bundle, sizes: _Sizes, *, opening: StreamOpen, place: Place, sink: Sink
 ) -> Watched:
@@ -262,7 +334,7 @@ def _watched(
         encoder=encoder,
         place=place,
         sink=sink,
-        share=use.census,
+        use=use,
         footprint=sizes.footprint,
         firings_max=sizes.firings_max,
         counting=counting,

@@ -1,0 +1,197 @@
+"""Changes of a running tap, as a sidecar commands them: off and on, another watch set, another dictionary.
+
+A change is prepared on a thread of its own beside serving: a dictionary may be large, and the shipper must go on. What
+is prepared is new: encoder, watched rows, and the proof against the answers of the dictionary's own library. What is in
+use stays as it is until no step uses it, so no step is encoded half by one and half by the other, and no compiled graph
+is touched: the graph holds the sinks, and they stay. For the time of a change both are in memory. What does not fit is
+refused in the words of its error, and nothing has changed.
+
+One change at a time. `Control` is called on the shipper's thread, and so are `Turn.turned` and ``answer``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from saewatch.core.batch import WatchSet
+from saewatch.core.errors import EngineError, MisfitError, SaewatchError
+from saewatch.core.records import Command, Result
+from saewatch.core.tapconfig import TapConfig
+from saewatch.core.wire import encode
+from saewatch.engine.bell import unbind
+from saewatch.engine.books import OFF, Stream
+from saewatch.engine.turn import Turn, Watching
+from saewatch.engine.watched import Engine, Watched, another, rewatched
+
+logger = logging.getLogger("vllm.saewatch")
+
+Install = Callable[[Watching, Turn], None]
+MESSAGE_CHARACTERS = 2000
+"""Of a refusal: a record's text has room for it, however its characters are encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What a tap watches, stream by stream, whether it is switched on or not."""
+
+    watched: tuple[Watched, ...]
+    streams: tuple[Stream, ...]
+    off: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """Another state, and what is to be told of it."""
+
+    state: State
+    watch: Mapping[int, Sequence[WatchSet]] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+class Control:
+    """Carries out ``off``, ``on``, ``watch`` and ``load``.
+
+    ``install`` hands a turn to the shipper and its `Watching` to the tap, in this order; ``answer`` sends a result.
+    """
+
+    VERBS = ("off", "on", "watch", "load")
+
+    def __init__(
+        self, config: TapConfig, engine: Engine, state: State, *, install: Install, answer: Callable[[Result], None]
+    ) -> None:
+        self.state = state
+        self._config = config
+        self._engine = engine
+        self._install = install
+        self._answer = answer
+        self._number = 0
+        self._opened = max((one.opening.stream for one in state.streams), default=0)
+        self._pending = ""  # the verb of the change that is on its way
+
+    def __call__(self, command: Command) -> Sequence[Result]:
+        """Begins with it: the result comes when it is in force. At once when it is refused."""
+        if self._pending:
+            error = EngineError("engine", found=f"{self._pending} on its way", expected="one change at a time")
+            return [_refused(command, error)]
+        self._pending = command.verb
+        threading.Thread(target=self._carry_out, args=(command,), name="saewatch-control", daemon=True).start()
+        return []
+
+    @torch.inference_mode()
+    def _carry_out(self, command: Command) -> None:
+        unbind()
+        torch._C.set_num_threads(1)  # noqa: SLF001 - of this thread: the others compute the model
+        try:
+            self._check_alive()
+            change = self._prepared(command)
+            if self._engine_device == "cuda":
+                torch.cuda.current_stream().synchronize()
+        except Exception as error:  # a whole command: whatever it meets, nothing has changed
+            if not isinstance(error, SaewatchError):
+                logger.warning("saewatch: the command %s broke", command.verb, exc_info=error)
+            self._pending = ""
+            self._answer(_refused(command, error))
+            return
+        self._number += 1
+        self._install(
+            Watching(self._number, () if change.state.off else change.state.watched),
+            Turn(
+                number=self._number,
+                streams=change.state.streams,
+                watch=change.watch,
+                off=change.state.off,
+                answer=Result(command=command.command, good=True, details=change.details),
+                turned=lambda: self._turned(change.state, command),
+            ),
+        )
+
+    def _turned(self, state: State, command: Command) -> None:
+        self.state, self._pending = state, ""
+        told = dict(command.arguments)
+        logger.warning("saewatch: %s, as the sidecar commanded: %s", command.verb, json.dumps(told) if told else "all")
+
+    @property
+    def _engine_device(self) -> str:
+        return next((one.sink.buffer.device.type for one in self.state.watched), "cpu")
+
+    def _check_alive(self) -> None:
+        """EngineError where the tap is blind for a reason that no command heals."""
+        blind = [one.books.blind for one in self.state.streams if one.books.blind not in ("", OFF)]
+        if blind or not self.state.watched:
+            found = f"a tap that is blind: {blind[0] if blind else 'it watches nothing'}"
+            raise EngineError("engine", found=found, expected="one that sees", hint="Restart the engine.")
+
+    def _prepared(self, command: Command) -> _Change:
+        if command.verb in ("off", "on"):
+            return _Change(state=replace(self.state, off=command.verb == "off"))
+        index = self._index(command)
+        return self._rewatched(index, command) if command.verb == "watch" else self._loaded(index, command)
+
+    def _index(self, command: Command) -> int:
+        """Which stream it is about. EngineError for none."""
+        asked = command.arguments.get("replace" if command.verb == "load" else "weights", "")
+        point = command.arguments.get("hook_point", "")
+        for index, stream in enumerate(self.state.streams):
+            if stream.opening.weights_digest == asked and point in ("", stream.opening.hook_point):
+                return index
+        there = ", ".join(f"{one.opening.weights_digest} on {one.opening.hook_point}" for one in self.state.streams)
+        raise EngineError("stream", found=f"{asked or 'nothing'} {point}".strip(), expected=f"one of {there}")
+
+    def _rewatched(self, index: int, command: Command) -> _Change:
+        before, stream = self.state.watched[index], self.state.streams[index]
+        features = command.arguments.get("watch", "")
+        use = replace(before.use, watch=tuple(json.loads(features)) if features else self._config_watch(before))
+        one = rewatched(before, use, self._config, others=self._others(index))
+        return self._change(index, one, stream, {stream.opening.stream: _told(one)})
+
+    def _loaded(self, index: int, command: Command) -> _Change:
+        before = self.state.watched[index]
+        path, digest = command.arguments.get("path", ""), command.arguments.get("weights", "")
+        use = replace(before.use, path=path, watch=())
+        one = another(before, use, self._config, self._engine, stream=self._opened + 1, others=self._others(index))
+        found = one.opening.weights_digest
+        if digest and digest != found:
+            raise MisfitError(f"dictionary in {Path(path).name}", found=found, expected=digest)
+        stream = Stream(opening=one.opening, watch=_told(one), reuse=self.state.streams[index].fresh_reuse())
+        encode(stream.opening)
+        self._opened += 1
+        return self._change(index, one, stream, {}, opened=str(one.opening.stream))
+
+    def _config_watch(self, one: Watched) -> tuple[str, ...]:
+        """What the configuration said at start; of a dictionary that was loaded since then, everything."""
+        return next((use.watch for use in self._config.dictionaries if use.path == one.use.path), ())
+
+    def _others(self, index: int) -> int:
+        """Device bytes of the other streams."""
+        return sum(one.footprint.total for number, one in enumerate(self.state.watched) if number != index)
+
+    def _change(
+        self, index: int, one: Watched, stream: Stream, watch: Mapping[int, Sequence[WatchSet]], **details: str
+    ) -> _Change:
+        watched, streams = list(self.state.watched), list(self.state.streams)
+        watched[index], streams[index] = one, stream
+        digest = one.encoder.watch_list.digest
+        told = {"weights": one.opening.weights_digest, "watch": digest, "slots": str(one.encoder.slots), **details}
+        state = replace(self.state, watched=tuple(watched), streams=tuple(streams))
+        return _Change(state=state, watch=watch, details=told)
+
+
+def _told(one: Watched) -> Sequence[WatchSet]:
+    """Its watch set in frames. RecordError for one that could never be told."""
+    parts = one.watch_sets()
+    for part in parts:
+        encode(part)
+    return parts
+
+
+def _refused(command: Command, error: Exception) -> Result:
+    broke = f"{command.verb}: broke with {type(error).__name__}, see the engine's log"
+    told = str(error) if isinstance(error, SaewatchError) else broke
+    return Result(command=command.command, good=False, message=told[:MESSAGE_CHARACTERS])

@@ -1,0 +1,291 @@
+"""A running tap is switched off and on, watches something else, and gets another dictionary: no batch is mixed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saewatch.core.batch import FiringBatch, WatchSet
+from saewatch.core.records import Ack, Beat, Command, Result, StreamEnd, StreamOpen
+from saewatch.core.wire import encode
+from saewatch.engine.dictionary_file import load_bundle
+from saewatch.engine.tap import Tap
+from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, another_bundle, hidden, rows_of
+from tests.simulate.sidecar import FakeSidecar
+
+POINT = load_bundle(BUNDLE).manifest.hook_point
+WEIGHTS = load_bundle(BUNDLE).sheet.weights
+FEATURES = [feature.id for feature in load_bundle(BUNDLE).catalogue.features]
+ROWS = 10
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+@dataclass
+class Running:
+    """A tap that reports to a sidecar, and an engine that steps when it is told to."""
+
+    tap: Tap
+    blocks: Blocks
+    sidecar: FakeSidecar
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    steps: int = 0
+
+    def command(self, verb: str, **arguments: str) -> int:
+        number = next(self.numbers)
+        self.sidecar.say(encode(Command(command=number, verb=verb, arguments=arguments)))
+        return number
+
+    def asked(self, verb: str, **arguments: str) -> Result:
+        """Its result, when it has come."""
+        number = self.command(verb, **arguments)
+        until(lambda: any(one.command == number for one in self.sidecar.of(Result)))
+        (found,) = [one for one in self.sidecar.of(Result) if one.command == number]
+        return found
+
+    def step(self, count: int = ROWS) -> None:
+        """One prompt of ``count`` tokens."""
+        self.tap.step(**self.enqueued(count))
+
+    def enqueued(self, count: int = ROWS) -> dict[str, Any]:
+        """A forward pass whose tokens are still to come."""
+        self.steps += 1
+        rows = rows_of(**{f"r{self.steps}": (0, count)})
+        self.blocks.run(hidden(count, seed=self.steps))
+        self.tap.snapshot(lambda: rows)
+        return a_step(rows)
+
+    def closed(self) -> dict[int, StreamEnd]:
+        """How the streams ended."""
+        self.tap.close()
+        until(lambda: any(end.reason == "shutdown" for end in self.sidecar.of(StreamEnd)))
+        return {end.stream: end for end in self.sidecar.of(StreamEnd)}
+
+    def batches(self, **wanted: int) -> list[FiringBatch]:
+        found = self.sidecar.of(FiringBatch)
+        return [one for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    blocks = Blocks()
+    tap = Tap.open(a_config(tmp_path, slots=4), an_engine(), blocks)
+    blocks.run(hidden(1))
+    tap.prove()
+    with FakeSidecar(tmp_path / "s") as sidecar:
+        tap.start()
+        until(lambda: bool(sidecar.of(Beat)))
+        yield Running(tap, blocks, sidecar)
+        tap.close()
+
+
+def test_off_and_on_again(running: Running) -> None:
+    running.step()
+    assert running.asked("off").good
+    beats = len(running.sidecar.of(Beat))
+    running.step()
+    until(lambda: len(running.sidecar.of(Beat)) > beats)
+    assert running.sidecar.of(Beat)[-1].streams[0].blind == "off"
+    assert running.asked("on").good
+    running.step()
+    (end,) = running.closed().values()
+    assert (end.final.fed, end.final.imbalance, end.final.blind) == (30, 0, "")
+    assert (end.final.encoded, end.final.missed) == (18, {"excluded": 2, "blind": ROWS})
+
+
+def test_an_idle_engine_is_switched_at_once(running: Running) -> None:
+    running.step()
+    assert running.asked("off").good
+    assert running.asked("off").good, "twice is once"
+    assert running.asked("on").good
+
+
+def test_another_watch_set(running: Running) -> None:
+    running.step(50)
+    chosen = FEATURES[:2]
+    found = running.asked("watch", weights=WEIGHTS, watch=json.dumps(chosen))
+    assert found.good, found.message
+    running.step(50)
+    assert running.asked("watch", weights=WEIGHTS, hook_point=POINT, watch="").good
+    running.step(50)
+    (end,) = running.closed().values()
+    assert (end.final.fed, end.final.imbalance) == (150, 0)
+    sets = {one.watch: one for one in running.sidecar.of(WatchSet)}
+    assert sets.keys() == {1, 2, 3}
+    assert found.details["watch"] == sets[2].digest != sets[1].digest == sets[3].digest
+    assert sets[2].total == int(found.details["slots"]) < sets[1].total
+    for number, one in sets.items():
+        firings = [slot for batch in running.batches(watch=number) for slot in batch.slot.tolist()]
+        assert firings, "the fixture fires on such rows"
+        assert max(firings) < one.total
+    assert {batch.stream for batch in running.batches()} == {1}
+
+
+def test_what_fires_is_what_the_same_features_fired_before(running: Running) -> None:
+    """The rows of a watch set are those of the dictionary, whatever slots they have."""
+    running.step(50)
+    running.asked("watch", weights=WEIGHTS, watch=json.dumps(FEATURES[-2:]))
+    running.steps = 0  # the same rows again
+    running.tap.step(**{**running.enqueued(50), "finished": ("r1",)})
+    running.closed()
+    before, after = ({one.watch: one for one in running.sidecar.of(WatchSet)}[number] for number in (1, 2))
+    (first,), (second,) = running.batches(watch=1), running.batches(watch=2)
+    rows = {(int(k), int(r)) for k, r in zip(after.kind, after.row, strict=True)}
+
+    def fired(batch: FiringBatch, names: WatchSet) -> dict[tuple[int, int, int], float]:
+        keys = [(int(r), int(names.kind[s]), int(names.row[s])) for r, s in zip(batch.row, batch.slot, strict=True)]
+        return dict(zip(keys, batch.value.tolist(), strict=True))
+
+    expected = {key: value for key, value in fired(first, before).items() if key[1:] in rows}
+    assert fired(second, after) == pytest.approx(expected)
+    assert expected
+
+
+def test_another_dictionary(running: Running, tmp_path: Path) -> None:
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    weights = load_bundle(folder).sheet.weights
+    running.step(50)
+    found = running.asked("load", replace=WEIGHTS, path=str(folder), weights=weights)
+    assert found.good, found.message
+    assert (found.details["opened"], found.details["weights"]) == ("2", weights)
+    running.step(50)
+    ends = running.closed()
+    assert (ends[1].reason, ends[2].reason) == ("swap", "shutdown")
+    assert [(ends[number].final.fed, ends[number].final.imbalance) for number in (1, 2)] == [(50, 0), (50, 0)]
+    opened = running.sidecar.of(StreamOpen)[-1]
+    assert (opened.stream, opened.hook_point, opened.blind) == (2, POINT, "")
+    assert {batch.stream for batch in running.batches()} == {1, 2}
+    told = (Result, WatchSet, StreamOpen, StreamEnd)
+    kinds = [type(one) for one in running.sidecar.records if isinstance(one, told)]
+    assert kinds == [StreamOpen, WatchSet, StreamOpen, WatchSet, Result, StreamEnd, StreamEnd]
+
+
+def test_a_stream_that_was_swapped_out_ends_when_all_of_it_is_acknowledged(running: Running, tmp_path: Path) -> None:
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    running.sidecar.acks = False
+    running.step(50)
+    assert running.asked("load", replace=WEIGHTS, path=str(folder)).good
+    time.sleep(0.2)
+    assert not running.sidecar.of(StreamEnd)
+    running.sidecar.acks = True
+    running.sidecar.say(encode(Ack(stream=1, epoch=7, seq=1)))
+    until(lambda: bool(running.sidecar.of(StreamEnd)))
+    (end,) = running.sidecar.of(StreamEnd)
+    assert (end.stream, end.reason, end.final.encoded, end.final.in_flight) == (1, "swap", 49, 0)
+
+
+def test_a_swap_survives_a_sidecar_that_hangs_up(running: Running, tmp_path: Path) -> None:
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    running.sidecar.acks = False
+    running.step(50)
+    assert running.asked("load", replace=WEIGHTS, path=str(folder)).good
+    running.step(50)
+    running.sidecar.hang_up()
+    until(lambda: len(running.sidecar.connections) == 2)
+    until(lambda: 1 in {end.stream for end in running.sidecar.of(StreamEnd)})
+    ends = running.closed()
+    assert all(end.final.imbalance == 0 for end in ends.values())
+    assert [ends[number].final.fed for number in (1, 2)] == [50, 50]
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "says"),
+    [
+        ("watch", {"weights": "sha256:other", "watch": ""}, "stream: found sha256:other, expected one of"),
+        ("watch", {"weights": WEIGHTS, "hook_point": "resid_post.9"}, "resid_post.9"),
+        ("watch", {"weights": WEIGHTS, "watch": json.dumps(["nobody"])}, "nobody"),
+        ("watch", {"weights": WEIGHTS, "watch": "["}, "broke with JSONDecodeError"),
+        ("load", {"replace": WEIGHTS, "path": "/nowhere"}, "/nowhere"),
+        ("load", {"replace": WEIGHTS, "path": str(BUNDLE), "weights": "sha256:other"}, "expected sha256:other"),
+    ],
+)
+def test_what_is_refused_changes_nothing(running: Running, verb: str, arguments: dict[str, str], says: str) -> None:
+    found = running.asked(verb, **arguments)
+    assert not found.good
+    assert says in found.message
+    running.step()
+    (end,) = running.closed().values()
+    assert (end.final.fed, end.final.encoded, end.final.blind) == (ROWS, ROWS - 1, "")
+    assert {one.watch for one in running.sidecar.of(WatchSet)} == {1}
+
+
+def test_a_dictionary_for_another_hook_point_is_refused(running: Running, tmp_path: Path) -> None:
+    folder = another_bundle(tmp_path / "other", "resid_post.3")
+    found = running.asked("load", replace=WEIGHTS, path=str(folder))
+    assert not found.good
+    assert f"hook_point: found resid_post.3, expected {POINT}" in found.message
+
+
+def test_a_tap_that_failed_is_not_brought_back(running: Running) -> None:
+    running.tap.disable("fault")
+    running.step()
+    found = running.asked("on")
+    assert not found.good
+    assert "blind: fault" in found.message
+    running.step()
+    (end,) = running.closed().values()
+    assert (end.final.missed, end.final.blind) == ({"blind": 2 * ROWS}, "fault")
+
+
+def test_one_change_at_a_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = threading.Event()
+    prepared = type(running.tap._control)._prepared  # noqa: SLF001 - to hold the first one up
+    monkeypatch.setattr(type(running.tap._control), "_prepared", lambda *a: (ready.wait(10), prepared(*a))[1])  # noqa: SLF001
+    first = running.command("off")
+    found = running.asked("on")
+    assert not found.good
+    assert "off on its way" in found.message
+    ready.set()
+    until(lambda: any(one.command == first and one.good for one in running.sidecar.of(Result)))
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_under_load_each_token_counts_once_and_no_batch_is_mixed(running: Running, tmp_path: Path, ahead: int) -> None:
+    """``ahead``: forward passes that are enqueued before the tokens of the first of them come."""
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    other = load_bundle(folder).sheet.weights
+    changes = itertools.cycle(
+        [
+            ("watch", {"weights": WEIGHTS, "watch": json.dumps(FEATURES[:2])}),
+            ("off", {}),
+            ("on", {}),
+            ("load", {"replace": WEIGHTS, "path": str(folder)}),
+            ("load", {"replace": other, "path": str(BUNDLE)}),
+        ]
+    )
+    waiting, asked = [], 0
+    for _ in range(120):
+        waiting.append(running.tap.begin(**{k: v for k, v in running.enqueued().items() if k != "emitted"}))
+        if len(waiting) > ahead:
+            running.tap.ship(waiting.pop(0), {f"r{running.steps - len(waiting)}": [7]})
+        if len(running.sidecar.of(Result)) == asked:
+            verb, arguments = next(changes)
+            running.command(verb, **arguments)
+            asked += 1
+        time.sleep(0.005)
+    while waiting:
+        running.tap.ship(waiting.pop(0), {f"r{running.steps - len(waiting)}": [7]})
+    ends = running.closed()
+    assert all(one.good for one in running.sidecar.of(Result)), [one.message for one in running.sidecar.of(Result)]
+    assert asked >= 10
+    assert sum(end.final.fed for end in ends.values()) == 120 * ROWS
+    assert all(end.final.imbalance == 0 for end in ends.values())
+    assert sum(end.final.missed.get("no_slot", 0) for end in ends.values()) < 120 * ROWS
+    slots = {(one.stream, one.watch): one.total for one in running.sidecar.of(WatchSet)}
+    for batch in running.batches():
+        assert not len(batch.slot) or batch.slot.max() < slots[batch.stream, batch.watch]
+    order = [(batch.stream, batch.watch) for batch in running.batches()]
+    assert order == sorted(order), "one state after the other"
