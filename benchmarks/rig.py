@@ -44,6 +44,8 @@ class Rig:
     folder: Path
     model: Path
     bundle: Path
+    others: Sequence[Path] = ()
+    """Bundles that the sidecar knows too."""
     port: int = field(default_factory=free_port)
     sidecar: Server | None = None
     engine: Server | None = None
@@ -56,7 +58,7 @@ class Rig:
 
     def start_sidecar(self) -> None:
         """Starts the sidecar and waits for its addresses."""
-        self.sidecar = start_sidecar(socket_path=self.socket, bundles=[self.bundle], folder=self.folder)
+        self.sidecar = start_sidecar(socket_path=self.socket, bundles=[self.bundle, *self.others], folder=self.folder)
         self.addresses = addresses(self.sidecar, self.folder)
 
     def tap(self, **settings: Any) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from benchmarks.form import ROOT
 from benchmarks.oracle import Oracle, Reading
@@ -32,7 +34,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     fault = folder / "fault"
     fault.write_text("")
     bundle = bundle_of_all(FIXTURE / "source", FIXTURE / "model", folder / "bundle")
-    watched = Rig(_short(tmp_path_factory, "w"), FIXTURE / "model", bundle)
+    other = bundle_of_all(_scaled(folder / "scaled"), FIXTURE / "model", folder / "other")
+    watched = Rig(_short(tmp_path_factory, "w"), FIXTURE / "model", bundle, [other])
     plain = Rig(_short(tmp_path_factory, "p"), FIXTURE / "model", bundle)
     try:
         watched.start_sidecar()
@@ -59,6 +62,16 @@ def collector(pair: Pair) -> Iterator[Collector]:
     assert found.ready.wait(30)
     yield found
     found.close()
+
+
+def _scaled(folder: Path) -> Path:
+    """The fixture's dictionary with a longer encoder: other latents fire, with other values."""
+    shutil.copytree(FIXTURE / "source", folder)
+    file = folder / "sae_weights.safetensors"
+    tensors = load_file(file)
+    file.unlink()  # the copy may be read-only
+    save_file({**tensors, "W_enc": tensors["W_enc"] * 1.25}, file)
+    return folder
 
 
 def _short(factory: pytest.TempPathFactory, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a real engine watches is changed while it serves: each token is accounted for, and what fires is right after it."""
+"""What a real engine watches is changed while it serves: each token is accounted for, and what fires then is right."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_switched_off_nothing_is_seen_and_everything_counted(
     assert [change.good for change in client.set_watching(on=False)] == [True]
     answers = send(pair.watched.port, load(pair, "off", 6), at_once=6)
     state = books(collector.settled())[weights(pair.watched.bundle)]
-    assert state.blind == "off"
+    assert state.books.blind == "off"
     fed = sum(len(answer.prompt) + len(answer.tokens) - 1 for answer in answers.values())
     missed = {item.reason: item.tokens for item in state.books.missed}
     earlier = {item.reason: item.tokens for item in before.missed}
@@ -99,7 +99,7 @@ def test_other_features_are_watched_under_load(
     assert slots[0] < slots[1]
     state = books(collector.settled())[digest]
     assert (state.books.fed - before, state.books.imbalance, state.books.in_flight) == (found[0], 0, 0)
-    assert state.blind == ""
+    assert state.books.blind == ""
     agrees(pair, oracle, "listed")
 
 
@@ -111,7 +111,7 @@ def test_another_dictionary_is_loaded_and_the_first_one_again(
     (change,) = client.load_dictionary(first, second)
     assert change.good, change.refusal
     assert change.opened.weights_digest == second
-    source = other.with_name("other-source")
+    source = other.with_name("scaled")
     agrees(pair, Oracle(FIXTURE / "model", source, Reading("model.layers.2")), "other")
     state = collector.settled()
     ended = [one for one in state.streams if one.ended == "swap"]
