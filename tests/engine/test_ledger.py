@@ -234,5 +234,5 @@ def test_a_session_that_goes_on_is_another_request_whose_past_is_cached() -> Non
     turn = ledger.settle(captured(3, "a", 4, 5, new=[new("a", 9, 4)], computed={"a": 9}, emitted={"a": [1]}))
     assert [(end.request, end.fed, end.emitted) for end in turn.ended] == [(1, 4, 2)]
     assert [(start.request, start.prompt_len, start.cached) for start in turn.started] == [(2, 9, 4)]
-    assert (turn.fed, turn.missed, positions(turn)) == (9, ((2, Reason.CACHED, 4),), [4, 5, 6, 7, 8])
+    assert (turn.fed, turn.skipped, positions(turn)) == (9, (Skipped(2, 0, 4),), [4, 5, 6, 7, 8])
     assert set(turn.request.tolist()) == {2}
