@@ -53,6 +53,7 @@ def test_goals_are_judged(fact: str, value: float, unmet: str) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.full
 def test_a_short_soak_on_the_real_engine(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
     assert main(["--quick", "--json", str(out)]) == 0

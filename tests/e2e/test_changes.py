@@ -14,6 +14,7 @@ from benchmarks.oracle import Oracle, Reading
 from benchmarks.rig import mixed_load, send, text_tokens
 from deploy.demo.collect import Collector
 from saewatch.client import Client
+from saewatch.core.errors import SaewatchError
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
 from saewatch.engine.dictionary_file import load_bundle
 from tests.e2e.conftest import FIXTURE, Pair
@@ -125,7 +126,6 @@ def test_another_dictionary_is_loaded_and_the_first_one_again(
 def test_what_does_not_fit_is_refused_and_nothing_changes(pair: Pair, collector: Collector, client: Client) -> None:
     digest = weights(pair.watched.bundle)
     (other,) = pair.watched.others
-    (change,) = client.load_dictionary(digest, weights(other), path="/nowhere")
-    assert not change.good
-    assert "/nowhere" in change.refusal.subject
+    with pytest.raises(SaewatchError, match=r"/nowhere/bundle\.json: found No such file"):
+        client.load_dictionary(digest, weights(other), path="/nowhere")
     assert books(collector.settled()).keys() == {digest}

@@ -33,6 +33,7 @@ def test_every_hook_point_is_right_on_v2_compiled_as_on_a_gpu(cold: dict[str, An
     assert row["rows"] > 6 * 1000
 
 
+@pytest.mark.full
 def test_v1_loads_the_graph_that_v2_left_for_other_dictionaries_on_the_same_points(
     bench: Bench, cold: dict[str, Any]
 ) -> None:
