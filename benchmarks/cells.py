@@ -94,7 +94,9 @@ class Bench:
                 raise CellError(str(error)) from error
         text = files["log"].read_text(errors="replace")
         if not files["json"].exists():
-            raise CellError("\n".join(text.splitlines()[-15:]))
+            lines = text.splitlines()
+            refused = [line for line in lines[:-15] if "SelfTestFailed:" in line]  # of a rank, far above the end
+            raise CellError("\n".join([*refused[-1:], *lines[-15:]]))
         return {**json.loads(files["json"].read_text()), "artifact": _artifact(text)}
 
     def _environment(self) -> dict[str, str]:

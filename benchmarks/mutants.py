@@ -315,7 +315,8 @@ def _half_a_residual() -> None:
     forward = Sink.forward
 
     def halved(one: Sink, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        forward(one, hidden * (1.0 if get_tp_group().rank_in_group == 0 else 0.5), residual)
+        share = 1.0 if get_tp_group().rank_in_group == 0 else 0.5
+        forward(one, hidden * share, None if residual is None else residual * share)
 
     _set(Sink, "forward", halved)
 
