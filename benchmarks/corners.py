@@ -150,7 +150,6 @@ CORNERS: Mapping[str, Corner] = {
         says="two adapters and none",
         scenarios=("mixed", "cached", "adapted"),
         adapters=True,
-        everyday=True,
         arguments={"enable_lora": True, "max_loras": 2, "max_lora_rank": 8},
     ),
     "compiled": Corner(says="a compiled graph", mode="default", scenarios=("mixed", "cached", "looping")),

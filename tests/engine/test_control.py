@@ -16,6 +16,7 @@ import pytest
 from saewatch.core.batch import FiringBatch, WatchSet
 from saewatch.core.records import Ack, Beat, Command, Result, StreamEnd, StreamOpen
 from saewatch.core.wire import encode
+from saewatch.engine.control import Control
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.tap import Tap
 from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, another_bundle, hidden, rows_of
@@ -242,8 +243,8 @@ def test_a_tap_that_failed_is_not_brought_back(running: Running) -> None:
 
 def test_one_change_at_a_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = threading.Event()
-    prepared = type(running.tap._control)._prepared  # noqa: SLF001 - to hold the first one up
-    monkeypatch.setattr(type(running.tap._control), "_prepared", lambda *a: (ready.wait(10), prepared(*a))[1])  # noqa: SLF001
+    prepared = Control._prepared  # noqa: SLF001 - to hold the first one up
+    monkeypatch.setattr(Control, "_prepared", lambda *a: (ready.wait(10), prepared(*a))[1])
     first = running.command("off")
     found = running.asked("on")
     assert not found.good

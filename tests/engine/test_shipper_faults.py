@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from saewatch.core.batch import FiringBatch
 from saewatch.core.records import Beat, RequestStart, StreamEnd, StreamOpen
-from saewatch.engine import books
 from saewatch.engine.batching import Encoded
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.shipper import Note
@@ -112,21 +110,3 @@ def test_a_request_that_no_record_can_hold_keeps_the_others_from_nothing(bench: 
         assert (run.books.imbalance, run.books.blind) == (0, "shipper_fault")
         sidecar.hang_up()
         wait_until(lambda: len(sidecar.of(RequestStart)) == 2)
-
-
-def test_losses_that_a_failed_batch_would_have_told_are_told_by_the_next(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: object, **__: object) -> FiringBatch:
-        raise RuntimeError("no batch")
-
-    with FakeSidecar(bench.path) as sidecar:
-        run = bench.open()
-        wait_until(lambda: sidecar.of(Beat))
-        with monkeypatch.context() as broken:
-            broken.setattr(books, "build", fails)
-            new = NewRequest(engine_id="a", prompt_len=4, computed=0)
-            run.shipper.put(Note(step=Step(number=1, time_ns=1, new=[new], computed={"a": 4})))
-            wait_until(lambda: run.shipper.faults > 0)
-            assert told(sidecar.records, 0) == 0
-        wait_until(lambda: told(sidecar.records, 0) == 4)

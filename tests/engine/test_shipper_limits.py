@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from saewatch.core import limits
-from saewatch.core.batch import Census, FiringBatch
+from saewatch.core.batch import FiringBatch
 from saewatch.core.records import (
     Beat,
     Command,
@@ -20,7 +18,6 @@ from saewatch.core.records import (
     StreamEnd,
 )
 from saewatch.core.wire import encode
-from saewatch.engine import books as books_module
 from saewatch.engine.batching import Encoded
 from saewatch.engine.ledger import Step
 from saewatch.engine.shipper import INBOX_NOTES, Note
@@ -36,23 +33,6 @@ from tests.engine.shipping import (
 from tests.simulate.sidecar import FakeSidecar, told, wait_until
 
 
-# --- cuts, floods and overflows ---------------------------------------------------------------------------------------
-def test_a_batch_that_fits_no_frame_arrives_in_pieces(bench: Bench) -> None:
-    with FakeSidecar(bench.path) as sidecar:
-        run = bench.open()
-        wait_until(lambda: sidecar.of(Beat))
-        for number in (1, 2):
-            step, encoded = long_step(3000, 20, number)
-            run.shipper.put(Note(step=step, read=functools.partial(list, [encoded])))
-        wait_until(lambda: run.books.encoded == 6000)
-        batches = sidecar.of(FiringBatch)
-        assert [batch.seq for batch in batches] == list(range(1, len(batches) + 1))
-        assert len(batches) > 4
-        assert sum(batch.firings for batch in batches) == run.books.firings == 120_000
-        assert told(sidecar.records, 0) == run.books.fed == 6000
-        assert run.books.imbalance == 0
-
-
 def test_pieces_of_a_batch_are_lost_one_by_one_when_the_sidecar_dies_between_them(bench: Bench) -> None:
     run = bench.open()
     step, encoded = long_step(3000, 20)
@@ -66,17 +46,6 @@ def test_pieces_of_a_batch_are_lost_one_by_one_when_the_sidecar_dies_between_the
         assert run.books.encoded == rows
         wait_until(lambda: told(second.records, 0) == 3000 - rows)
         assert run.books.missed == {"gap": 3000 - rows}
-
-
-def test_a_row_that_no_frame_takes_is_an_overflow(bench: Bench) -> None:
-    with FakeSidecar(bench.path) as sidecar:
-        run = bench.open()
-        wait_until(lambda: sidecar.of(Beat))
-        step, encoded = long_step(1, 14_000)
-        run.shipper.put(Note(step=step, read=lambda: [encoded]))
-        wait_until(lambda: told(sidecar.records, 0) == 1)
-        assert (run.books.missed, run.books.imbalance) == ({"overflow": 1}, 0)
-        assert run.shipper.faults == 0
 
 
 def test_a_connection_that_is_given_up_in_the_middle_of_a_step_keeps_the_equality(
@@ -98,20 +67,6 @@ def test_a_connection_that_is_given_up_in_the_middle_of_a_step_keeps_the_equalit
         assert len(sidecar.connections) > 1
         assert told(sidecar.records, 0) == books.fed
         assert max(check_connections(run, sidecar).values()) == 1
-
-
-def test_a_sidecar_that_reads_and_never_acknowledges_is_sent_no_more_after_a_while(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(books_module, "UNACKNOWLEDGED", 10)
-    with FakeSidecar(bench.path, acks=False) as sidecar:
-        run = bench.open()
-        wait_until(lambda: sidecar.of(Beat))
-        run.put()
-        wait_until(lambda: run.books.fed == run.fed)
-        assert run.streams[0].books.unacknowledged <= 10
-        assert run.books.missed["queue_full"] > 0
-        assert run.books.imbalance == 0
 
 
 def test_commands_are_carried_out_beside_the_steps(bench: Bench) -> None:
@@ -267,39 +222,3 @@ def test_notes_that_nobody_takes_are_bounded_and_dropped_with_their_slots(bench:
     assert run.books.blind == "shipper_behind"
     answer.set()
     wait_until(lambda: len(released) == INBOX_NOTES + 100)
-
-
-def census(stream: int, latents: int, first: int, count: int) -> Census:
-    return Census(
-        stream=stream,
-        time_ns=1,
-        tokens=4,
-        latents=latents,
-        first=first,
-        l0_mean=1.0,
-        squared_error=0.0,
-        squared_total=1.0,
-        total=np.ones(count),
-        count=np.ones(count, np.uint64),
-    )
-
-
-def test_a_census_is_passed_on(bench: Bench) -> None:
-    with FakeSidecar(bench.path) as sidecar:
-        run = bench.open()
-        wait_until(lambda: sidecar.of(Beat))
-        run.shipper.put(Note(step=Step(number=1, time_ns=1), census=[census(0, 2, 0, 2)]))
-        wait_until(lambda: sidecar.of(Census))
-
-
-def test_a_census_that_does_not_fit_is_dropped_whole_and_the_connection_and_the_others_stay(bench: Bench) -> None:
-    with FakeSidecar(bench.path) as sidecar:
-        run = bench.open(bound=limits.FRAME_BYTES, streams=2)
-        wait_until(lambda: sidecar.of(Beat))
-        parts = [census(0, 20_000, first, 4000) for first in range(0, 20_000, 4000)]
-        run.shipper.put(Note(step=Step(number=1, time_ns=1), census=[*parts, census(1, 2, 0, 2)]))
-        wait_until(lambda: sidecar.of(Census))
-        beats = len(sidecar.of(Beat))
-        wait_until(lambda: len(sidecar.of(Beat)) > beats + 2)
-        assert (run.shipper.dispatch.census_dropped, run.shipper.faults, len(sidecar.connections)) == (1, 0, 1)
-        assert [part.stream for part in sidecar.of(Census)] == [1]

@@ -6,6 +6,10 @@ use stays as it is until no step uses it, so no step is encoded half by one and 
 is touched: the graph holds the sinks, and they stay. For the time of a change both are in memory. What does not fit is
 refused in the words of its error, and nothing has changed.
 
+A step has one `Watching` from its forward pass to its batch. Whoever changes it gives the tap the new one and then a
+`Turn` to the shipper, which turns when it meets the first step of the new one, or when no step is on its way. So no
+batch is mixed, and each token counts in one state.
+
 One change at a time. `Control` is called on the shipper's thread, and so are `Turn.turned` and ``answer``.
 """
 
@@ -27,10 +31,33 @@ from saewatch.core.tapconfig import TapConfig
 from saewatch.core.wire import encode
 from saewatch.engine.bell import unbind
 from saewatch.engine.books import OFF, Stream
-from saewatch.engine.turn import Turn, Watching
 from saewatch.engine.watched import Engine, Watched, another, rewatched
 
 logger = logging.getLogger("vllm.saewatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """What steps are encoded for from here on."""
+
+    number: int
+    watched: Sequence[Watched]
+    """None: the tap sees nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What the shipper does when the steps of another `Watching` begin."""
+
+    number: int
+    streams: Sequence[Stream]
+    """That a step is booked to from here on. One that was and is no more ends, one that was not opens."""
+    watch: Mapping[int, Sequence[WatchSet]] = field(default_factory=dict)
+    """Another watch set, by stream."""
+    off: bool = False
+    answer: Result
+    turned: Callable[[], None]
+
 
 Install = Callable[[Watching, Turn], None]
 MESSAGE_CHARACTERS = 2000

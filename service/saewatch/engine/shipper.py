@@ -30,11 +30,11 @@ from saewatch.engine.batching import Encoded, check_captured
 from saewatch.engine.bell import Bell, unbind
 from saewatch.engine.books import Stream, beat_of
 from saewatch.engine.commands import Carried, carry_out
+from saewatch.engine.control import Turn
 from saewatch.engine.dispatch import Dispatch
 from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Replay
-from saewatch.engine.turn import Turn
 
 logger = logging.getLogger("vllm.saewatch")
 

@@ -33,7 +33,7 @@ from saewatch.core.records import Result, StreamBeat
 from saewatch.core.tapconfig import TapConfig
 from saewatch.core.wire import encode
 from saewatch.engine.books import Stream
-from saewatch.engine.control import Control, State
+from saewatch.engine.control import Control, State, Turn, Watching
 from saewatch.engine.ledger import Step
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Reuse
@@ -41,7 +41,6 @@ from saewatch.engine.selftest import Passes, TapTest
 from saewatch.engine.shipper import Note, Shipper
 from saewatch.engine.sink import Place
 from saewatch.engine.staging import Rows, Slot
-from saewatch.engine.turn import Turn, Watching
 from saewatch.engine.watched import Engine, Watched, blind_stream, hang, open_watched, sinks_of
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
