@@ -45,7 +45,7 @@ def test_a_row_that_no_frame_takes_is_an_overflow(bench: Bench) -> None:
 def test_a_sidecar_that_reads_and_never_acknowledges_is_sent_no_more_after_a_while(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books_module, "UNACKNOWLEDGED", 10)
+    monkeypatch.setattr(books, "UNACKNOWLEDGED", 10)
     with FakeSidecar(bench.path, acks=False) as sidecar:
         run = bench.open()
         wait_until(lambda: sidecar.of(Beat))
