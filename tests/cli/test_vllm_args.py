@@ -136,11 +136,6 @@ def test_a_mode_that_the_dictionary_has(tmp_path: Path, capsys: pytest.CaptureFi
     assert '"mode":"thresholded"' in capsys.readouterr().out
 
 
-def test_asynchronous_scheduling_is_switched_off(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["vllm-args", "--dictionary", bundle, "--json"]) == cli.GOOD
-    assert "--no-async-scheduling" in json.loads(capsys.readouterr().out)["arguments"]
-
-
 def test_the_help_says_what_no_middleware_costs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["vllm-args", "--help"])

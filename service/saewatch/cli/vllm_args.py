@@ -50,8 +50,7 @@ def run(options: argparse.Namespace) -> int:
     config = TapConfig(socket=socket, dictionaries=uses, instance=options.instance, on_failure=options.on_failure)
     text = tapconfig.additional_config(config)
     tapconfig.read(json.loads(text)[tapconfig.SECTION])
-    # vLLM schedules asynchronously by itself on a GPU, which the tap refuses.
-    words = ["--worker-cls", WORKER, "--no-async-scheduling", "--additional-config", text]
+    words = ["--worker-cls", WORKER, "--additional-config", text]
     environment = {}
     if not options.no_middleware:
         words += ["--middleware", MIDDLEWARE]
