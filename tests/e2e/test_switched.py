@@ -1,4 +1,7 @@
-"""What a real engine watches is changed while it serves: each token is accounted for, and what fires then is right."""
+"""What a real engine watches is changed while it serves: each token is accounted for, and what fires then is right.
+
+After test_served: a stream that was swapped out takes its books along, and planted faults stay on their encoder.
+"""
 
 from __future__ import annotations
 
