@@ -85,7 +85,7 @@ class _Change:
 class Control:
     """Carries out ``off``, ``on``, ``watch`` and ``load``.
 
-    ``install`` hands a turn to the shipper and its `Watching` to the tap, in this order; ``answer`` sends a result.
+    ``install`` gives the tap a `Watching` and the shipper its turn, in this order; ``answer`` sends a result.
     """
 
     VERBS = ("off", "on", "watch", "load")

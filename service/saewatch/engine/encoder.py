@@ -81,12 +81,7 @@ class Encoder:
         self._check(dictionary, watch)  # before anything is copied: a refused dictionary leaves the old one in force
         if self.whole is not None:
             self.whole.load(dictionary, self.mode)
-        rules = dictionary.manifest.exclusions
-        self._special.fill_(_PAD)
-        self._special[: len(rules.special)] = torch.tensor(rules.special, dtype=torch.int64, device=self.device)
-        self._first.fill_(rules.exclude_first)
-        self._max_norm.fill_(_FINITE if rules.max_norm is None else min(rules.max_norm, _FINITE))
-        self.dictionary = dictionary
+        self._take(dictionary)
         self.watch(watch)
 
     def watch(self, watch: WatchList) -> None:
@@ -121,13 +116,7 @@ class Encoder:
             device=self.device,
             fixed=self.fixed,
         )
-        other.dictionary = self._loaded
-        for mine, its in (
-            (self._special, other._special),
-            (self._first, other._first),
-            (self._max_norm, other._max_norm),
-        ):
-            its.copy_(mine)
+        other._take(self._loaded)
         other.watch(watch)
         return other
 
@@ -155,6 +144,15 @@ class Encoder:
     def excluded(self, x: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
         """Rows that the data sheet excludes or that are not finite, ``[T]`` bool. ``x [T, d_in]`` float32."""
         return torch.as_tensor(~self._taken(x, positions, token_ids))
+
+    def _take(self, dictionary: Dictionary) -> None:
+        """``dictionary`` and its exclusions are in force; `watch` says which rows."""
+        rules = dictionary.manifest.exclusions
+        self._special.fill_(_PAD)
+        self._special[: len(rules.special)] = torch.tensor(rules.special, dtype=torch.int64, device=self.device)
+        self._first.fill_(rules.exclude_first)
+        self._max_norm.fill_(_FINITE if rules.max_norm is None else min(rules.max_norm, _FINITE))
+        self.dictionary = dictionary
 
     def _own(self, tensor: Tensor) -> Any:
         """``tensor`` as what follows the product reads it: an array on the CPU, where both are one memory."""

@@ -177,7 +177,8 @@ def open_watched(config: TapConfig, engine: Engine, place: Callable[[HookPoint],
         proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
         _check_census(use, bundle, config)
         where = place(point)
-        sizes = _sizes(use, bundle, config, engine, like=where.like, shared=point in sinks, before=found)
+        taken = sum(one.footprint.total for one in found)
+        sizes = _sizes(use, bundle, config, rows=engine.rows, like=where.like, taken=taken, shared=point in sinks)
         if point not in sinks:
             sinks[point] = Sink(rows=engine.rows, width=bundle.manifest.encoder.d_in, like=where.like)
         opening = _opening(number, engine, mode=use.mode, use=use, bundle=bundle, proof=proof)
@@ -190,13 +191,11 @@ def rewatched(before: Watched, use: DictionaryUse, config: TapConfig, *, others:
 
     ``others``: device bytes of the other streams. Raises `DictionaryError` or `ConfigError` for what does not fit.
     """
-    bundle = before.bundle
-    watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
-    sizes = _resized(before, bundle, use, config, watch, others=others)
+    sizes = _resized(before, before.bundle, use, config, others=others)
     one = replace(
         before,
         use=use,
-        encoder=before.encoder.rewatched(watch),
+        encoder=before.encoder.rewatched(sizes.watch),
         footprint=sizes.footprint,
         watch=before.watch + 1,
     )
@@ -222,8 +221,7 @@ def another(
             raise MisfitError(f"dictionary.{name}", found=found, expected=expected, hint=hint)
     proof = verify_fit(bundle.manifest, bundle.fit(), engine.facts)
     _check_census(use, bundle, config)
-    watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
-    sizes = _resized(before, bundle, use, config, watch, others=others)
+    sizes = _resized(before, bundle, use, config, others=others)
     opening = _opening(stream, engine, mode=use.mode, use=use, bundle=bundle, proof=proof)
     one = _watched(use, bundle, sizes, opening=opening, place=before.place, sink=before.sink)
     one.prove_encoder()
@@ -271,18 +269,11 @@ class _Sizes:
 
 
 def _sizes(
-    use: DictionaryUse,
-    bundle: Bundle,
-    config: TapConfig,
-    engine: Engine,
-    *,
-    like: Tensor,
-    shared: bool,
-    before: Sequence[Watched],
+    use: DictionaryUse, bundle: Bundle, config: TapConfig, *, rows: int, like: Tensor, taken: int, shared: bool = False
 ) -> _Sizes:
-    """ConfigError when the budget does not hold them."""
+    """ConfigError when the budget does not hold them beside the ``taken`` bytes of other streams."""
     watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
-    rows, slots = engine.rows, len(watch.rows)
+    slots = len(watch.rows)
     needed = footprint(
         bundle.manifest,
         use,
@@ -293,29 +284,18 @@ def _sizes(
         staged=like.device.type != "cpu",
         shared=shared,
     )
-    check_budget(needed, config, rows=rows, slots=slots, taken=sum(one.footprint.total for one in before))
+    check_budget(needed, config, rows=rows, slots=slots, taken=taken)
     return _Sizes(rows=rows, watch=watch, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
 
 
-def _resized(
-    before: Watched, bundle: Bundle, use: DictionaryUse, config: TapConfig, watch: WatchList, *, others: int
-) -> _Sizes:
+def _resized(before: Watched, bundle: Bundle, use: DictionaryUse, config: TapConfig, *, others: int) -> _Sizes:
     """What is in the place of ``before`` from now on. ConfigError or MisfitError where there is no room for it."""
-    rows, slots, like = before.encoder.rows_max, len(watch.rows), before.place.like
-    needed = footprint(
-        bundle.manifest,
-        use,
-        config,
-        rows=rows,
-        slots=slots,
-        element_bytes=like.element_size(),
-        staged=like.device.type != "cpu",
-    )
-    check_budget(needed, config, rows=rows, slots=slots, taken=others)
-    if firings_max(config, rows=rows, slots=slots) > before.firings_max:
+    sizes = _sizes(use, bundle, config, rows=before.encoder.rows_max, like=before.place.like, taken=others)
+    if sizes.firings_max > before.firings_max:
         hint = "The buffers for a step's firings were sized at start; start the engine with more slots."
-        raise MisfitError("watch", found=f"{slots} slots", expected=f"at most {before.encoder.slots}", hint=hint)
-    return _Sizes(rows=rows, watch=watch, firings_max=before.firings_max, footprint=needed)
+        found, expected = f"{len(sizes.watch.rows)} slots", f"at most {before.encoder.slots}"
+        raise MisfitError("watch", found=found, expected=expected, hint=hint)
+    return replace(sizes, firings_max=before.firings_max)
 
 
 def _watched(
