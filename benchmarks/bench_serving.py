@@ -2,13 +2,15 @@
 
 The arms stand in `benchmarks.blocks`, how two of them are compared in `benchmarks.paired`, and how one engine serves as
 each of them in `benchmarks.two_graphs`. A sidecar that only remembers reads and acknowledges in this process; the
-engine has one of its own. Facts without a prefix are those of the larger model:
+engine has one of its own, and computes on all cores but one: vLLM's server leaves that one to its scheduler. With
+``--threads`` it takes every core, and nothing runs beside it for free. Facts without a prefix are those of the larger
+model:
 
 - ``accounted``: sink, snapshot, encode, host and the shipper's CPU over step time, where 64 features are watched.
 - ``ratio``: the time of a block, watching over bare, paired by round. Everything is in it, what the shipper and the
   sidecar take from the model's cores too.
 
-    python -m benchmarks.bench_serving [--quick] [--json OUT] [--cells large,demo] [--check]
+    python -m benchmarks.bench_serving [--quick] [--json OUT] [--cells large,demo] [--threads N] [--check]
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ DEMO_MODEL = form.ROOT / ".demo/SmolLM2-135M-Instruct"
 DEMO_BUNDLE = form.ROOT / "dictionaries/smollm2-135m-it.resid_post.14"
 REQUESTS, PROMPT, TOKENS = 8, 32, 16
 """Of a block: requests at once, tokens of each prompt, new tokens of each."""
-ROUNDS, ROUNDS_QUICK = 100, 5
+ROUNDS, ROUNDS_QUICK = 60, 5
+THREADS = max(len(os.sched_getaffinity(0)) - 1, 1)
 CELL_S = 4 * 3600.0
 """No cell takes so long."""
 
@@ -44,7 +47,8 @@ CELL_S = 4 * 3600.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the cells; 0 when they ran, 1 when one could not, 2 when a result was wrong, 3 with --check."""
     options = _parser().parse_args(argv)
-    found = Found()
+    found, rounds = Found(), ROUNDS_QUICK if options.quick else ROUNDS
+    found.facts["threads"] = options.threads
     for cell in CELLS:
         if cell not in options.cells.split(","):
             found.not_run.append({"cell": cell, "why": "not asked for"})
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found.not_run.append({"cell": cell, "why": f"no model at {where}: run make demo once"})
         else:
             try:
-                found.add(cell, *measure(cell, ROUNDS_QUICK if options.quick else ROUNDS, options.seed))
+                found.add(cell, *measure(cell, rounds, threads=options.threads, seed=options.seed))
             except CellError as error:
                 print(f"{cell} could not run: {error}", file=sys.stderr)
                 return 1
@@ -97,7 +101,7 @@ class Found:
         self.wrong += [f"{cell}: {why}" for why in faults(load, rounds, beside)]
 
 
-def measure(cell: str, rounds: int, seed: int) -> tuple[Load, Rounds, Beside]:
+def measure(cell: str, rounds: int, *, threads: int, seed: int) -> tuple[Load, Rounds, Beside]:
     """One engine, beside a sidecar in this process."""
     with tempfile.TemporaryDirectory(prefix="saewatch-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -113,9 +117,9 @@ def measure(cell: str, rounds: int, seed: int) -> tuple[Load, Rounds, Beside]:
             seed=seed,
         )
         recorder = Recorder(Path(socket))
-        before = _cpu()
+        before, env = _cpu(), {"OMP_NUM_THREADS": str(threads)}
         try:
-            found = run_apart("benchmarks.serving", folder, asdict(load), timeout_s=CELL_S)
+            found = run_apart("benchmarks.serving", folder, asdict(load), timeout_s=CELL_S, env=env)
         finally:
             recorder.stop()
         beside = _beside(recorder, {name: after - before[name] for name, after in _cpu().items()})
@@ -169,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--cells", default=",".join(CELLS))
+    parser.add_argument("--threads", type=int, default=THREADS, help=f"that compute the model (default: {THREADS})")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

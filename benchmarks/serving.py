@@ -6,8 +6,8 @@
 greedily and finds no prefix cache, so it is the same work with the same answers. Between two blocks the engine is idle
 until everything that the tap had to send was acknowledged, and for a while in any case, the same for every arm.
 
-vLLM runs in this process, on as many threads as there are cores: more than a server takes, which leaves one core to its
-scheduler. So here the shipper and the sidecar take their time from the model, and nothing of what they do is hidden.
+vLLM runs in this process, on as many threads as it is told: a server leaves one core to its scheduler. On every core
+the shipper and the sidecar take their time from the model, and nothing of what they do is hidden.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from vllm import LLM, SamplingParams
 from benchmarks.blocks import ARMS, SEEN, Block, Load
 from benchmarks.paired import rounds
 
-PAUSE_S = 0.1
-"""Between two blocks: an acknowledgement takes half of it."""
+PAUSE_S = 0.35
+"""Between two blocks: the last acknowledgement takes most of it."""
 SETTLED_S = 10.0
 """For what a block left to send; longer, and its books say what is missing."""
 WARM_BLOCKS = 1
