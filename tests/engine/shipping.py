@@ -24,7 +24,8 @@ from saewatch.engine.commands import Carried
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Reuse
-from saewatch.engine.shipper import Note, Shipper
+from saewatch.engine.shipper import Shipper
+from saewatch.engine.staging import Note
 from tests.simulate.engine import Engine, Simulated, Traffic
 from tests.simulate.sidecar import FakeSidecar, last_beat, wait_until
 

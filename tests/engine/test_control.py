@@ -6,91 +6,21 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from saewatch.core.batch import FiringBatch, WatchSet
-from saewatch.core.records import Ack, Beat, Command, Result, StreamEnd, StreamOpen
+from saewatch.core.records import Ack, Beat, Result, StreamEnd, StreamOpen
 from saewatch.core.wire import encode
 from saewatch.engine.control import Control
 from saewatch.engine.dictionary_file import load_bundle
-from saewatch.engine.tap import Tap
-from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, another_bundle, hidden, rows_of
-from tests.simulate.sidecar import FakeSidecar
+from tests.engine.changing import ROWS, Running, until
+from tests.engine.standin import BUNDLE, another_bundle
 
 POINT = load_bundle(BUNDLE).manifest.hook_point
 WEIGHTS = load_bundle(BUNDLE).sheet.weights
 FEATURES = [feature.id for feature in load_bundle(BUNDLE).catalogue.features]
-ROWS = 10
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not done():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
-
-
-@dataclass
-class Running:
-    """A tap that reports to a sidecar, and an engine that steps when it is told to."""
-
-    tap: Tap
-    blocks: Blocks
-    sidecar: FakeSidecar
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    steps: int = 0
-
-    def command(self, verb: str, **arguments: str) -> int:
-        number = next(self.numbers)
-        self.sidecar.say(encode(Command(command=number, verb=verb, arguments=arguments)))
-        return number
-
-    def asked(self, verb: str, **arguments: str) -> Result:
-        """Its result, when it has come."""
-        number = self.command(verb, **arguments)
-        until(lambda: any(one.command == number for one in self.sidecar.of(Result)))
-        (found,) = [one for one in self.sidecar.of(Result) if one.command == number]
-        return found
-
-    def step(self, count: int = ROWS) -> None:
-        """One prompt of ``count`` tokens."""
-        self.tap.step(**self.enqueued(count))
-
-    def enqueued(self, count: int = ROWS) -> dict[str, Any]:
-        """A forward pass whose tokens are still to come."""
-        self.steps += 1
-        rows = rows_of(**{f"r{self.steps}": (0, count)})
-        self.blocks.run(hidden(count, seed=self.steps))
-        self.tap.snapshot(lambda: rows)
-        return a_step(rows)
-
-    def closed(self) -> dict[int, StreamEnd]:
-        """How the streams ended."""
-        self.tap.close()
-        until(lambda: any(end.reason == "shutdown" for end in self.sidecar.of(StreamEnd)))
-        return {end.stream: end for end in self.sidecar.of(StreamEnd)}
-
-    def batches(self, **wanted: int) -> list[FiringBatch]:
-        found = self.sidecar.of(FiringBatch)
-        return [one for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    blocks = Blocks()
-    tap = Tap.open(a_config(tmp_path, slots=4), an_engine(), blocks)
-    blocks.run(hidden(1))
-    tap.prove()
-    with FakeSidecar(tmp_path / "s") as sidecar:
-        tap.start()
-        until(lambda: bool(sidecar.of(Beat)))
-        yield Running(tap, blocks, sidecar)
-        tap.close()
 
 
 def test_off_and_on_again(running: Running) -> None:

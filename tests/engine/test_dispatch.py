@@ -12,7 +12,7 @@ from saewatch.core.batch import Census, FiringBatch
 from saewatch.core.records import Beat
 from saewatch.engine import books
 from saewatch.engine.ledger import NewRequest, Step
-from saewatch.engine.shipper import Note
+from saewatch.engine.staging import Note
 from tests.engine.shipping import Bench, long_step
 from tests.simulate.sidecar import FakeSidecar, told, wait_until
 

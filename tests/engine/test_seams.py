@@ -15,9 +15,9 @@ import vllm
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
-from saewatch.engine.modes import MODES
+from saewatch.engine.modes import MODES, SEAMS
 from saewatch.engine.runners import new_request
-from saewatch.engine.vllm import SEAMS, VERSIONS, WORKERS
+from saewatch.engine.vllm import VERSIONS, WORKERS
 from tests.engine.standin import ABSENT, CONFIG, a_request
 
 WORKER, RUNNERS, MODES_FILE = "engine/vllm.py", "engine/runners.py", "engine/modes.py"
@@ -29,7 +29,11 @@ WATCHED = (
     "execute_dummy_batch()",
     "get_model()",
     "shutdown()",
+    "sleep(level)",
+    "wake_up(tags)",
+    "reload_weights()",  # what it takes is the runner's
 )
+RELOADED = "reload_weights(weights_iterator, weights_path, is_checkpoint_format)"
 V1, V2 = "vllm.v1.worker.gpu_model_runner:GPUModelRunner", "vllm.v1.worker.gpu.model_runner:GPUModelRunner"
 STEP, OUTPUTS = "vllm.v1.core.sched.output", "vllm.v1.outputs"
 
@@ -39,6 +43,8 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
         (WORKER, "what is watched", worker, ("vllm_config", "model_config", "device", "model_runner"))
         for worker in WORKERS.values()
     ),
+    *(("engine/life.py", "which weights are read anew", runner, (RELOADED,)) for runner in (V1, V2)),
+    (WORKER, "where weights come from", "vllm.config:ModelConfig", ("model", "revision", "model_weights")),
     (WORKER, "the platform's worker", "vllm.platforms.interface:Platform", ("device_type",)),
     (WORKER, "our section and the key of compiled graphs", "vllm.config:VllmConfig", ("additional_config",)),
     (WORKER, "how many steps are under way", "vllm.config:VllmConfig", ("max_concurrent_batches",)),

@@ -24,7 +24,8 @@ from saewatch.engine.batching import Encoded
 from saewatch.engine.books import Stream
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.outbox import Outbox
-from saewatch.engine.shipper import Note, Shipper
+from saewatch.engine.shipper import Shipper
+from saewatch.engine.staging import Note
 from tests.engine.shipping import (
     BUSY,
     TRAFFIC,

@@ -11,7 +11,7 @@ import pytest
 from saewatch.core.records import Beat, RequestStart, StreamEnd, StreamOpen
 from saewatch.engine.batching import Encoded
 from saewatch.engine.ledger import NewRequest, Step
-from saewatch.engine.shipper import Note
+from saewatch.engine.staging import Note
 from tests.engine.shipping import (
     Bench,
     long_step,

@@ -20,7 +20,8 @@ from saewatch.core.records import (
 from saewatch.core.wire import encode
 from saewatch.engine.batching import Encoded
 from saewatch.engine.ledger import Step
-from saewatch.engine.shipper import INBOX_NOTES, Note
+from saewatch.engine.shipper import INBOX_NOTES
+from saewatch.engine.staging import Note
 from tests.engine.shipping import (
     BUSY,
     Bench,

@@ -24,10 +24,11 @@ from saewatch.core.errors import (
 )
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine import vllm as adapter
+from saewatch.engine.modes import SEAMS, check_seams
 from saewatch.engine.ranks import Ranks
 from saewatch.engine.runners import V1View
 from saewatch.engine.tap import Tap
-from saewatch.engine.vllm import SEAMS, Watch, check_seams, describe, open_watch
+from saewatch.engine.vllm import VERSIONS, Watch, describe, open_watch
 from tests.engine.standin import (
     BUNDLE,
     MODEL,
@@ -81,10 +82,10 @@ def test_an_unknown_runner_or_model_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", SEAMS)
 def test_a_worker_without_a_method_that_we_use_is_of_an_unsupported_version(method: str) -> None:
-    check_seams(Worker)
+    check_seams(Worker, VERSIONS)
     moved = type("Moved", (), {name: getattr(Worker, name) for name in SEAMS if name != method})
     with pytest.raises(UnsupportedVersion, match=rf"found Moved, expected the method {method}, which vLLM 0\.32\.0 "):
-        check_seams(moved)
+        check_seams(moved, VERSIONS)
 
 
 def test_a_dictionary_of_another_width_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from saewatch.engine import vllm as adapter
-from saewatch.engine.ranks import Ranks
-from saewatch.engine.vllm import Echo, Watch, open_watch
+from saewatch.engine.ranks import Echo, Ranks
+from saewatch.engine.vllm import Watch, open_watch
 from tests.engine.standin import LlamaForCausalLM, a_request, a_section, a_worker, scheduled
 
 

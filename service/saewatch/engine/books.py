@@ -55,12 +55,18 @@ class Books:
         self.told = 0
         self.told_firings = 0
         self.sink_calls = 0
-        self.blind = ""
+        self.fault = ""  # why it is blind for good
+        self.paused = ""  # why it is blind for now
         self.missed: Counter[Reason] = Counter()
         self.untold: Counter[tuple[int, Reason]] = Counter()
         self._in_flight = 0
         self._known: set[int] = set()  # requests that the present connection was opened with
         self._pending: deque[Pending] = deque()
+
+    @property
+    def blind(self) -> str:
+        """Why the stream sees nothing; empty: it sees."""
+        return self.fault or self.paused
 
     @property
     def unacknowledged(self) -> int:
@@ -76,13 +82,6 @@ class Books:
     def settled(self) -> bool:
         """Whether everything has arrived or is missed, and was told."""
         return not self._pending and not self.untold
-
-    def switch(self, *, off: bool) -> None:
-        """Watching is off, or on. A stream that is blind for another reason stays so."""
-        if off:
-            self.blind = self.blind or OFF
-        elif self.blind == OFF:
-            self.blind = ""
 
     def unresolved(self, connection: int) -> bool:
         """Whether it is not known yet what of an earlier connection than this one has arrived.
@@ -227,7 +226,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         self.books = Books(self.opening.stream)
-        self.books.blind = self.opening.blind
+        self.books.fault = self.opening.blind
 
     def ended(self, reason: str) -> StreamEnd:
         """Its end, with the books as they stand."""
@@ -268,6 +267,32 @@ class Stream:
             time_ns=step.time_ns,
             missed=missed,
         )
+
+
+class Sight:
+    """Why an engine's streams see nothing: for good (``fault``), for now (``pause``), or because somebody said *off*.
+
+    ``fault`` and ``pause``, which has its number, are set on any thread.
+    """
+
+    def __init__(self) -> None:
+        self.fault = ""
+        self.pause = (0, "")
+        self._resumed = 0
+        self._off = False
+
+    def turn(self, *, off: bool, resumes: int) -> None:
+        """Steps of another state begin: switched off or not, and with the pause of that number over."""
+        self._off, self._resumed = off, max(self._resumed, resumes)
+
+    def tell(self, streams: Sequence[Stream]) -> bool:
+        """Writes it into the books of ``streams``; True where it is news."""
+        number, reason = self.pause
+        paused = reason if number > self._resumed else OFF if self._off else ""
+        before = [stream.books.blind for stream in streams]
+        for stream in streams:
+            stream.books.fault, stream.books.paused = stream.books.fault or self.fault, paused
+        return before != [stream.books.blind for stream in streams]
 
 
 def beat_of(streams: Sequence[Stream], *, time_ns: int, queue_bytes: int, stage_seconds: Mapping[str, float]) -> Beat:

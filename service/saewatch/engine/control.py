@@ -6,6 +6,10 @@ use stays as it is until no step uses it, so no step is encoded half by one and 
 is touched: the graph holds the sinks, and they stay. For the time of a change both are in memory. What does not fit is
 refused in the words of its error, and nothing has changed.
 
+When a model's weights were away or read anew (`life`), every stream is changed for one that knows nothing of before.
+The dictionaries were made for weights: those that were read are compared with the ones of the start, by the digest of
+their files, and where that is not known by where they come from.
+
 A step has one `Watching` from its forward pass to its batch. Whoever changes it gives the tap the new one and then a
 `Turn` to the shipper, which turns when it meets the first step of the new one, or when no step is on its way. So no
 batch is mixed, and each token counts in one state.
@@ -21,6 +25,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +36,8 @@ from saewatch.core.tapconfig import TapConfig
 from saewatch.core.wire import encode
 from saewatch.engine.bell import unbind
 from saewatch.engine.books import OFF, Stream
-from saewatch.engine.watched import Engine, Watched, another, rewatched
+from saewatch.engine.life import CHANGED, Checkpoint, check_weights
+from saewatch.engine.watched import Engine, Watched, anew, another, rewatched
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -55,7 +61,11 @@ class Turn:
     watch: Mapping[int, Sequence[WatchSet]] = field(default_factory=dict)
     """Another watch set, by stream."""
     off: bool = False
-    answer: Result
+    ending: str = "swap"
+    """Why streams end that are no more."""
+    resumes: int = 0
+    """Number of the pause that is over with it."""
+    answer: Result | None = None
     turned: Callable[[], None]
 
 
@@ -85,47 +95,85 @@ class _Change:
 class Control:
     """Carries out ``off``, ``on``, ``watch`` and ``load``.
 
-    ``install`` gives the tap a `Watching` and the shipper its turn, in this order; ``answer`` sends a result.
+    ``install`` gives the tap a `Watching` and the shipper its turn, in this order; ``answer`` sends a result; ``stay``
+    gives a pause that goes on another reason.
     """
 
     VERBS = ("off", "on", "watch", "load")
 
     def __init__(
-        self, config: TapConfig, engine: Engine, state: State, *, install: Install, answer: Callable[[Result], None]
+        self,
+        config: TapConfig,
+        engine: Engine,
+        state: State,
+        *,
+        install: Install,
+        answer: Callable[[Result], None],
+        stay: Callable[[int, str], None],
     ) -> None:
         self.state = state
         self._config = config
         self._engine = engine
         self._install = install
         self._answer = answer
+        self._stay = stay
         self._number = 0
         self._opened = max((one.opening.stream for one in state.streams), default=0)
         self._pending = ""  # the verb of the change that is on its way
+        self._free = threading.Lock()  # held by that change
+        self._reloaded: Checkpoint | None = None  # where weights came from that were not compared yet
 
     def __call__(self, command: Command) -> Sequence[Result]:
         """Begins with it: the result comes when it is in force. At once when it is refused."""
-        if self._pending:
+        if not self._free.acquire(blocking=False):
             error = EngineError("engine", found=f"{self._pending} on its way", expected="one change at a time")
             return [_refused(command, error)]
         self._pending = command.verb
         threading.Thread(target=self._carry_out, args=(command,), name="saewatch-control", daemon=True).start()
         return []
 
+    def again(self, pause: int, ending: str, reloaded: Checkpoint | None) -> None:
+        """The sinks see, and the weights are there: all streams are changed for new ones, and ``pause`` is over.
+
+        Called on the engine's thread. ``reloaded``: where the weights were read from; None: they were only put away.
+        """
+        self._reloaded = reloaded or self._reloaded
+        threading.Thread(target=self._begin, args=(pause, ending), name="saewatch-control", daemon=True).start()
+
+    @torch.inference_mode()
+    def _begin(self, pause: int, ending: str) -> None:
+        _beside_the_model()
+        self._free.acquire()  # after a change that is on its way
+        self._pending = ending
+        try:
+            change = self._anew()
+        except Exception as error:  # whatever it is: what was not verified is not reported
+            logger.critical("saewatch: BLIND, not verified after a %s: %s", ending, error, exc_info=_broke(error))
+            self._done()
+            self._stay(pause, _reason(error))
+            return
+        self._put(change, f"new streams after a {ending}", ending=ending, resumes=pause)
+
     @torch.inference_mode()
     def _carry_out(self, command: Command) -> None:
-        unbind()
-        torch._C.set_num_threads(1)  # noqa: SLF001 - of this thread: the others compute the model
+        _beside_the_model()
         try:
             self._check_alive()
             change = self._prepared(command)
             if self._engine_device == "cuda":
                 torch.cuda.current_stream().synchronize()
         except Exception as error:  # a whole command: whatever it meets, nothing has changed
-            if not isinstance(error, SaewatchError):
+            if _broke(error):
                 logger.warning("saewatch: the command %s broke", command.verb, exc_info=error)
-            self._pending = ""
+            self._done()
             self._answer(_refused(command, error))
             return
+        arguments = json.dumps(dict(command.arguments)) if command.arguments else "all"
+        answer = Result(command=command.command, good=True, details=change.details)
+        self._put(change, f"{command.verb}, as the sidecar commanded: {arguments}", answer=answer)
+
+    def _put(self, change: _Change, what: str, **turn: Any) -> None:
+        """Steps are taken under it from here on."""
         self._number += 1
         self._install(
             Watching(self._number, () if change.state.off else change.state.watched),
@@ -134,26 +182,47 @@ class Control:
                 streams=change.state.streams,
                 watch=change.watch,
                 off=change.state.off,
-                answer=Result(command=command.command, good=True, details=change.details),
-                turned=lambda: self._turned(change.state, command),
+                turned=lambda: self._turned(change.state, what),
+                **turn,
             ),
         )
 
-    def _turned(self, state: State, command: Command) -> None:
-        self.state, self._pending = state, ""
-        told = dict(command.arguments)
-        logger.warning("saewatch: %s, as the sidecar commanded: %s", command.verb, json.dumps(told) if told else "all")
+    def _turned(self, state: State, what: str) -> None:
+        self.state = state
+        self._done()
+        logger.warning("saewatch: %s", what)
+
+    def _done(self) -> None:
+        self._pending = ""
+        self._free.release()
 
     @property
     def _engine_device(self) -> str:
-        return next((one.sink.buffer.device.type for one in self.state.watched), "cpu")
+        return next((one.place.like.device.type for one in self.state.watched), "cpu")
 
     def _check_alive(self) -> None:
         """EngineError where the tap is blind for a reason that no command heals."""
         blind = [one.books.blind for one in self.state.streams if one.books.blind not in ("", OFF)]
         if blind or not self.state.watched:
             found = f"a tap that is blind: {blind[0] if blind else 'it watches nothing'}"
-            raise EngineError("engine", found=found, expected="one that sees", hint="Restart the engine.")
+            raise EngineError("engine", found=found, expected="one that sees", hint="See the engine's log.")
+
+    def _anew(self) -> _Change:
+        """The same dictionaries in new streams. MisfitError when the model's weights are others than at the start."""
+        reloaded = self._reloaded
+        if reloaded is not None:
+            check_weights(reloaded, start=self._engine.checkpoint, digest=self._engine.facts.weights)
+        watched = tuple(anew(one, stream=number) for number, one in enumerate(self.state.watched, self._opened + 1))
+        streams = tuple(
+            Stream(opening=one.opening, watch=_told(one), reuse=before.fresh_reuse())
+            for one, before in zip(watched, self.state.streams, strict=True)
+        )
+        for stream in streams:
+            encode(stream.opening)
+        self._opened += len(streams)
+        if self._reloaded is reloaded:  # not those of another reload meanwhile
+            self._reloaded = None
+        return _Change(state=replace(self.state, watched=watched, streams=streams))
 
     def _prepared(self, command: Command) -> _Change:
         if command.verb in ("off", "on"):
@@ -216,6 +285,24 @@ def _told(one: Watched) -> Sequence[WatchSet]:
     for part in parts:
         encode(part)
     return parts
+
+
+def _beside_the_model() -> None:
+    """This thread leaves the engine's cores to it."""
+    unbind()
+    torch._C.set_num_threads(1)  # noqa: SLF001 - of this thread: the others compute the model
+
+
+def _broke(error: Exception) -> Exception | None:
+    """What the log shows with its traceback: what is none of our words."""
+    return None if isinstance(error, SaewatchError) else error
+
+
+def _reason(error: Exception) -> str:
+    """Why what was paused stays so, in a word."""
+    if isinstance(error, MisfitError):
+        return CHANGED
+    return error.code if isinstance(error, SaewatchError) else "fault"
 
 
 def _refused(command: Command, error: Exception) -> Result:

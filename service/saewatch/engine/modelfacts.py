@@ -20,16 +20,21 @@ WEIGHT_BYTES = 8 * 2**30
 
 def model_facts(folder: Path, *, architecture: str, d_model: int, layers: int) -> ModelFacts:
     """Facts of the model in ``folder``; what is not there, cannot be read, or is too large to hash is left empty."""
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    hashed = 0 < sum(file.stat().st_size for file in weights) <= WEIGHT_BYTES
     return ModelFacts(
         architecture=architecture,
         d_model=d_model,
         layers=layers,
-        weights=_readable(lambda: model_digest(weights)) if hashed else "",
+        weights=weights_digest(folder),
         tokenizer=_readable(lambda: _file_digest(folder / "tokenizer.json")),
         chat_template=_readable(lambda: _template_digest(folder)),
     )
+
+
+def weights_digest(folder: Path) -> str:
+    """Of the tensors in a model's ``folder``; empty where they cannot be read, or are too many to hash."""
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    hashed = 0 < sum(file.stat().st_size for file in weights) <= WEIGHT_BYTES
+    return _readable(lambda: model_digest(weights)) if hashed else ""
 
 
 def _readable(digest: Callable[[], str]) -> str:

@@ -1,14 +1,28 @@
-"""Modes of vLLM that are refused by name until they were tested, and how its configuration shows them.
+"""Modes of vLLM that are refused by name until they were tested, and workers that are not as the adapter knows them.
 
 By attribute and without importing vLLM. Which combinations were tested is in docs/limits.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from saewatch.core.errors import UnsupportedMode
+from saewatch.core.errors import UnsupportedMode, UnsupportedVersion
+
+SEAMS = (
+    "compile_or_warm_up_model",
+    "execute_dummy_batch",
+    "execute_model",
+    "get_model",
+    "load_model",
+    "reload_weights",
+    "sample_tokens",
+    "shutdown",
+    "sleep",
+    "wake_up",
+)
+"""Methods of the worker without which this adapter does not work."""
 
 DRAFTERS = ("ngram", "ngram_gpu", "draft_model", "eagle")
 """vLLM's methods of speculative decoding that were tested."""
@@ -60,3 +74,11 @@ def refuse(config: Any) -> None:
         options = " ".join(SWITCH_OFF[name] for name in found if name in SWITCH_OFF)
         hint = f"Switch it off{f' ({options})' if options else ''}, or set on_failure: serve to run unwatched."
         raise UnsupportedMode("vllm mode", found=", ".join(found), expected="modes that were tested", hint=hint)
+
+
+def check_seams(base: type, versions: Iterable[str]) -> None:
+    """Refuses a platform's worker that lacks a method that the adapter needs, and vLLM of these ``versions`` has."""
+    for name in SEAMS:
+        if not callable(getattr(base, name, None)):
+            expected = f"the method {name}, which vLLM {' and '.join(versions)} has"
+            raise UnsupportedVersion("vllm worker", found=base.__qualname__, expected=expected)

@@ -11,6 +11,7 @@ Each process that reports is an engine of its own to a sidecar, so its name says
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ import torch
 from saewatch.core.errors import SelfTestFailed
 from saewatch.core.hookpoint import HookPoint
 from saewatch.engine.sink import Place, Sink
+
+logger = logging.getLogger("vllm.saewatch")
 
 
 def _alone(mine: Any) -> list[Any]:
@@ -63,6 +66,40 @@ class Ranks:
                 raise SelfTestFailed(
                     f"sink of {differ[0]}", found=f"other rows on rank {rank}", expected=expected, hint=hint
                 )
+
+
+class Echo:
+    """A rank whose rows another one reports, or a stage without a hook point: silent but for the proof."""
+
+    def __init__(self, worker: Any, ranks: Ranks, sinks: Mapping[HookPoint, tuple[Place, Sink]]) -> None:
+        self._worker = worker
+        self._ranks = ranks
+        self.sinks = sinks
+
+    def prove(self) -> None:
+        """Takes part in what the reporting rank proves."""
+        self._worker.execute_dummy_batch()
+        self._ranks.agree(self.sinks)
+
+    def pause(self, reason: str) -> None:
+        """Nothing is seen anyway."""
+
+    def again(self, ending: str, *, reloaded: bool) -> None:  # noqa: ARG002 - as the reporting rank has it
+        """Takes part once more."""
+        try:
+            self.prove()
+        except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
+            logger.warning("saewatch: a rank could not take part in the proof", exc_info=error)
+
+    def after_forward(self, scheduled: Any, *, sampling: bool) -> None:
+        """Nothing is taken."""
+
+    def after_sampling(self, output: Any) -> Any:
+        """Nothing is learnt."""
+        return output
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 def _digest(sink: Sink) -> str:

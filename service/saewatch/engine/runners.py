@@ -115,6 +115,12 @@ def facts_of(scheduled: Any, *, model_len: int) -> dict[str, Any]:
     }
 
 
+def emitted_in(output: Any) -> dict[str, Sequence[int]]:
+    """The tokens that a `ModelRunnerOutput` says were sampled, by request."""
+    sampled = output.sampled_token_ids if output is not None else []
+    return {name: sampled[place] for name, place in output.req_id_to_index.items()} if sampled else {}
+
+
 def new_request(request: Any, now_ns: int, model_len: int) -> NewRequest:
     """A `NewRequestData` in the ledger's words."""
     sampling = request.sampling_params

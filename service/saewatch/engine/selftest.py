@@ -95,7 +95,7 @@ class TapTest:
             found = [_failed("tap", found=f"blind: {stream.books.blind}", expected="a stream that sees", hint=hint)]
         else:
             number, one = stream.opening.stream, state.watched[index]
-            device = one.sink.buffer.device
+            device = one.place.like.device
             found = [
                 Found(Check(name="tap", state=CheckState.GOOD), {}),
                 self._guarded("sink", device, lambda: self._sink(number, one.sink)),

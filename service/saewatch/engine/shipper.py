@@ -9,6 +9,7 @@ Losses are booked once: what the encoder left out, *excluded* and *overflow*; wh
 reason; what was given up unacknowledged, *gap*; a fault of ours, *blind*; and what `Dispatch` loses. A connection
 begins with every stream, watch set and open request; the sidecar's first acknowledgement on it says what of the last
 one had arrived. What is watched may change between two steps (`turn`): streams end, open, or go on with other slots.
+While the model's weights are away or change the streams are blind for now (`pause`), until the turn that resumes it.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from saewatch.core import limits
-from saewatch.core.batch import I32, Census, Origin, Reason
+from saewatch.core.batch import Origin, Reason
 from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, RequestStart, Result, StreamBeat
 from saewatch.core.wire import encode
 from saewatch.engine.batching import Encoded, check_captured
 from saewatch.engine.bell import Bell, unbind
-from saewatch.engine.books import Stream, beat_of
+from saewatch.engine.books import Sight, Stream, beat_of
 from saewatch.engine.commands import Carried, carry_out
 from saewatch.engine.control import Turn
 from saewatch.engine.dispatch import Dispatch
 from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Replay
+from saewatch.engine.staging import Note
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -47,22 +49,6 @@ HEAR_EVERY_S = 0.25
 0.2 ms from a CPU engine, whose forward pass has left it no caches."""
 FAULT_PAUSE_S = 0.1
 """After a fault of ours, so that one that comes again and again takes no time from the engine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """What the worker's thread leaves behind after a step."""
-
-    step: Step
-    read: Callable[[], Sequence[Encoded]] | None = None
-    """Waits for the device and gives each stream's firings; None when nothing was captured."""
-    release: Callable[[], None] | None = None
-    """Gives the staging slot back."""
-    positions: Callable[[], I32] | None = None
-    """Waits for the device and gives each row's position, where the step does not hold them yet."""
-    census: Sequence[Census] = ()
-    watching: int = 0
-    """Number of the `Watching` that it was taken under."""
 
 
 class Shipper:
@@ -96,6 +82,7 @@ class Shipper:
         self._taken = taken
         self._left = 0  # notes that are done with
         self._watching = 0
+        self._sight = Sight()
         self._beat_every_s = beat_every_s
         self._connect_every_s = connect_every_s
         self._ledger = Ledger(block=max((one.reuse.block for one in streams if one.reuse), default=0))
@@ -131,8 +118,14 @@ class Shipper:
 
     def blind(self, reason: str) -> None:
         """Every stream is blind from now on; told with the next beat."""
-        for stream in self._streams.values():
-            stream.books.blind = stream.books.blind or reason
+        self._sight.fault = self._sight.fault or reason
+        for stream in list(self._streams.values()):
+            stream.books.fault = stream.books.fault or reason
+
+    def pause(self, number: int, reason: str) -> None:
+        """Called by the tap: the streams are blind for now, until a turn resumes this pause; told with a beat."""
+        self._sight.pause = (number, reason)
+        self._bell.ring()
 
     def turn(self, turn: Turn) -> None:
         """Called by the thread that prepared it, before any step is taken under its number."""
@@ -266,7 +259,9 @@ class Shipper:
 
     # --- changes ------------------------------------------------------------------------------------------------------
     def _change(self) -> None:
-        """What came about between two steps: turns that no step waits for, answers, and the ends of streams."""
+        """What came about between two steps: pauses, turns that no step waits for, answers, and the ends of streams."""
+        if self._sight.tell(self._current):
+            self._beat()
         while self._turns and self._left + self.dropped == self._taken():  # none is on its way
             self._turn_over(*self._turns.popleft())
         while self._results:
@@ -278,15 +273,16 @@ class Shipper:
 
     def _turn_over(self, turn: Turn, asked_on: int) -> None:
         self._watching = turn.number
+        self._sight.turn(off=turn.off, resumes=turn.resumes)
         for stream in self._current:
             if stream not in turn.streams:
-                stream.ending = "swap"
+                stream.ending = turn.ending
         self._current = list(turn.streams)
+        self._sight.tell(self._current)
         for stream in turn.streams:
             number, watch = stream.opening.stream, turn.watch.get(stream.opening.stream)
             if watch is not None:
                 stream.turn(watch)
-            stream.books.switch(off=turn.off)
             if number not in self._streams:
                 self._streams[number] = stream
                 self._control(replace(stream.opening, blind=stream.books.blind))
@@ -295,7 +291,8 @@ class Shipper:
                 self._control(part)
         turn.turned()
         self._beat()
-        self._reply(turn.answer, asked_on)
+        if turn.answer is not None:
+            self._reply(turn.answer, asked_on)
 
     def _reply(self, result: Result, asked_on: int) -> None:
         if asked_on == self._outbox.connection:  # another connection has not asked

@@ -10,15 +10,16 @@ millisecond, since a forward pass leaves it cold caches, and the reader's core a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from saewatch.core.batch import I32
+from saewatch.core.batch import I32, Census
 from saewatch.engine.batching import Encoded
+from saewatch.engine.ledger import Step
 
 if TYPE_CHECKING:
     from saewatch.engine.watched import Watched
@@ -36,6 +37,22 @@ class Rows:
     starts: I32  # [R+1] first row of each request
     positions: Tensor  # [rows] on the device
     tokens: Tensor  # [rows] on the device: what was fed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What the worker's thread leaves behind after a step."""
+
+    step: Step
+    read: Callable[[], Sequence[Encoded]] | None = None
+    """Waits for the device and gives each stream's firings; None when nothing was captured."""
+    release: Callable[[], None] | None = None
+    """Gives the staging slot back."""
+    positions: Callable[[], I32] | None = None
+    """Waits for the device and gives each row's position, where the step does not hold them yet."""
+    census: Sequence[Census] = ()
+    watching: int = 0
+    """Number of the `Watching` that it was taken under."""
 
 
 class Slot:
@@ -118,7 +135,9 @@ class Slot:
     def _encode(self) -> None:
         positions, tokens = self._index[:, : self._count] if self._here is None else self._here
         for one, slab in zip(self._watched, self._slabs, strict=True):
-            source = self._staged.get(one.sink, one.sink.buffer)
+            source = self._staged.get(one.sink)
+            if source is None:  # else the sink may have no buffer: vLLM takes it off while it reads weights anew
+                source = one.sink.buffer
             one.encode(source[: self._count], positions, tokens, slab)
             slab.to_host()
         if self._here is None:

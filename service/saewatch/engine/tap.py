@@ -11,7 +11,8 @@ On a GPU the rows are copied into the slot on the forward's stream and encoded o
 forward pass may overwrite the buffer. On the CPU a step of many rows is encoded before `snapshot` returns, and one of
 few by the shipper (docs/decisions/0014).
 
-A tap that cannot see is *blind*: it still counts what it does not see.
+A tap that cannot see is *blind*: it still counts what it does not see. While the model's weights are away or change
+(`life`) it is so for now: `pause`, and `again` when a forward pass has shown that its sinks are called.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ from saewatch.core.wire import encode
 from saewatch.engine.books import Stream
 from saewatch.engine.control import Control, State, Turn, Watching
 from saewatch.engine.ledger import Step
+from saewatch.engine.life import Checkpoint
 from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Reuse
 from saewatch.engine.selftest import Passes, TapTest
-from saewatch.engine.shipper import Note, Shipper
+from saewatch.engine.shipper import Shipper
 from saewatch.engine.sink import Place
-from saewatch.engine.staging import Rows, Slot
+from saewatch.engine.staging import Note, Rows, Slot
 from saewatch.engine.watched import Engine, Watched, blind_stream, hang, open_watched, sinks_of
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
@@ -83,16 +85,19 @@ class Tap:
         self._order = threading.Lock()
         self._reason = Reason.BLIND
         self._disabled = False
+        self._paused = False
+        self._pauses = 0
+        self._calls = [one.sink.calls for one in watched]  # vLLM takes them off the model while it reads weights anew
         self._steps = 0
         self._passes = Passes()
         state = State(watched=tuple(watched), streams=tuple(streams))
-        self._control = Control(config, engine, state, install=self._install, answer=self._answer)
+        self._control = Control(config, engine, state, install=self._install, answer=self._answer, stay=self._stay)
         self._test = TapTest(lambda: self._control.state, self._passes)
         self._seconds = {"snapshot": 0.0, "encode": 0.0, "host": 0.0}
         self._shipper = Shipper(
             outbox=Outbox(path=config.socket, bound=config.queue_bytes),
             streams=streams,
-            counters=lambda: [int(one.sink.calls) for one in self._control.state.watched] or [0] * len(streams),
+            counters=lambda: self.calls or [0] * len(streams),
             stages=lambda: dict(self._seconds),
             commands={"self_test": self._test, **dict.fromkeys(Control.VERBS, self._control)},
             taken=lambda: self._taken,
@@ -136,7 +141,12 @@ class Tap:
     @property
     def fired(self) -> bool:
         """Whether every sink has seen a forward pass."""
-        return all(int(one.sink.calls) > 0 for one in self.watched)
+        return all(calls > 0 for calls in self.calls)
+
+    @property
+    def calls(self) -> Sequence[int]:
+        """Of each stream's sink, as the device has counted them."""
+        return [int(calls) for calls in self._calls]
 
     @torch.inference_mode()
     def prove(self) -> None:
@@ -157,6 +167,27 @@ class Tap:
             self._watching = Watching(self._watching.number, ())
         self._captured = None
         self._shipper.blind(reason)
+
+    def pause(self, reason: str) -> None:
+        """The tap sees nothing for now: its model's weights go away, or change. Counting goes on."""
+        with self._order:
+            self._pauses += 1
+            self._paused = True
+            self._watching = Watching(self._watching.number, ())
+            self._shipper.pause(self._pauses, reason)
+
+    @torch.inference_mode()
+    def again(self, ending: str, *, since: Sequence[int], reloaded: Checkpoint | None) -> None:
+        """What paused it is over, and a forward pass has been enqueued: it sees in new streams, the old ones end.
+
+        Called on the engine's thread. What takes longer is done beside it, and the tap may stay blind after all.
+        ``since``: `calls` before that pass; ``reloaded``: where weights were read from. Raises `SelfTestFailed`.
+        """
+        state = self._control.state
+        for one, calls in zip(state.watched, since, strict=True):
+            one.prove_sink(since=calls)
+        if not self._disabled and state.watched:
+            self._control.again(self._pauses, ending, reloaded)
 
     @torch.inference_mode()
     def snapshot(self, rows: Callable[[], Rows]) -> None:
@@ -232,9 +263,16 @@ class Tap:
     def _install(self, watching: Watching, turn: Turn) -> None:
         """From here on steps are taken under ``watching``. None is shipped before the shipper has the turn."""
         with self._order:
-            if not self._disabled:
-                self._watching = watching
+            self._paused = self._paused and turn.resumes != self._pauses
+            blind = self._disabled or self._paused
+            self._watching = Watching(watching.number, () if blind else watching.watched)
             self._shipper.turn(turn)
+
+    def _stay(self, pause: int, reason: str) -> None:
+        """That pause goes on, and why; nothing where there was another since."""
+        with self._order:
+            if pause == self._pauses:
+                self._shipper.pause(pause, reason)
 
     def _answer(self, result: Result) -> None:
         self._shipper.answer(result)

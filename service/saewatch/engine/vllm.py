@@ -14,6 +14,8 @@ seam                                    used for
 ``Worker.execute_model``                requests' lifecycle before, the step's rows after
 ``Worker.sample_tokens``                which tokens were emitted, at once or when the engine fetches them
 ``Worker.execute_dummy_batch``          a forward pass for the proof, where ranks are compared or nothing warmed up
+``Worker.sleep``, ``wake_up``,          the model's weights go, come back or change (life.py)
+``reload_weights``, ``reset_weights``
 ``Worker.shutdown``                     the last books
 ``VllmConfig.additional_config``        our section, and then our part of the compile cache's key
 ``SchedulerOutput`` (runners.py)        which requests begin, end and go on
@@ -33,7 +35,7 @@ import os
 import pkgutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,9 +53,10 @@ from saewatch.core.fit import ModelFacts
 from saewatch.engine import modes
 from saewatch.engine.dictionary_file import load_manifest
 from saewatch.engine.families import Places
+from saewatch.engine.life import CHANGED, RELOAD, Checkpoint, Life
 from saewatch.engine.modelfacts import model_facts
-from saewatch.engine.ranks import Ranks
-from saewatch.engine.runners import RunnerView, facts_of, view_of
+from saewatch.engine.ranks import Echo, Ranks
+from saewatch.engine.runners import RunnerView, emitted_in, facts_of, view_of
 from saewatch.engine.tap import Begun, Tap
 from saewatch.engine.watched import Engine, Sinks, hang, open_sinks, sinks_of
 
@@ -74,17 +77,6 @@ WORKERS: Mapping[str, str] = {
 GRAPH_VERSION = 2
 """Raised whenever the sink's operator or hooks change, so that graphs that were compiled before are not loaded."""
 
-SEAMS = (
-    "compile_or_warm_up_model",
-    "execute_dummy_batch",
-    "execute_model",
-    "get_model",
-    "load_model",
-    "sample_tokens",
-    "shutdown",
-)
-"""Methods of the worker without which this adapter does not work."""
-
 
 def _platform_worker() -> Any:
     name = WORKERS.get(current_platform.device_type)
@@ -98,11 +90,13 @@ class TapWorker(_platform_worker()):  # type: ignore[misc]  # the base is chosen
     """The platform's worker, watched."""
 
     saewatch: Watch | Echo | None = None
+    saewatch_life = Life(None)
 
     def load_model(self, **kwargs: Any) -> None:
         """Loads the model, then attaches the tap."""
         super().load_model(**kwargs)
         self.saewatch = open_watch(self)
+        self.saewatch_life = Life(self.saewatch)
 
     def compile_or_warm_up_model(self) -> Any:
         """Compiles and warms up, then proves the tap; what ran until here is not reported."""
@@ -122,6 +116,27 @@ class TapWorker(_platform_worker()):  # type: ignore[misc]  # the base is chosen
         """Samples the step's tokens."""
         output = super().sample_tokens(grammar_output)
         return output if self.saewatch is None else self.saewatch.after_sampling(output)
+
+    def sleep(self, level: int = 1) -> None:
+        """Gives memory back."""
+        self.saewatch_life.sleeps(level)
+        super().sleep(level)
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        """Takes memory again."""
+        super().wake_up(tags)
+        self.saewatch_life.wakes(tags)
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Reads the weights anew, or others."""
+        self.saewatch_life.changes(RELOAD)
+        super().reload_weights(*args, **kwargs)
+        self.saewatch_life.reloads(args, kwargs)
+
+    def reset_weights(self) -> None:
+        """Makes all of them 0. vLLM 0.31 has no such method."""
+        self.saewatch_life.changes(CHANGED)
+        super().reset_weights()
 
     def shutdown(self) -> None:
         """Sends the last books."""
@@ -282,6 +297,22 @@ class Watch:
         self._learn(begun, output)
         return output
 
+    def pause(self, reason: str) -> None:
+        """Nothing is seen from here on, until `again`: the model's weights go away, or change."""
+        logger.warning("saewatch: BLIND for now: %s", reason)
+        self.tap.pause(reason)
+
+    def again(self, ending: str, *, reloaded: bool) -> None:
+        """The weights are there: shows that the tap sees them, and begins anew. Blind after all where it does not."""
+        try:
+            calls = self.tap.calls
+            self._worker.execute_dummy_batch()
+            self._ranks.agree(self.sinks)
+            self.tap.again(ending, since=calls, reloaded=checkpoint_of(self._worker) if reloaded else None)
+        except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
+            logger.critical("saewatch: BLIND, not verified after a %s: %s", ending, error, exc_info=error)
+            self.tap.pause(error.code if isinstance(error, SaewatchError) else "fault")
+
     def close(self) -> None:
         """Sends the last books."""
         self.tap.close()
@@ -301,36 +332,6 @@ class Watch:
         self.tap.disable("fault")
         if lost is not None:
             self.tap.ship(lost, {})
-
-
-def emitted_in(output: Any) -> dict[str, Sequence[int]]:
-    """The tokens that a `ModelRunnerOutput` says were sampled, by request."""
-    sampled = output.sampled_token_ids if output is not None else []
-    return {name: sampled[place] for name, place in output.req_id_to_index.items()} if sampled else {}
-
-
-class Echo:
-    """A rank whose rows another one reports, or a stage without a hook point: silent but for the proof."""
-
-    def __init__(self, worker: Any, ranks: Ranks, sinks: Sinks) -> None:
-        self._worker = worker
-        self._ranks = ranks
-        self.sinks = sinks
-
-    def prove(self) -> None:
-        """Takes part in what the reporting rank proves."""
-        self._worker.execute_dummy_batch()
-        self._ranks.agree(self.sinks)
-
-    def after_forward(self, scheduled: Any, *, sampling: bool) -> None:
-        """Nothing is taken."""
-
-    def after_sampling(self, output: Any) -> Any:
-        """Nothing is learnt."""
-        return output
-
-    def close(self) -> None:
-        """Nothing was opened."""
 
 
 class Fetched(AsyncModelRunnerOutput):
@@ -355,16 +356,8 @@ def check_supported(worker: Any) -> None:
     if vllm.__version__.split("+")[0] not in VERSIONS:
         hint = "Install a tested version, or set on_failure: serve to run unwatched."
         raise UnsupportedVersion("vllm version", found=vllm.__version__, expected=" or ".join(VERSIONS), hint=hint)
-    check_seams(TapWorker.__mro__[1])
+    modes.check_seams(TapWorker.__mro__[1], VERSIONS)
     modes.refuse(worker.vllm_config)
-
-
-def check_seams(base: type) -> None:
-    """Refuses a platform's worker that lacks a method that the adapter needs."""
-    for name in SEAMS:
-        if not callable(getattr(base, name, None)):
-            expected = f"the method {name}, which vLLM {' and '.join(VERSIONS)} has"
-            raise UnsupportedVersion("vllm worker", found=base.__qualname__, expected=expected)
 
 
 UNKNOWN = ModelFacts(architecture="", d_model=0, layers=0)
@@ -374,6 +367,12 @@ UNKNOWN = ModelFacts(architecture="", d_model=0, layers=0)
 def instance_of(config: tapconfig.TapConfig, ranks: Ranks) -> str:
     """The engine's name in the deployment."""
     return ranks.named(config.instance or f"{socket.gethostname()}:{os.getpid()}")
+
+
+def checkpoint_of(worker: Any) -> Checkpoint:
+    """Where the model's weights were read from last."""
+    model = worker.vllm_config.model_config
+    return Checkpoint(model.model, model.revision or "", model.model_weights or "")
 
 
 def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
@@ -394,6 +393,7 @@ def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
         ),
         rows=max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
         block=cache.block_size if cache.enable_prefix_caching else 0,
+        checkpoint=checkpoint_of(worker),
         quantisation=str(model.quantization or ""),
         ranks=ranks,
         versions={"saewatch": __version__, "vllm": vllm.__version__, "torch": torch.__version__},

@@ -26,6 +26,7 @@ from saewatch.engine.census import Census, sampled
 from saewatch.engine.conformance import Reference, agree, reference_of
 from saewatch.engine.dictionary_file import Bundle, load_bundle, load_manifest
 from saewatch.engine.encoder import Encoder
+from saewatch.engine.life import Checkpoint
 from saewatch.engine.ranks import Ranks
 from saewatch.engine.sink import Place, Sink, attach
 from saewatch.engine.slab import Slab
@@ -49,6 +50,7 @@ class Engine:
     rows: int  # of the largest step
     block: int = 0  # tokens of a block of the prefix cache; 0: there is none
     quantisation: str = ""
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     ranks: Ranks = field(default_factory=Ranks)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -93,13 +95,18 @@ class Watched:
         self.rows_seen += len(x)
 
     def prove(self) -> None:
-        """Raises `SelfTestFailed` unless the sink fired and writes what it is given, and the encoder is right.
+        """Raises `SelfTestFailed` unless the sink fired and writes what it is given, and the encoder is right."""
+        self.prove_sink(since=0)
+        self.prove_encoder()
+
+    def prove_sink(self, *, since: int) -> None:
+        """Raises `SelfTestFailed` unless the sink was called more than ``since`` times, and writes what it is given.
 
         What the warm-up left in the buffer says nothing: its attention reads memory that nobody has written. So the
         sink is shown rows of our own, and the buffer is poisoned, so that a row that no pass writes is left out.
         """
         point = self.opening.hook_point
-        if int(self.sink.calls) == 0:
+        if int(self.sink.calls) <= since:
             hint = "A compiled graph without the tap was loaded, or the model does not run this block."
             raise SelfTestFailed(f"sink of {point}", found="no call", expected="one for each forward pass", hint=hint)
         rows = torch.linspace(-1.0, 1.0, self.sink.buffer.shape[1], device=self.sink.buffer.device)
@@ -108,7 +115,6 @@ class Watched:
         if not torch.equal(self.sink.buffer[:2], rows + rows):
             raise SelfTestFailed(f"sink of {point}", found="other rows in its buffer", expected="what it was given")
         self.sink.buffer.fill_(torch.nan)
-        self.prove_encoder()
 
     def prove_encoder(self) -> None:
         """Raises `SelfTestFailed` unless it gives on the stored rows what the dictionary's own library gave."""
@@ -228,6 +234,19 @@ def another(
     return one
 
 
+def anew(before: Watched, *, stream: int) -> Watched:
+    """As ``before``, in the new ``stream``, with nothing counted; its encoder is proven once more."""
+    one = replace(
+        before,
+        opening=replace(before.opening, stream=stream),
+        counting=_census(before.encoder, before.bundle, before.use),
+        rows_seen=0,
+        census_due_ns=0,
+    )
+    one.prove_encoder()
+    return one
+
+
 Sinks = Mapping[HookPoint, tuple[Place, Sink]]
 """Where each hook point is, and its sink."""
 
@@ -301,13 +320,9 @@ def _resized(before: Watched, bundle: Bundle, use: DictionaryUse, config: TapCon
 def _watched(
     use: DictionaryUse, bundle: Bundle, sizes: _Sizes, *, opening: StreamOpen, place: Place, sink: Sink
 ) -> Watched:
-    device = sink.buffer.device
+    device = place.like.device
     encoder = _encoder(use, bundle, rows=sizes.rows, slots=len(sizes.watch.rows), device=device)
     encoder.load(bundle.dictionary, sizes.watch)
-    counting = None
-    if encoder.whole is not None and use.census > 0:
-        encoding = bundle.manifest.encoder
-        counting = Census(encoder.whole, d_in=encoding.d_in, norm=encoding.input_norm)
     return Watched(
         opening=opening,
         bundle=bundle,
@@ -317,8 +332,15 @@ def _watched(
         use=use,
         footprint=sizes.footprint,
         firings_max=sizes.firings_max,
-        counting=counting,
+        counting=_census(encoder, bundle, use),
     )
+
+
+def _census(encoder: Encoder, bundle: Bundle, use: DictionaryUse) -> Census | None:
+    if encoder.whole is None or use.census == 0:
+        return None
+    encoding = bundle.manifest.encoder
+    return Census(encoder.whole, d_in=encoding.d_in, norm=encoding.input_norm)
 
 
 def _check_census(use: DictionaryUse, bundle: Bundle, config: TapConfig) -> None:

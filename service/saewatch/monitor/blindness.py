@@ -20,8 +20,13 @@ HINTS: Mapping[str, str] = {
     SELF_TEST_FAILED: "It is attached, but delivers what is wrong. See `saewatch tap selftest` and the engine's log.",
     UNKNOWN_DICTIONARY: "Add the dictionary's bundle to `dictionaries` in the sidecar's configuration and restart it.",
     OFF: "Somebody switched it off: `saewatch tap on` switches it on again, and the sidecar's log says who did what.",
+    "sleep": "The engine was put to sleep. It is watched again, in new streams, when it has woken up altogether.",
+    "reload": "The model's weights are read anew. It is watched again, in new streams, once they prove to be the same.",
+    "weights_changed": (
+        "The model has other weights than at its start: reload those, or start the engine anew. Its log says more."
+    ),
 }
-"""Reasons of the sidecar's own, and what was asked through it; other reasons are explained in the engine's log."""
+"""The sidecar's own reasons, and an engine's that are no fault of it; the others are explained in the engine's log."""
 _ENGINE_HINT = "The engine says so itself; its log has the reason."
 
 

@@ -1,0 +1,81 @@
+"""A tap that reports to a sidecar on a socket, for tests that change what it watches while it runs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from saewatch.core.batch import FiringBatch
+from saewatch.core.records import Beat, Command, Result, StreamEnd
+from saewatch.core.wire import encode
+from saewatch.engine.life import Checkpoint
+from saewatch.engine.tap import Tap
+from tests.engine.standin import Blocks, a_step, hidden, rows_of
+from tests.simulate.sidecar import FakeSidecar
+
+ROWS = 10
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+@dataclass
+class Running:
+    """A tap that reports to a sidecar, and an engine that steps when it is told to."""
+
+    tap: Tap
+    blocks: Blocks
+    sidecar: FakeSidecar
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    steps: int = 0
+
+    def command(self, verb: str, **arguments: str) -> int:
+        number = next(self.numbers)
+        self.sidecar.say(encode(Command(command=number, verb=verb, arguments=arguments)))
+        return number
+
+    def asked(self, verb: str, **arguments: str) -> Result:
+        """Its result, when it has come."""
+        number = self.command(verb, **arguments)
+        until(lambda: any(one.command == number for one in self.sidecar.of(Result)))
+        (found,) = [one for one in self.sidecar.of(Result) if one.command == number]
+        return found
+
+    def step(self, count: int = ROWS) -> None:
+        """One prompt of ``count`` tokens."""
+        self.tap.step(**self.enqueued(count))
+
+    def enqueued(self, count: int = ROWS) -> dict[str, Any]:
+        """A forward pass whose tokens are still to come."""
+        self.steps += 1
+        rows = rows_of(**{f"r{self.steps}": (0, count)})
+        self.blocks.run(hidden(count, seed=self.steps))
+        self.tap.snapshot(lambda: rows)
+        return a_step(rows)
+
+    def again(self, ending: str = "sleep", reloaded: Checkpoint | None = None) -> None:
+        """What paused it is over, and a pass over one row has called the sinks."""
+        calls = self.tap.calls
+        self.blocks.run(hidden(1))
+        self.tap.again(ending, since=calls, reloaded=reloaded)
+
+    def blind(self) -> str:
+        """What the last beat says of the newest stream."""
+        return self.sidecar.of(Beat)[-1].streams[-1].blind
+
+    def closed(self) -> dict[int, StreamEnd]:
+        """How the streams ended."""
+        self.tap.close()
+        until(lambda: any(end.reason == "shutdown" for end in self.sidecar.of(StreamEnd)))
+        return {end.stream: end for end in self.sidecar.of(StreamEnd)}
+
+    def batches(self, **wanted: int) -> list[FiringBatch]:
+        found = self.sidecar.of(FiringBatch)
+        return [one for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
