@@ -168,8 +168,8 @@ _GOALS: Mapping[str, tuple[str, str, str, float, float]] = {
     "K1": ("equality_violations", "books that do not balance: at a beat, at the end, of a request", "", 0.0, 0.0),
     "K2": ("output_mismatches", "answers that an engine without the tap gives otherwise", "", 0.0, 0.0),
     "K3": ("rss_mb_per_1k_requests", "growth of the engine's resident memory over 1,000 requests", "MB", 1.0, 0.5),
-    "K5": ("swaps_refused", "changes of what is watched that the engine refused", "", 0.0, 0.0),
     "K4": ("prefix_hit_rate_difference", "of the prefix cache's hit rates, with the tap and without", "", 0.0, 0.0),
+    "K5": ("swaps_refused", "changes of what is watched that the engine refused", "", 0.0, 0.0),
 }
 
 
