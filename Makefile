@@ -26,7 +26,7 @@ test: lint types proto-check  ## lint, types and the everyday tests: what CI run
 full: lint types proto-check setup-older  ## the everyday tests and the slow ones, then the whole matrix and its table
 	$(VENV)/python -m pytest -m ""
 	$(VENV)/python -m benchmarks.bench_matrix --resume --check --json benchmarks/results/matrix.json
-	$(VENV)/python -m benchmarks.bench_corners --resume --json benchmarks/results/corners.json
+	$(VENV)/python -m benchmarks.bench_corners --resume --check --json benchmarks/results/corners.json
 	$(VENV)/python -m benchmarks.bench_mutants --resume --json benchmarks/results/mutants-cpu.json
 
 setup-older: setup-test

@@ -1,6 +1,6 @@
 """Every corner of the engine, run for real: benchmarks/corners.py as a table.
 
-    python -m benchmarks.bench_corners [--json OUT] [--corners NAME,…] [--resume]
+    python -m benchmarks.bench_corners [--quick] [--json OUT] [--cells NAME,…] [--resume] [--check]
 
 A row is a play in a configuration, at one hook point, or what its books came to.
 """
@@ -24,16 +24,17 @@ _SUMS = ("requests", "rows", "duplicates", "missing", "unknown", "recomputed", "
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the configurations; 0 when they were right, 1 when one could not run, 2 when a result was wrong."""
+    """Runs the cells; 0 when they ran, 1 when one could not, 2 when a result was wrong, 3 with --check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--corners", default="")
+    parser.add_argument("--cells", default="", help="corners, by name")
     parser.add_argument("--quick", action="store_true", help="those of the everyday tests")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--check", action="store_true", help="exit 3 when a goal is not met")
     options = parser.parse_args(argv)
     names = (
-        options.corners.split(",")
-        if options.corners
+        options.cells.split(",")
+        if options.cells
         else [n for n, c in CORNERS.items() if c.everyday or not options.quick]
     )
     rows = _rows_before(options) if options.resume else []
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(json.dumps({"facts": result["facts"], "correctness": result["correctness"]}, indent=1))
     if any(row["why"].startswith("could not run") for row in rows):
         return 1
-    return 2 if result["facts"]["wrong"] else 0
+    unmet = any(goal["met"] == "no" for goal in result["goals"].values())
+    return 2 if result["facts"]["wrong"] else 3 if options.check and unmet else 0
 
 
 def measure(name: str) -> list[dict[str, Any]]:
@@ -73,15 +75,16 @@ def _rows_before(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _document(rows: list[dict[str, Any]], *, quick: bool) -> dict[str, Any]:
     plays = [row for row in rows if row["play"] != "books"]
-    wrong = sum(bool(row["why"]) for row in rows)
+    wrong, ran = sum(bool(row["why"]) for row in rows), {row["corner"] for row in rows}
     facts = {name: sum(row.get(name, 0) for row in plays) for name in _SUMS}
     return form.document(
         "corners",
-        facts={"configurations": len({row["corner"] for row in rows}), "cases": len(rows), "wrong": wrong, **facts},
+        facts={"configurations": len(ran), "cases": len(rows), "wrong": wrong, **facts},
         correctness={
             name: sum(row.get(name, 0) for row in plays) for name in ("compared", "mismatched", "in_grey_band")
         },
         rows=rows,
+        not_run=[{"cell": name, "why": "not asked for"} for name in CORNERS if name not in ran],
         goals={"V1": form.goal("cases that are not right", float(wrong), "cases", accept=0, target=0)},
         quick=quick,
     )

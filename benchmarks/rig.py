@@ -20,6 +20,7 @@ from benchmarks.form import IMPORTS, ROOT
 from benchmarks.oracle import Oracle, Tally
 from deploy.demo.chat import Answer, complete
 from deploy.demo.servers import (
+    LOOPBACK,
     Server,
     addresses,
     free_port,
@@ -47,6 +48,8 @@ class Rig:
     others: Sequence[Path] = ()
     """Bundles that the sidecar knows too."""
     port: int = field(default_factory=free_port)
+    grpc: str = LOOPBACK
+    """Where the sidecar serves: a port of its own, where it is to be found after a restart."""
     sidecar: Server | None = None
     engine: Server | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +61,9 @@ class Rig:
 
     def start_sidecar(self) -> None:
         """Starts the sidecar and waits for its addresses."""
-        self.sidecar = start_sidecar(socket_path=self.socket, bundles=[self.bundle, *self.others], folder=self.folder)
+        self.sidecar = start_sidecar(
+            socket_path=self.socket, bundles=[self.bundle, *self.others], folder=self.folder, grpc=self.grpc
+        )
         self.addresses = addresses(self.sidecar, self.folder)
 
     def tap(self, **settings: Any) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 
 from vllm import LLM, SamplingParams
 
+from benchmarks import ahead
 from benchmarks.soakload import Answer, Ask, Load, asks, write_answer
 
 AT_ONCE, BLOCKS, ROWS_A_STEP = 16, 40, 256
@@ -36,13 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves the load."""
     load_path, out = argv or sys.argv[1:]
     load = Load(**json.loads(Path(load_path).read_text()))
+    if load.asynchronous:
+        ahead.allow()
     engine = _engine(load).llm_engine
     with Path(load.answers).open("w") as answers:
         soak = Soak(engine, asks(load.requests, load.seed), answers)
+        started = time.monotonic()
         soak.run(every=max(1, load.requests // SAMPLES))
+        took = time.monotonic() - started
     counted = {COUNTED[metric.name]: metric.value for metric in engine.get_metrics() if metric.name in COUNTED}
     engine.engine_core.shutdown()
-    Path(out).write_text(json.dumps({**counted, "aborted": soak.aborted, "steps": soak.steps, "rss_mb": soak.rss_mb}))
+    found = {"aborted": soak.aborted, "steps": soak.steps, "served_s": took, "rss_mb": soak.rss_mb}
+    ran = bool(engine.vllm_config.scheduler_config.async_scheduling)
+    Path(out).write_text(json.dumps({**counted, **found, "asynchronous": ran}))
     return 0
 
 

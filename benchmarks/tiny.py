@@ -8,7 +8,7 @@ the table under test.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from saewatch.dictionary.oracle import SAELENS
 VOCABULARY = 512
 WIDTH = 64
 LATENTS = 48
+FEW = "few.g1"
+"""A feature of some of the latents, in every bundle."""
 LAYERS = 2
 
 
@@ -168,17 +170,15 @@ def make_bundle(point: HookPoint, model: Path, folder: Path, *, seed: int = 0) -
     save_file(tensors, source / "sae_weights.safetensors")
     (source / "cfg.json").write_text(json.dumps(_saelens(point)))
     (source / "stated.json").write_text(json.dumps({"exclude_first": 0, "exclude_special": []}))
-    every: dict[str, Any] = {
-        "id": "all.g1",
-        "label": "every latent",
-        "category": "x.parity",
-        "severity": "low",
-        "kind": "group",
-    }
-    every |= {"latents": list(range(LATENTS)), "floor": 0.0, "aggregation": "max", "claim": "correlational"}
-    (source / "features.json").write_text(json.dumps([every]))
+    features = [_group("all.g1", "every latent", range(LATENTS)), _group(FEW, "every fourth", range(0, LATENTS, 4))]
+    (source / "features.json").write_text(json.dumps(features))
     import_source(source, model, folder, oracle=SAELENS)
     return folder
+
+
+def _group(name: str, label: str, latents: Iterable[int]) -> dict[str, Any]:
+    group = {"id": name, "label": label, "category": "x.parity", "severity": "low", "kind": "group"}
+    return {**group, "latents": list(latents), "floor": 0.0, "aggregation": "max", "claim": "correlational"}
 
 
 def _saelens(point: HookPoint) -> dict[str, Any]:

@@ -145,8 +145,11 @@ class Collector:
             self.first_firing = time.time()
 
     def _seen(self, request: common_pb2.Request) -> Seen:
-        key = (request.client_id or request.engine_id, request.child)
-        return self.seen.setdefault(key, Seen(request))
+        return self.seen.setdefault(self.key(request), Seen(request))
+
+    def key(self, request: common_pb2.Request) -> tuple[str, int]:
+        """Under which name and child it is ``seen``."""
+        return request.client_id or request.engine_id, request.child
 
     def features_of(self) -> Iterator[tuple[int, int, common_pb2.Feature, float]]:
         """Table, slot, feature, and the slot's weight in a group's head (0 without one) of all that is watched."""

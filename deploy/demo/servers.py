@@ -20,6 +20,7 @@ from pathlib import Path
 from saewatch.core import limits
 from saewatch.core.tapconfig import DictionaryUse, TapConfig, additional_config
 
+LOOPBACK = "127.0.0.1:0"
 STOP_S = 20.0
 """A server that has not ended by then after SIGTERM is killed."""
 
@@ -77,7 +78,9 @@ def start(name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str
     return Server(name, process, log)
 
 
-def start_sidecar(*, socket_path: Path, bundles: Sequence[Path], folder: Path, record: Path | None = None) -> Server:
+def start_sidecar(
+    *, socket_path: Path, bundles: Sequence[Path], folder: Path, record: Path | None = None, grpc: str = LOOPBACK
+) -> Server:
     """``saewatch serve`` on free loopback ports; `addresses` tells which. ``record``: what it receives goes there."""
     config = folder / "saewatch.yaml"
     config.write_text(
@@ -85,8 +88,8 @@ def start_sidecar(*, socket_path: Path, bundles: Sequence[Path], folder: Path, r
             {
                 "socket": str(socket_path),
                 "dictionaries": [str(bundle) for bundle in bundles],
-                "grpc": {"listen": "127.0.0.1:0"},
-                "web": {"listen": "127.0.0.1:0"},
+                "grpc": {"listen": grpc},
+                "web": {"listen": LOOPBACK},
                 "history": {"path": "history.db"},
             }
         )

@@ -7,7 +7,6 @@ missed, or one in a gap, less those that it was told will be said again.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 from deploy.demo.servers import free_port
-from saewatch.client import Client, Gap, Watch
 from saewatch.core import limits
 from saewatch.engine.books import Stream
 from saewatch.engine.outbox import Outbox
@@ -26,49 +24,10 @@ from tests.engine import shipping
 from tests.engine.shipping import Run
 from tests.sidecar import Sidecar
 from tests.simulate.engine import Engine, Traffic
+from tests.subscriber import Subscriber
 
 KNOWN = fakes.dictionary([fakes.feature(f"demo.l{slot + 1}", latents=(slot,)) for slot in range(shipping.SLOTS)])
 TRAFFIC = Traffic(requests=60, prompt_max=200, output_max=60, stops=0.005, preempted=0.02, arrivals=1.0)
-
-
-class Subscriber:
-    """A client in a thread of its own, for as long as it is wanted. ``before``: whom it goes on for."""
-
-    def __init__(self, address: str, before: Subscriber | None = None) -> None:
-        self._before = before
-        self._client = Client(address)
-        token = before.watch.resume_token if before else ""
-        self.watch: Watch = self._client.watch(resume_token=token, heartbeats=True)
-        self.gaps: list[Gap] = []
-        self.ready = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def leave(self) -> None:
-        self.watch.close()
-        self._thread.join()
-        self._client.close()
-
-    def _run(self) -> None:
-        for event in self.watch:
-            self.ready.set()
-            if isinstance(event, Gap):
-                self.gaps.append(event)
-
-    @property
-    def seen(self) -> int:
-        return self.watch.totals.tokens - self.watch.totals.recomputed
-
-    @property
-    def accounted(self) -> int:
-        totals = self.watch.totals
-        told = self.seen + sum(totals.missed.values()) + totals.gap_tokens - totals.repeated_tokens
-        return told + (self._before.accounted if self._before else 0)
-
-    @property
-    def firings(self) -> int:
-        totals = self.watch.totals
-        return totals.firings + totals.gap_firings + (self._before.firings if self._before else 0)
 
 
 @pytest.fixture

@@ -374,3 +374,20 @@ def test_without_a_free_descriptor_it_waits_and_goes_on(running: Running) -> Non
             time.sleep(0.5)
         assert running.faults()["accept_failed"] < 15, "once a tick"
         assert until(lambda: running.pipeline.status().links == 2)
+
+
+def test_an_engine_that_lost_its_name_connects_anew_when_it_is_free(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running.engine(epoch=1).ready() as engine:
+        with running.engine(epoch=2).ready():
+            engine.beat()
+            assert until(lambda: running.faults() == {"refused_record": 1})
+        monkeypatch.setattr(limits, "LOST_ENGINE_NS", 0)
+        assert until(lambda: not running.pipeline.engines())
+        time.sleep(0.3)  # a tick
+        engine.beat()
+        assert until(lambda: running.pipeline.status().links == 0)
+    with running.engine(epoch=1).ready():
+        assert until(lambda: running.pipeline.engines() == ["engine-0"])
+    assert running.faults() == {"refused_record": 1}

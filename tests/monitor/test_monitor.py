@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from saewatch.core import limits
-from saewatch.core.errors import RecordError
+from saewatch.core.errors import AccessError, RecordError
 from saewatch.core.records import Ack, Beat, RequestEnd, RequestStart, Result, StreamBeat
 from saewatch.monitor.events import EngineCost, Unreadable
 from saewatch.monitor.monitor import Monitor
@@ -210,10 +210,31 @@ def test_two_links_of_one_engine_the_later_one_leaves_and_the_first_one_beats() 
     stage.monitor.connect(3)
     stage.beat(link=3)
     stage.monitor.disconnect(3, stage.now)
-    stage.tick(61.0)
     with pytest.raises(RecordError, match="`instance`"):
         stage.beat()
     assert ("replaced", "engine-0 of 1000") in blind(stage)
+
+
+def test_an_engine_whose_name_is_free_again_is_to_connect_anew_and_is_heard() -> None:
+    stage = Stage().ready()
+    stage.monitor.connect(3)
+    stage.put(fakes.stream_open(stage.known, epoch=2000), link=3)
+    stage.monitor.disconnect(3, stage.now)
+    stage.tick(30.0)
+    with pytest.raises(RecordError):
+        stage.beat()
+    stage.tick(31.0)
+    with pytest.raises(AccessError, match="whose place another took"):
+        stage.beat()
+    stage.monitor.disconnect(ENGINE, stage.now)
+    stage.monitor.connect(4)
+    stage.put(fakes.stream_open(stage.known), link=4)
+    stage.beat(link=4)
+    assert blind(stage) == []
+    assert [(state.ended, state.connected) for state in stage.monitor.status(stage.now).streams] == [
+        ("", True),
+        ("replaced", False),
+    ]
 
 
 def test_an_older_start_of_an_engine_does_not_end_the_streams_of_a_newer_one() -> None:

@@ -21,7 +21,7 @@ import structlog
 
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch
-from saewatch.core.errors import RecordError
+from saewatch.core.errors import AccessError, RecordError, SaewatchError
 from saewatch.core.marks import Happening
 from saewatch.core.recording import Received, Recording, Totals
 from saewatch.core.records import Command, Record, RequestStart, Result
@@ -204,10 +204,10 @@ class ReplaySource:
                 self._pipeline.retell(link, record)
             else:
                 self._pipeline.receive(link, record)
-        except RecordError as error:
+        except (RecordError, AccessError) as error:
             self._refuse(link, record, error)
 
-    def _refuse(self, link: int, record: Record, error: RecordError) -> None:
+    def _refuse(self, link: int, record: Record, error: SaewatchError) -> None:
         self._refused += 1
         kind = type(record).__name__
         if kind not in self._told:

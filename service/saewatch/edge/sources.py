@@ -62,7 +62,7 @@ class Consumer(Protocol):
         """A connection was made."""
 
     def receive(self, link: int, record: Record) -> None:
-        """Takes one; raises `RecordError` when it makes no sense."""
+        """Takes one; raises `RecordError` when it makes no sense, `AccessError` when the peer has to connect anew."""
 
     def acknowledge(self, link: int, stream: int) -> Ack | None:
         """What has been received of a stream."""
@@ -280,6 +280,10 @@ class SocketSource:
             self._consumer.receive(connection.link, record)
         except RecordError as error:
             self._count(connection, "refused_record", error)
+        except AccessError as error:
+            logger.info("connection closed", link=connection.link, reason=str(error))
+            self._close(connection)
+            return
         except Exception:  # one record's whole task: a bug that it meets must not end the watching of every engine
             self.counters["consumer_fault"] += 1
             logger.exception("connection closed", link=connection.link, record=type(record).__name__)

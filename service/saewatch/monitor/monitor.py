@@ -2,7 +2,8 @@
 
 A *link* is a connection; streams, requests and watch sets are known by (engine, epoch) and the engine's numbers, so
 that they outlive it. Records that make no sense where they come (a batch of a stream that was not opened, the end of a
-request that is not open) raise `RecordError` and change nothing.
+request that is not open) raise `RecordError` and change nothing. So does an engine whose name another has taken; when
+that one has been gone for long, `AccessError` says that who connects anew is heard.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, WatchSet
-from saewatch.core.errors import RecordError
+from saewatch.core.errors import AccessError, RecordError
 from saewatch.core.records import (
     Ack,
     Beat,
@@ -126,7 +127,7 @@ class Monitor:
             state.link, state.left_ns = None, now_ns
 
     def receive(self, link: int, record: Record, now_ns: int) -> list[Event]:
-        """Takes one record. Raises `RecordError` when it makes no sense here."""
+        """Takes one record. Raises `RecordError` where it makes no sense, `AccessError` where another link would do."""
         take = self._take.get(type(record))
         if take is None:
             raise RecordError(type(record).__name__, found="on the way to the sidecar", expected="on the way from it")
@@ -213,12 +214,17 @@ class Monitor:
         return events
 
     def _owned(self, number: int, link: Link) -> EngineKey:
-        """The engine that speaks on this link. Raises `RecordError` for none, and when another link took its place."""
+        """The engine that speaks on this link.
+
+        Raises `RecordError` for none, and when another link took its place; `AccessError` when that is free again.
+        """
         if link.engine is None:
             raise RecordError("engine", found="no stream or beat before it", expected="a connection of an engine")
         if not self._owns(number, link.engine):
             found, expected = f"{_named(link.engine)}, whose place another took", "an engine with a name of its own"
-            raise RecordError("engine", found=found, expected=expected, hint=HINTS[REPLACED])
+            taken = any(name == link.engine[0] for name, _ in self._engines)
+            refused = RecordError if taken else AccessError
+            raise refused("engine", found=found, expected=expected, hint=HINTS[REPLACED])
         return link.engine
 
     def _owns(self, number: int, engine: EngineKey) -> bool:
