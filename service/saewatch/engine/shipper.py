@@ -45,8 +45,7 @@ INBOX_NOTES = 8192
 streams are blind for good: the ledger lacks it."""
 CONNECT_EVERY_S = 0.5
 HEAR_EVERY_S = 0.25
-"""While steps come, what the sidecar says waits for the next one, at most so long: a thread that wakes up for it takes
-0.2 ms from a CPU engine, whose forward pass has left it no caches."""
+"""While steps come, what the sidecar says waits for the next one, at most so long: waking up for it takes 0.2 ms."""
 FAULT_PAUSE_S = 0.1
 """After a fault of ours, so that one that comes again and again takes no time from the engine."""
 
@@ -83,18 +82,15 @@ class Shipper:
         self._left = 0  # notes that are done with
         self._watching = 0
         self._sight = Sight()
-        self._beat_every_s = beat_every_s
-        self._connect_every_s = connect_every_s
+        self._beat_every_s, self._connect_every_s = beat_every_s, connect_every_s
         self._ledger = Ledger(block=max((one.reuse.block for one in streams if one.reuse), default=0))
         self._inbox: deque[Note] = deque()
         self._bell = Bell()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="saewatch-shipper", daemon=True)
-        self._next_beat = self._next_connect = self._hear_at = 0.0
-        self._seconds = 0.0
+        self._next_beat = self._next_connect = self._hear_at = self._seconds = 0.0
         self._stage_seconds: Mapping[str, float] = {}
-        self.faults = 0
-        self.dropped = 0
+        self.faults = self.dropped = 0
 
     def start(self) -> None:
         """Starts the thread."""
@@ -200,8 +196,7 @@ class Shipper:
         until = self._next_beat if self._outbox.connected else min(self._next_beat, self._next_connect)
         if deaf := now < self._hear_at and not self._outbox.waiting:
             until = min(until, self._hear_at)
-        seconds = 0.0 if self._inbox else until - now
-        socket = -1 if deaf else self._outbox.fileno()
+        seconds, socket = 0.0 if self._inbox else until - now, -1 if deaf else self._outbox.fileno()
         return self._bell.wait(seconds, socket=socket, writing=self._outbox.waiting) or deaf
 
     # --- connections ----------------------------------------------------------------------------------------------
