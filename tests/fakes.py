@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from saewatch.core import limits
-from saewatch.core.attestation import Attestation, Fit
+from saewatch.core.attestation import Adapter, Attestation, Fit
 from saewatch.core.batch import FiringBatch, Reason, SlotKind, WatchSet
 from saewatch.core.catalogue import Catalogue, Feature
 from saewatch.core.manifest import (
@@ -84,17 +84,21 @@ def dictionary(features: Sequence[Feature] = FEATURES, *, seed: int = 0) -> Know
 
 
 def write_bundle(folder: Path, known: KnownDictionary, *, model: str = "") -> Path:
-    """The sheets of a bundle, its tensors left out; ``model`` is attested where it is given."""
+    """The sheets of a bundle, its tensors left out; its adapters are attested, and ``model`` where it is given."""
     attested = [_fit(known, model)] if model else []
+    attested += [
+        Attestation(kind="adapter", weights=known.weights_digest, body=Adapter(name=one, how="by hand").body())
+        for one in known.adapters
+    ]
     for one in attested:
         path = folder / attestation_path(one.kind, one.digest)
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.data())
     folder.mkdir(parents=True, exist_ok=True)
     sheet = BundleSheet(
         weights=known.weights_digest,
         catalogue=known.catalogue.digest,
-        attestations=tuple((one.kind, one.digest) for one in attested),
+        attestations=tuple(sorted((one.kind, one.digest) for one in attested)),
     )
     (folder / BUNDLE_FILE).write_bytes(sheet.data())
     (folder / MANIFEST_FILE).write_bytes(known.manifest.data())
