@@ -254,7 +254,9 @@ def a_request(name: str, prompt: int, computed: int = 0, **sampling: Any) -> Any
     )
 
 
-def scheduled(new: Any = (), cached: dict[str, int] | None = None, finished: Any = (), resumed: Any = ()) -> Any:
+def scheduled(
+    new: Any = (), cached: dict[str, int] | None = None, finished: Any = (), resumed: Any = (), connector: Any = None
+) -> Any:
     """A `SchedulerOutput`."""
     before = cached or {}
     tokens = {request.req_id: request.prompt_len - request.num_computed_tokens for request in new}
@@ -267,6 +269,7 @@ def scheduled(new: Any = (), cached: dict[str, int] | None = None, finished: Any
         num_scheduled_tokens=tokens,
         total_num_scheduled_tokens=sum(tokens.values()),
         finished_req_ids=set(finished),
+        kv_connector_metadata=connector,
     )
 
 

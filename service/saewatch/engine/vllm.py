@@ -393,7 +393,7 @@ def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
             layers=model.hf_text_config.num_hidden_layers,
         ),
         rows=max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
-        block=cache.block_size if cache.enable_prefix_caching else 0,
+        block=cache.block_size if cache.enable_prefix_caching and not worker.vllm_config.kv_transfer_config else 0,
         quantisation=str(model.quantization or ""),
         ranks=ranks,
         versions={"saewatch": __version__, "vllm": vllm.__version__, "torch": torch.__version__},

@@ -65,6 +65,8 @@ class Watched:
     use: DictionaryUse
     footprint: Footprint
     firings_max: int
+    shared: bool = False
+    """Whether a stream before it has the same hook point, and takes the room for its rows."""
     counting: Census | None = None
     rows_seen: int = 0
     census_due_ns: int = 0
@@ -266,10 +268,11 @@ class _Sizes:
     watch: WatchList
     firings_max: int
     footprint: Footprint
+    shared: bool
 
 
 def _sizes(
-    use: DictionaryUse, bundle: Bundle, config: TapConfig, *, rows: int, like: Tensor, taken: int, shared: bool = False
+    use: DictionaryUse, bundle: Bundle, config: TapConfig, *, rows: int, like: Tensor, taken: int, shared: bool
 ) -> _Sizes:
     """ConfigError when the budget does not hold them beside the ``taken`` bytes of other streams."""
     watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
@@ -285,12 +288,14 @@ def _sizes(
         shared=shared,
     )
     check_budget(needed, config, rows=rows, slots=slots, taken=taken)
-    return _Sizes(rows=rows, watch=watch, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
+    most = firings_max(config, rows=rows, slots=slots)
+    return _Sizes(rows=rows, watch=watch, firings_max=most, footprint=needed, shared=shared)
 
 
 def _resized(before: Watched, bundle: Bundle, use: DictionaryUse, config: TapConfig, *, others: int) -> _Sizes:
     """What is in the place of ``before`` from now on. ConfigError or MisfitError where there is no room for it."""
-    sizes = _sizes(use, bundle, config, rows=before.encoder.rows_max, like=before.place.like, taken=others)
+    rows, like = before.encoder.rows_max, before.place.like
+    sizes = _sizes(use, bundle, config, rows=rows, like=like, taken=others, shared=before.shared)
     if sizes.firings_max > before.firings_max:
         hint = "The buffers for a step's firings were sized at start; start the engine with more slots."
         found, expected = f"{len(sizes.watch.rows)} slots", f"at most {before.encoder.slots}"
@@ -317,6 +322,7 @@ def _watched(
         use=use,
         footprint=sizes.footprint,
         firings_max=sizes.firings_max,
+        shared=sizes.shared,
         counting=counting,
     )
 
