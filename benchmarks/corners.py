@@ -38,7 +38,7 @@ NGRAM: Mapping[str, Any] = {
     "prompt_lookup_max": 3,
     "prompt_lookup_min": 1,
 }
-HALF_BAND = 0.01
+HALF_BAND = 0.005
 """In place of `BAND` where an engine computes in float16, ten bits; the oracle computes in float32."""
 SMALL = 14
 """KV blocks of a cache that the play *crowded* does not fit into: 8 requests of up to 300 tokens need 24."""

@@ -30,8 +30,7 @@ def test_the_model_comes_from_its_attestation(tmp_path: Path) -> None:
 
 
 def test_adapters_come_from_attestations_of_their_own(tmp_path: Path) -> None:
-    known = replace(fakes.dictionary(), adapters=frozenset({"sql", "chat"}))
-    folder = fakes.write_bundle(tmp_path / "a", known, model="demo/model")
+    folder = fakes.write_bundle(tmp_path / "a", fakes.dictionary(), model="demo/model", adapters=("sql", "chat"))
     assert dictionaries.load_one(folder).adapters == {"sql", "chat"}
     assert dictionaries.known(dictionaries.files(folder), where="").adapters == {"sql", "chat"}, "of a recording too"
 

@@ -73,7 +73,7 @@ def test_a_request_is_encoded_once() -> None:
     ("adapter", "fit"),
     [("", common_pb2.FIT_BASE), ("sql", common_pb2.FIT_ATTESTED), ("chat", common_pb2.FIT_UNVERIFIED)],
 )
-def test_a_requests_fit_is_that_of_its_batchs_dictionary(adapter: str, fit: common_pb2.Fit) -> None:
+def test_a_requests_fit_is_that_of_its_batchs_dictionary(adapter: str, fit: int) -> None:
     stage = Stage(replace(fakes.dictionary(), adapters=frozenset({"sql"}))).ready()
     stage.put(RequestStart(request=7, engine_id="plain", prompt_len=4, adapter=adapter))
     (event,) = observed(stage.batch([(7, 0, 1)]))
