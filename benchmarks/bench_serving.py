@@ -3,14 +3,21 @@
 The arms stand in `benchmarks.blocks`, how two of them are compared in `benchmarks.paired`, and how one engine serves as
 each of them in `benchmarks.two_graphs`. A sidecar that only remembers reads and acknowledges in this process; the
 engine has one of its own, and computes on all cores but one: vLLM's server leaves that one to its scheduler. With
-``--threads`` it takes every core, and nothing runs beside it for free. Facts without a prefix are those of the larger
-model:
+``--threads`` it takes every core, and nothing runs beside it for free. ``large`` is a model of 323 million random
+parameters, and the other cells have the demo's:
+
+- ``demo`` does the same work as ``large``.
+- ``prefix``: each prompt begins with 256 tokens that the prefix cache knows, and whose firings are replayed.
+- ``speculation``: n-grams of the text itself are drafted.
+- ``prefill``: long prompts, and one new token.
+
+Facts without a prefix are those of ``large``:
 
 - ``accounted``: sink, snapshot, encode, host and the shipper's CPU over step time, where 64 features are watched.
 - ``ratio``: the time of a block, watching over bare, paired by round. Everything is in it, what the shipper and the
   sidecar take from the model's cores too.
 
-    python -m benchmarks.bench_serving [--quick] [--json OUT] [--cells large,demo] [--threads N] [--check]
+    python -m benchmarks.bench_serving [--quick] [--json OUT] [--cells NAME,…] [--threads N] [--check]
 """
 
 from __future__ import annotations
@@ -30,6 +37,7 @@ from benchmarks import form, sized
 from benchmarks.apart import run_apart
 from benchmarks.blocks import ARMS, Block, Load
 from benchmarks.cells import CellError
+from benchmarks.corners import NGRAM
 from benchmarks.costs import Beside, Rounds, facts_of, faults, goals, rows_of
 from benchmarks.recorder import Recorder
 from benchmarks.rig import text_tokens
@@ -38,6 +46,9 @@ DEMO_MODEL = form.ROOT / ".demo/SmolLM2-135M-Instruct"
 DEMO_BUNDLE = form.ROOT / "dictionaries/smollm2-135m-it.resid_post.14"
 REQUESTS, PROMPT, TOKENS = 8, 32, 16
 """Of a block: requests at once, tokens of each prompt, new tokens of each."""
+SHARED = 256
+"""Two blocks of the prefix cache: a block has 128 tokens on the CPU."""
+REQUESTS_LONG, PROMPT_LONG = 2, 480
 ROUNDS, ROUNDS_QUICK = 60, 5
 THREADS = max(len(os.sched_getaffinity(0)) - 1, 1)
 CELL_S = 4 * 3600.0
@@ -52,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for cell in CELLS:
         if cell not in options.cells.split(","):
             found.not_run.append({"cell": cell, "why": "not asked for"})
-        elif cell == "demo" and not DEMO_MODEL.exists():
+        elif cell != "large" and not DEMO_MODEL.exists():
             where = DEMO_MODEL.relative_to(form.ROOT)
             found.not_run.append({"cell": cell, "why": f"no model at {where}: run make demo once"})
         else:
@@ -94,8 +105,8 @@ class Found:
     def add(self, cell: str, load: Load, rounds: Rounds, beside: Beside) -> None:
         """One cell. What is compared are answers: their tokens."""
         prefix = "" if cell == "large" else f"{cell}_"
-        self.facts |= {prefix + name: value for name, value in facts_of(rounds, beside, seed=load.seed).items()}
-        self.rows += [{"cell": cell, **row} for row in rows_of(rounds)]
+        self.facts |= {prefix + name: value for name, value in facts_of(load, rounds, beside).items()}
+        self.rows += [{"cell": cell, **row} for row in rows_of(load, rounds)]
         self.correctness["compared"] += len(load.prompts) * len(ARMS) * len(rounds)
         self.correctness["mismatched"] += sum(block.mismatched for one in rounds for block in one.values())
         self.wrong += [f"{cell}: {why}" for why in faults(load, rounds, beside)]
@@ -105,17 +116,8 @@ def measure(cell: str, rounds: int, *, threads: int, seed: int) -> tuple[Load, R
     """One engine, beside a sidecar in this process."""
     with tempfile.TemporaryDirectory(prefix="saewatch-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        model, bundle, prompts = CELLS[cell](folder, random.Random(seed))
         socket = str(folder / "s")
-        load = Load(
-            model=str(model),
-            bundle=str(bundle),
-            socket=socket,
-            prompts=prompts,
-            tokens=TOKENS,
-            rounds=rounds,
-            seed=seed,
-        )
+        load = Load(**CELLS[cell](folder, random.Random(seed)), socket=socket, rounds=rounds, seed=seed)
         recorder = Recorder(Path(socket))
         before, env = _cpu(), {"OMP_NUM_THREADS": str(threads)}
         try:
@@ -140,7 +142,7 @@ def _beside(recorder: Recorder, cpu: Mapping[str, float]) -> Beside:
     (heard,) = recorder.streams.values()
     return Beside(
         rows=sum(len(seen.columns()[0]) for seen in heard.seen.values()),
-        encoded=heard.final.encoded if heard.final else -1,
+        told=heard.final.encoded + heard.final.reused if heard.final else -1,
         refused=recorder.refused,
         blind=heard.final.blind if heard.final else "it never ended",
         sidecar_cpu=cpu["own"] / cpu["there"],
@@ -148,23 +150,52 @@ def _beside(recorder: Recorder, cpu: Mapping[str, float]) -> Beside:
     )
 
 
-Given = tuple[Path, Path, list[list[int]]]
-"""Model, bundle, and prompts."""
+Given = dict[str, Any]
+"""Model, bundle, prompts and tokens of a `Load`, and what else makes the cell."""
 
 
 def _large(folder: Path, chance: random.Random) -> Given:
     model = sized.make_model(folder / "model")
     prompts = [[chance.randrange(8, sized.VOCABULARY) for _ in range(PROMPT)] for _ in range(REQUESTS)]
-    return model, sized.make_bundle(model, folder / "bundle"), prompts
+    bundle = sized.make_bundle(model, folder / "bundle")
+    return {"model": str(model), "bundle": str(bundle), "prompts": prompts, "tokens": TOKENS}
 
 
 def _demo(_folder: Path, chance: random.Random) -> Given:
+    return _with_demo(_texts(chance, REQUESTS, PROMPT))
+
+
+def _prefix(_folder: Path, chance: random.Random) -> Given:
+    (shared,) = _texts(chance, 1, SHARED)
+    return _with_demo([[*shared, *own] for own in _texts(chance, REQUESTS, PROMPT)], shared=SHARED)
+
+
+def _speculation(_folder: Path, chance: random.Random) -> Given:
+    prompts = [part * (PROMPT // len(part)) for part in _texts(chance, REQUESTS, PROMPT // 4)]
+    return _with_demo(prompts, arguments={"speculative_config": NGRAM}, tokens=3 * TOKENS)
+
+
+def _prefill(_folder: Path, chance: random.Random) -> Given:
+    return _with_demo(_texts(chance, REQUESTS_LONG, PROMPT_LONG), tokens=1)
+
+
+def _with_demo(prompts: list[list[int]], **more: Any) -> Given:
+    return {"model": str(DEMO_MODEL), "bundle": str(DEMO_BUNDLE), "prompts": prompts, "tokens": TOKENS, **more}
+
+
+def _texts(chance: random.Random, count: int, length: int) -> list[list[int]]:
     tokens = text_tokens(DEMO_MODEL)
-    starts = [chance.randrange(len(tokens) - PROMPT) for _ in range(REQUESTS)]
-    return DEMO_MODEL, DEMO_BUNDLE, [tokens[first : first + PROMPT] for first in starts]
+    starts = [chance.randrange(len(tokens) - length) for _ in range(count)]
+    return [tokens[first : first + length] for first in starts]
 
 
-CELLS: Mapping[str, Callable[[Path, random.Random], Given]] = {"large": _large, "demo": _demo}
+CELLS: Mapping[str, Callable[[Path, random.Random], Given]] = {
+    "large": _large,
+    "demo": _demo,
+    "prefix": _prefix,
+    "speculation": _speculation,
+    "prefill": _prefill,
+}
 
 
 def _parser() -> argparse.ArgumentParser:

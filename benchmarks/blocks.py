@@ -14,7 +14,8 @@ all      with sinks              watches them, and takes every token through the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 ARMS = ("bare", "again", "off", "watching", "all")
 TAPPED = ("off", "watching", "all")
@@ -37,6 +38,15 @@ class Load:
     tokens: int
     rounds: int
     seed: int = 0
+    shared: int = 0
+    """Tokens at the beginning of each prompt that every block finds in the prefix cache."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of vLLM, further ones."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the steps after the first are between two tokens of a request, and not prompts too."""
+        return self.tokens > 1
 
     @property
     def fed(self) -> int:
@@ -50,13 +60,14 @@ class Block:
 
     arm: str
     steps: Sequence[float]
-    """Seconds of each step, end to end: the first one is the prompts', the others decode one token of each request."""
+    """Seconds of each step, end to end. The first one is the prompts', where they fit into one; the others decode."""
     mismatched: int
     """Answers whose tokens are not those of the first block."""
     calls: int
     """Of the sink, as the device counted them."""
     fed: int
     encoded: int
+    reused: int
     missed: Mapping[str, int]
     firings: int
     spent: Mapping[str, float]

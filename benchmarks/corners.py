@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks.beside import DRAFTERS, METHODS, make_adapter, merged
 from benchmarks.cells import Bench, Judged
-from benchmarks.oracle import Oracle, Reading
+from benchmarks.oracle import BAND, Oracle, Reading
+from benchmarks.quantised import PLAIN, quantise
 from benchmarks.recorder import Heard, Recorder
 from benchmarks.rig import Comparison, Outcome
 from benchmarks.spec import Spec, Watch
@@ -37,6 +38,8 @@ NGRAM: Mapping[str, Any] = {
     "prompt_lookup_max": 3,
     "prompt_lookup_min": 1,
 }
+HALF_BAND = 0.005
+"""In place of `BAND` where an engine computes in float16, ten bits; the oracle computes in float32."""
 SMALL = 14
 """KV blocks of a cache that the play *crowded* does not fit into: 8 requests of up to 300 tokens need 24."""
 
@@ -52,6 +55,8 @@ class Corner:
     ahead: bool = False
     drafter: str = ""  # draft | eagle: a second model, as the speculative configuration's own
     adapters: bool = False
+    connector: str = ""  # of KV, to a folder on the disk
+    quantised: bool = False
     points: tuple[HookPoint, ...] = (HookPoint("resid_post", 0),)
     everyday: bool = False  # in the everyday tests
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -152,6 +157,27 @@ CORNERS: Mapping[str, Corner] = {
         adapters=True,
         arguments={"enable_lora": True, "max_loras": 2, "max_lora_rank": 8},
     ),
+    "external": Corner(
+        says="the KV of prompts that were asked before comes from a connector",
+        scenarios=("mixed", "cached"),
+        connector="ExampleConnector",
+        arguments={
+            "enable_prefix_caching": False,
+            "max_num_batched_tokens": 512,
+        },  # it stores a prompt's first step only
+    ),
+    "external-cached": Corner(
+        says="or from the prefix cache, which cannot tell whether it came from there",
+        scenarios=("mixed", "cached"),
+        connector="ExampleConnector",
+        arguments={"max_num_batched_tokens": 512},
+    ),
+    "quantised": Corner(
+        says="weights of four bits, multiplied out as they are used, in half precision: vLLM's kernel knows no other",
+        scenarios=("mixed", "cached", "looping"),
+        quantised=True,
+        arguments={"dtype": "float16"},
+    ),
     "compiled": Corner(says="a compiled graph", mode="default", scenarios=("mixed", "cached", "looping")),
 }
 """By their names."""
@@ -162,7 +188,9 @@ def run(name: str, folder: Path, **changes: Any) -> list[dict[str, Any]]:
     corner = CORNERS[name]
     bench = Bench(folder, "llama", corner.runner)
     make_tokenizer(bench.model)
-    watch = [bench.watch(point) for point in corner.points]
+    if corner.quantised:
+        bench.model = quantise(bench.model, folder / "quantised")
+    watch = [bench.watch(point, name=f"{point}-quantised" if corner.quantised else "") for point in corner.points]
     adapters = {one: str(make_adapter(bench.model, folder / one, seed)) for seed, one in enumerate(("one", "two"), 1)}
     arguments = dict(corner.arguments)
     if corner.drafter:
@@ -170,6 +198,12 @@ def run(name: str, folder: Path, **changes: Any) -> list[dict[str, Any]]:
         arguments["speculative_config"] = {"method": METHODS[corner.drafter], "model": str(model)} | arguments[
             "speculative_config"
         ]
+    if corner.connector:
+        arguments["kv_transfer_config"] = {
+            "kv_connector": corner.connector,
+            "kv_role": "kv_both",
+            "kv_connector_extra_config": {"shared_storage_path": str(folder / f"kv-{name}")},
+        }
     settings: dict[str, Any] = {
         "scenarios": corner.scenarios,
         "ahead": corner.ahead,
@@ -186,6 +220,7 @@ def run(name: str, folder: Path, **changes: Any) -> list[dict[str, Any]]:
 def judged(spec: Spec, recorder: Recorder, found: Mapping[str, Any]) -> Judged:
     """A row for each play and stream, and one for each stream's books."""
     rows = []
+    band = HALF_BAND if spec.arguments.get("dtype") == "float16" else BAND
     for heard, watch in _streams(spec, recorder):
         stage = heard.opening.pp_rank
         oracles = {
@@ -195,7 +230,7 @@ def judged(spec: Spec, recorder: Recorder, found: Mapping[str, Any]) -> Judged:
         named = _named(recorder, stage)
         known = 0
         for play, requests in found["told"].items():
-            row = _Play(heard, recorder, stage, named, oracles, watch).judge(requests)
+            row = _Play(heard, recorder, stage, named, oracles, watch, band).judge(requests)
             rows.append({"play": play, "hook_point": heard.opening.hook_point, **row})
             known += row["fed"]
         rows.append({"play": "books", "hook_point": heard.opening.hook_point, **_books(heard, recorder, stage, known)})
@@ -211,6 +246,8 @@ def _streams(spec: Spec, recorder: Recorder) -> Iterator[tuple[Heard, Watch]]:
 
 
 def _oracle(model: Path, watch: Watch) -> Oracle:
+    plain = model.with_name(model.name + PLAIN)
+    model = plain if plain.exists() else model
     return Oracle(model, Path(watch.source), Reading(watch.module, watch.side), attention="eager")
 
 
@@ -233,8 +270,9 @@ def _books(heard: Heard, recorder: Recorder, stage: int, known: int) -> dict[str
         why.append(f"fed {final.fed}, booked {booked}, requests ended with {ended}, of their answers {known}")
     if recorder.refused:
         why.append(f"refused {recorder.refused}")
-    figures = {"fed": final.fed, "missed": dict(final.missed), "sink_calls": final.sink_calls} if final else {}
-    return {**figures, "why": "; ".join(why)}
+    names = ("fed", "reused", "missed", "sink_calls")
+    figures = {name: getattr(final, name) for name in names} if final else {}
+    return {**figures, "quantisation": heard.opening.quantisation, "why": "; ".join(why)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +299,7 @@ class _Play:
     named: Mapping[str, Sequence[str]]
     oracles: Mapping[str, Oracle]
     watch: Watch
+    band: float
 
     def judge(self, requests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Its row."""
@@ -329,6 +368,7 @@ class _Play:
             received,
             latents=sheet["encoder"]["latents"],
             exclusions=sheet["tokens"],
+            band=self.band,
         )
         fed = [*told["prompt"], *told["tokens"]][: seen.known]
         if not fed:

@@ -30,8 +30,8 @@ class Beside:
     """What ran beside the engine: the sidecar, and what had nothing to do with us."""
 
     rows: int
-    encoded: int
-    """Of the engine's last books."""
+    told: int
+    """Of the engine's last books: encoded and reused."""
     refused: Mapping[str, int]
     blind: str
     sidecar_cpu: float
@@ -50,32 +50,36 @@ def faults(load: Load, rounds: Rounds, beside: Beside) -> Iterator[str]:
             if block.calls != (len(block.steps) if arm in TAPPED else 0):
                 yield f"{where}: the sink was called {block.calls} times in {len(block.steps)} steps"
             fed = load.fed if arm in SEEN else 0
-            if not block.fed == block.encoded + sum(block.missed.values()) == fed:
-                yield f"{where}: fed {block.fed}, encoded {block.encoded}, missed {dict(block.missed)}, not {fed}"
+            if not block.fed == block.encoded + block.reused + sum(block.missed.values()) == fed:
+                books = f"encoded {block.encoded}, reused {block.reused}, missed {dict(block.missed)}"
+                yield f"{where}: fed {block.fed}, {books}, not {fed}"
+            if arm in SEEN and load.shared and not block.reused:
+                yield f"{where}: nothing was replayed of {load.shared} tokens that each prompt begins with"
     if beside.blind:
         yield f"the stream was blind: {beside.blind}"
     if beside.refused:
         yield f"the sidecar refused {dict(beside.refused)}"
-    if beside.rows != beside.encoded:
-        yield f"the sidecar heard {beside.rows} rows, and {beside.encoded} are in the books"
+    if beside.rows != beside.told:
+        yield f"the sidecar heard {beside.rows} rows, and {beside.told} are in the books"
 
 
-def facts_of(rounds: Rounds, beside: Beside, *, seed: int = 0) -> dict[str, float]:
+def facts_of(load: Load, rounds: Rounds, beside: Beside) -> dict[str, float]:
     """Ratios and shares, of all rounds."""
     facts: dict[str, float] = {"rounds": len(rounds)}
     facts |= accounted(rounds, "watching")
     for name, (over, under) in RATIOS.items():
-        found = ratio(seconds(rounds, over), seconds(rounds, under), seed=seed)
+        found = ratio(seconds(rounds, over), seconds(rounds, under), seed=load.seed)
         facts |= {f"{name}_median": found.median, f"{name}_lower95": found.lower95, f"{name}_upper95": found.upper95}
-    for share in (50, 99):
+    for share in (50, 99) if load.decodes else ():
         bare, watching = (np.percentile(decoding(rounds, arm), share) for arm in ("bare", "watching"))
         facts[f"inter_token_p{share}_ratio"] = float(watching / bare)
     watched = [found["watching"] for found in rounds]
     fed, excluded = sum(one.fed for one in watched), sum(one.missed.get("excluded", 0) for one in watched)
-    encoded = sum(one.encoded for one in watched)
-    facts["coverage_without_excluded"] = encoded / (fed - excluded)
+    encoded, reused = (sum(getattr(one, name) for one in watched) for name in ("encoded", "reused"))
+    facts["coverage_without_excluded"] = (encoded + reused) / (fed - excluded)
+    facts["reused_share"] = reused / fed
     facts["blocks_with_loss"] = sum(bool(found[arm].lost) for found in rounds for arm in SEEN)
-    facts["firings_per_token"] = sum(one.firings for one in watched) / encoded
+    facts["firings_per_token"] = sum(one.firings for one in watched) / (encoded + reused)
     facts |= {"sidecar_cpu_share": beside.sidecar_cpu, "others_cpu_share": beside.others_cpu}
     return facts
 
@@ -87,17 +91,18 @@ def accounted(rounds: Rounds, arm: str) -> dict[str, float]:
     return {"accounted": sum(parts.values()), **{f"accounted_{part}": share for part, share in parts.items()}}
 
 
-def rows_of(rounds: Rounds) -> list[dict[str, Any]]:
+def rows_of(load: Load, rounds: Rounds) -> list[dict[str, Any]]:
     """A row for each arm, with the seconds of each block: times of one machine, and no claim."""
-    return [_row(rounds, arm) for arm in ARMS]
+    return [_row(load, rounds, arm) for arm in ARMS]
 
 
-def _row(rounds: Rounds, arm: str) -> dict[str, Any]:
-    steps = decoding(rounds, arm)
+def _row(load: Load, rounds: Rounds, arm: str) -> dict[str, Any]:
+    shares = (50, 99) if load.decodes else ()
+    between = {f"inter_token_ms_p{share}": 1e3 * float(np.percentile(decoding(rounds, arm), share)) for share in shares}
     return {
         "arm": arm,
-        "inter_token_ms_p50": round(1e3 * float(np.percentile(steps, 50)), 3),
-        "inter_token_ms_p99": round(1e3 * float(np.percentile(steps, 99)), 3),
+        "steps": sum(len(found[arm].steps) for found in rounds),
+        **{name: round(value, 3) for name, value in between.items()},
         "us_per_step": {part: round(share, 1) for part, share in _us_per_step(rounds, arm).items()},
         "lost": sum(found[arm].lost for found in rounds),
         "seconds": [round(value, 5) for value in seconds(rounds, arm)],

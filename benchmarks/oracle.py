@@ -100,8 +100,9 @@ class Oracle:
 
 @dataclass(slots=True)
 class Tally:
-    """A comparison, added up over requests."""
+    """A comparison, added up over requests. ``band``: as `BAND`, wider where an engine computes in half precision."""
 
+    band: float = BAND
     compared: int = 0
     mismatched: int = 0
     in_grey_band: int = 0
@@ -110,13 +111,13 @@ class Tally:
     def add(self, found: F32, expected: Expected, floor: F32, units: npt.NDArray[np.int64]) -> None:
         """``found [rows, units]`` (0: not received) against the watched units of the oracle."""
         value, margin = expected.value[:, units], expected.margin[:, units]
-        band = BAND * expected.largest[:, None]
+        band = self.band * expected.largest[:, None]
         fires = value > floor
         grey = (margin <= band) | (np.abs(value - floor) <= band)
         got = found > 0
         differ = got != fires
         off = np.abs(np.where(got & fires, found - value, 0.0)) / expected.largest[:, None]
         self.compared += int((got | fires).sum())
-        self.mismatched += int((differ & ~grey).sum()) + int((off > BAND).sum())
+        self.mismatched += int((differ & ~grey).sum()) + int((off > self.band).sum())
         self.in_grey_band += int((differ & grey).sum())
         self.worst = max(self.worst, float(off.max(initial=0.0)))

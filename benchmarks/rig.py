@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from benchmarks.form import IMPORTS, ROOT
-from benchmarks.oracle import Oracle, Tally
+from benchmarks.oracle import BAND, Oracle, Tally
 from deploy.demo.chat import Answer, complete
 from deploy.demo.servers import (
     LOOPBACK,
@@ -210,8 +210,17 @@ class Received(Protocol):
 class Comparison:
     """Compares what was received with an oracle."""
 
-    def __init__(self, oracle: Oracle, collector: Received, *, latents: int, exclusions: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        oracle: Oracle,
+        collector: Received,
+        *,
+        latents: int,
+        exclusions: Mapping[str, Any],
+        band: float = BAND,
+    ) -> None:
         self._oracle = oracle
+        self._band = band
         self._collector = collector
         table = next(iter(collector.tables.values()))
         unit = np.array(table.slot_unit, np.int64)
@@ -222,7 +231,7 @@ class Comparison:
 
     def compare(self, answers: Mapping[str, Answer]) -> Outcome:
         """All ``answers``, each a client's own view of one request."""
-        outcome = Outcome()
+        outcome = Outcome(Tally(self._band))
         for name, answer in answers.items():
             seen = self._collector.seen.get((name, 0))
             if seen is None:

@@ -3,8 +3,9 @@
     python -m benchmarks.serving LOAD OUT
 
 ``LOAD`` is a `Load` as JSON; ``OUT`` gets the blocks, round by round. Each block sends the same prompts, samples
-greedily and finds no prefix cache, so it is the same work with the same answers. Between two blocks the engine is idle
-until everything that the tap had to send was acknowledged, and for a while in any case, the same for every arm.
+greedily and finds the same beginnings in the prefix cache, or none: the same work with the same answers. Between two
+blocks the engine is idle until everything that the tap had to send was acknowledged, and for a while in any case, the
+same for every arm.
 
 vLLM runs in this process, on as many threads as it is told: a server leaves one core to its scheduler. On every core
 the shipper and the sidecar take their time from the model, and nothing of what they do is hidden.
@@ -47,7 +48,9 @@ def run(load: Load) -> dict[str, Any]:
     """Boots the engine, runs every block, and closes it."""
     serving = Serving(load)
     for arm in ARMS * WARM_BLOCKS:
+        serving.forget()
         serving.block(arm)
+    serving.answers.clear()  # computed in whole, which rounds otherwise than behind a cached prefix
     gc.collect()
     gc.freeze()  # as vLLM's server does: a collection would walk through all that was imported
     found = [[asdict(serving.block(arm)) for arm in order] for order in rounds(ARMS, load.rounds, seed=load.seed)]
@@ -63,7 +66,7 @@ class Serving:
         self._engine = _engine(load).llm_engine
         self._worker = self._engine.model_executor.driver_worker.worker
         self._sampling = SamplingParams(temperature=0.0, max_tokens=load.tokens, ignore_eos=True, detokenize=False)
-        self._answers: dict[int, list[int]] = {}
+        self.answers: dict[int, list[int]] = {}
         self._sent = 0
 
     def block(self, arm: str) -> Block:
@@ -72,19 +75,24 @@ class Serving:
         books, calls, spent = self._worker.books(), self._worker.calls(), self._worker.spent()
         steps, answers = self._serve()
         self._settle(books.fed + (self._load.fed if arm in SEEN else 0))
-        self._answers = self._answers or answers
+        self.answers = self.answers or answers
         after, spent_after = self._worker.books(), self._worker.spent()
         return Block(
             arm=arm,
             steps=steps,
-            mismatched=sum(answers[index] != tokens for index, tokens in self._answers.items()),
+            mismatched=sum(answers[index] != tokens for index, tokens in self.answers.items()),
             calls=self._worker.calls() - calls,
             fed=after.fed - books.fed,
             encoded=after.encoded - books.encoded,
+            reused=after.reused - books.reused,
             missed=_added(books.missed, after.missed),
             firings=after.firings - books.firings,
             spent={part: spent_after[part] - before for part, before in spent.items()},
         )
+
+    def forget(self) -> None:
+        """Empties the prefix cache: what the next block computes of its prompts, a tap that is told of it keeps."""
+        self._engine.reset_prefix_cache()
 
     def close(self) -> None:
         """Ends the engine, and with it the tap."""
@@ -116,18 +124,19 @@ class Serving:
 
 def _engine(load: Load) -> LLM:
     tap = {"socket": load.socket, "dictionaries": [{"path": load.bundle, "census": 1.0}]}
-    return LLM(
-        model=load.model,
-        dtype="float32",
-        skip_tokenizer_init=True,
-        max_model_len=512,
-        max_num_batched_tokens=512,
-        max_num_seqs=len(load.prompts),
-        enable_prefix_caching=False,
-        async_scheduling=False,
-        worker_cls="benchmarks.two_graphs.TwoGraphs",
-        additional_config={"saewatch": tap},
-    )
+    arguments: dict[str, Any] = {
+        "model": load.model,
+        "dtype": "float32",
+        "skip_tokenizer_init": True,
+        "max_model_len": 512,
+        "max_num_batched_tokens": 512,
+        "max_num_seqs": len(load.prompts),
+        "enable_prefix_caching": load.shared > 0,
+        "async_scheduling": False,
+        "worker_cls": "benchmarks.two_graphs.TwoGraphs",
+        "additional_config": {"saewatch": tap},
+    }
+    return LLM(**arguments, **load.arguments)
 
 
 def _added(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:

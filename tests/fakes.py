@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from saewatch.core import limits
-from saewatch.core.attestation import Attestation, Fit
+from saewatch.core.attestation import Adapter, Attestation, Fit
 from saewatch.core.batch import FiringBatch, Reason, SlotKind, WatchSet
 from saewatch.core.catalogue import Catalogue, Feature
 from saewatch.core.manifest import (
@@ -83,28 +83,26 @@ def dictionary(features: Sequence[Feature] = FEATURES, *, seed: int = 0) -> Know
     )
 
 
-def write_bundle(folder: Path, known: KnownDictionary, *, model: str = "") -> Path:
-    """The sheets of a bundle, its tensors left out; ``model`` is attested where it is given."""
-    attested = [_fit(known, model)] if model else []
+def write_bundle(folder: Path, known: KnownDictionary, *, model: str = "", adapters: Sequence[str] = ()) -> Path:
+    """The sheets of a bundle, its tensors left out; ``model`` is attested where it is given, and ``adapters`` are."""
+    fit = Fit(model=model, architecture="", d_model=8, layers=4, weights="", tokenizer="", chat_template="")
+    bodies = [("adapter", Adapter(name=name, how="by hand").body()) for name in adapters]
+    bodies += [("fit", fit.body())] if model else []
+    attested = [Attestation(kind=kind, weights=known.weights_digest, body=body) for kind, body in bodies]
     for one in attested:
         path = folder / attestation_path(one.kind, one.digest)
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.data())
     folder.mkdir(parents=True, exist_ok=True)
     sheet = BundleSheet(
         weights=known.weights_digest,
         catalogue=known.catalogue.digest,
-        attestations=tuple((one.kind, one.digest) for one in attested),
+        attestations=tuple(sorted((one.kind, one.digest) for one in attested)),
     )
     (folder / BUNDLE_FILE).write_bytes(sheet.data())
     (folder / MANIFEST_FILE).write_bytes(known.manifest.data())
     (folder / CATALOGUE_FILE).write_bytes(known.catalogue.data())
     return folder
-
-
-def _fit(known: KnownDictionary, model: str) -> Attestation:
-    fit = Fit(model=model, architecture="", d_model=8, layers=4, weights="", tokenizer="", chat_template="")
-    return Attestation(kind="fit", weights=known.weights_digest, body=fit.body())
 
 
 def slots_of(known: KnownDictionary) -> list[tuple[SlotKind, int, float]]:

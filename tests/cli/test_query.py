@@ -35,8 +35,8 @@ async def test_firings_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[
         said = capsys.readouterr()
         head, first, *_, last = said.out.splitlines()
         names = ["time", "feature_id", "value", "position", "prompt", "client_id", "tenant", "model_name", "hook_point"]
-        assert head.split() == names
-        values = ["threat.l1", "1.5", "0", "True", "client-7", "acme", "demo-model", "resid_post.3"]
+        assert head.split() == [*names, "fit"]
+        values = ["threat.l1", "1.5", "0", "True", "client-7", "acme", "demo-model", "resid_post.3", "base"]
         assert first.split() == [SINCE, *values]
         assert last == f"{SINCE} to 2023-11-14T22:13:21.000000001Z: 4 tokens seen, missed excluded 2"
         assert (len(said.out.splitlines()), said.err) == (6, "")

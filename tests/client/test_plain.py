@@ -34,6 +34,7 @@ def test_firings() -> None:
     assert (found["slot_firings"], len(found["feature_firings"])) == (4, 5), "one latent serves two features"
     assert found["feature_firings"][0] == {
         "request": "r1",
+        "fit": "",
         "position": 3,
         "prompt": True,
         "feature": "violence.p1",

@@ -25,6 +25,13 @@ def test_a_firing_as_a_line() -> None:
     assert str(firing(engine_id="e", prompt=True)) == f"{MOMENT} e prompt 3 a.l1 1.50"
 
 
+def test_a_firing_through_an_adapter_says_what_is_not_known() -> None:
+    adapted = firing(engine_id="e", adapter="sql", fit=common_pb2.FIT_UNVERIFIED)
+    assert adapted.request is not None
+    assert (adapted.request.adapter, adapted.request.fit) == ("sql", "unverified")
+    assert str(adapted) == f"{MOMENT} e (fit to adapter sql unverified) answer 3 a.l1 1.50"
+
+
 def test_a_request_that_is_not_known_has_no_prompt() -> None:
     unknown = firing(tenant="")
     assert (unknown.request, unknown.prompt) == (None, None)

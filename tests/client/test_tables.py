@@ -54,6 +54,8 @@ def test_names() -> None:
     assert str(found.stream) == "fake-engine resid_post.7"
     known = [Request(engine_id="e", key="k", client_id="c"), Request(engine_id="e", key="k"), Request(engine_id="e")]
     assert list(map(str, known)) == ["c", "k", "e"]
+    adapted = [Request(client_id="c", adapter="sql", fit=fit) for fit in ("attested", "unverified")]
+    assert list(map(str, adapted)) == ["c", "c (fit to adapter sql unverified)"]
 
 
 FLOORS = st.sampled_from([0.0, 0.5, 1.0, 2.5])

@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from saewatch.core.attestation import Attestation, Conformance, read_attestation, read_conformance
+from saewatch.core.attestation import (
+    Adapter,
+    Attestation,
+    Conformance,
+    read_adapter,
+    read_attestation,
+    read_conformance,
+)
 from saewatch.core.errors import ManifestError
+from saewatch.core.fields import Fields
 from saewatch.core.manifest import TensorSheet
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -67,3 +75,10 @@ def test_a_wrong_conformance_is_refused(tensors: Any, message: str) -> None:
     with pytest.raises(ManifestError) as refused:
         read_conformance(Attestation(kind="conformance", weights=A, body=body))
     assert message in str(refused.value)
+
+
+def test_an_adapter_reads_back_and_says_how() -> None:
+    made = Adapter(name="sql", how="L0 and unexplained variance on 4096 tokens")
+    assert read_adapter(Fields(dict(made.body()), "adapter: ")) == made
+    with pytest.raises(ManifestError, match="adapter: how: found , expected text"):
+        read_adapter(Fields({"name": "sql", "how": ""}, "adapter: "))

@@ -9,7 +9,7 @@ import pytest
 
 from saewatch.core.attestation import Attestation, Fit, read_attestation, read_fit
 from saewatch.core.errors import ManifestError, MisfitError
-from saewatch.core.fit import PROOFS, ModelFacts, verify_fit
+from saewatch.core.fit import PROOFS, ModelFacts, adapter_fit, verify_fit, weakest
 from saewatch.core.manifest import EncoderSheet, Manifest
 
 A, B, C, D = ("sha256:" + letter * 64 for letter in "abcd")
@@ -80,3 +80,14 @@ def test_a_wrong_fit_is_refused(body: Any, message: str) -> None:
     with pytest.raises(ManifestError) as refused:
         read_fit(Attestation(kind="fit", weights=A, body=body))
     assert message in str(refused.value)
+
+
+def test_the_fit_to_an_adapter_is_unverified_until_attested() -> None:
+    attested = frozenset({"sql"})
+    assert [adapter_fit(one, attested) for one in ("", "sql", "chat")] == ["base", "attested", "unverified"]
+
+
+def test_several_dictionaries_fit_where_each_of_them_does() -> None:
+    one, both = frozenset({"sql"}), frozenset({"sql", "chat"})
+    assert [weakest(name, [one, both]) for name in ("", "sql", "chat")] == ["base", "attested", "unverified"]
+    assert [weakest(name, []) for name in ("", "sql")] == ["base", "unverified"]

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from saewatch.core.errors import ManifestError, TensorFileError
 from saewatch.core.manifest import Exclusions
-from saewatch.dictionary.attest import conform, provenance, read_features, read_sheet, read_stated
+from saewatch.dictionary.attest import conform, provenance, read_adapters, read_features, read_sheet, read_stated
 from saewatch.dictionary.convert import Converted, convert
 from saewatch.dictionary.formats import read_saelens
 from tests import made
@@ -126,6 +126,17 @@ def test_a_wrong_draft_is_named(tmp_path: Path, change: dict[str, Any], message:
     with pytest.raises(ManifestError) as refused:
         read_features(tmp_path, WEIGHTS)
     assert message in str(refused.value)
+
+
+def test_adapters_that_it_was_evaluated_on_are_attested_each(tmp_path: Path) -> None:
+    assert read_adapters(tmp_path) == []
+    listed = [{"name": "sql", "how": "by hand"}, {"name": "chat", "how": "by hand"}]
+    (tmp_path / "adapters.json").write_text(json.dumps(listed))
+    assert read_adapters(tmp_path) == listed
+    for wrong, message in (({}, "adapters.json: found dict"), ([{"name": "sql"}], r"adapters.json: \[0\].how: found")):
+        (tmp_path / "adapters.json").write_text(json.dumps(wrong))
+        with pytest.raises(ManifestError, match=message):
+            read_adapters(tmp_path)
 
 
 def test_a_groups_weights_stay_with_their_latents(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from saewatch.core.errors import ConfigError, ManifestError, MisfitError
 from saewatch.core.manifest import Exclusions, Folding
 from saewatch.dictionary.convert import convert, import_source, read_model, read_sources
 from saewatch.dictionary.formats import Source, read_probes, read_saelens
+from saewatch.edge.dictionaries import load_one
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.encode import Folded, encode
 from tests import made
@@ -34,6 +35,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_an_imported_dictionary_loads_with_all_that_is_known_of_it(tmp_path: Path, model: Path, source: Path) -> None:
+    (source / "adapters.json").write_text(json.dumps([{"name": "sql", "how": "by hand"}]))
     sheet = import_source(source, model, tmp_path / "bundle", name="made", oracle=made.ORACLE)
     bundle = load_bundle(tmp_path / "bundle", decoder=True)
     assert bundle.sheet == sheet
@@ -53,6 +55,7 @@ def test_an_imported_dictionary_loads_with_all_that_is_known_of_it(tmp_path: Pat
     fit = bundle.fit()
     assert fit is not None
     assert (fit.architecture, fit.layers, fit.model) == ("LlamaForCausalLM", 3, "made-1M")
+    assert load_one(tmp_path / "bundle").adapters == {"sql"}
     stated, made_of = bundle.attestation("stated"), bundle.attestation("provenance")
     assert stated is not None
     assert stated.body["fvu"] == "0.15"

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import corners
 from benchmarks.bench_matrix import RUNNERS
 from benchmarks.corners import CORNERS
+from benchmarks.quantised import METHOD
 
 pytestmark = pytest.mark.engine
 
@@ -53,6 +54,10 @@ def test_corner(rows: Rows, name: str, play: str, point: str) -> None:
         calls = row["sink_calls"] - row["counted"]["forwards"]
         warm = 0 if CORNERS[name].mode == "eager" else 8
         assert 0 < calls <= 3 + warm, "the proof's own; a draft model's passes are not among them"
+        assert row["quantisation"] == (METHOD if CORNERS[name].quantised else "")
+        if CORNERS[name].connector:
+            assert row["missed"].keys() == {"external"}
+            assert row["reused"] == 0
         return
     assert row["compared"] > 0
     if play == "crowded":

@@ -29,6 +29,12 @@ def test_the_model_comes_from_its_attestation(tmp_path: Path) -> None:
     assert dictionaries.load_one(folder).model_id == "demo/model"
 
 
+def test_adapters_come_from_attestations_of_their_own(tmp_path: Path) -> None:
+    folder = fakes.write_bundle(tmp_path / "a", fakes.dictionary(), model="demo/model", adapters=("sql", "chat"))
+    assert dictionaries.load_one(folder).adapters == {"sql", "chat"}
+    assert dictionaries.known(dictionaries.files(folder), where="").adapters == {"sql", "chat"}, "of a recording too"
+
+
 def test_the_same_dictionary_twice(tmp_path: Path) -> None:
     known = fakes.dictionary()
     relabelled = replace(known, catalogue=replace(known.catalogue, features=known.catalogue.features[:1]))

@@ -23,9 +23,9 @@ from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.families import Places
 from saewatch.engine.ledger import NewRequest
 from saewatch.engine.modelfacts import model_facts
-from saewatch.engine.sink import Place
+from saewatch.engine.sink import Place, hang
 from saewatch.engine.staging import Rows
-from saewatch.engine.watched import Engine, Watched, hang, open_watched, sinks_of
+from saewatch.engine.watched import Engine, Watched, open_watched, sinks_of
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixture"
 BUNDLE, MODEL = FIXTURE / "bundle", FIXTURE / "model"
@@ -259,7 +259,9 @@ def a_request(name: str, prompt: int, computed: int = 0, **sampling: Any) -> Any
     )
 
 
-def scheduled(new: Any = (), cached: dict[str, int] | None = None, finished: Any = (), resumed: Any = ()) -> Any:
+def scheduled(
+    new: Any = (), cached: dict[str, int] | None = None, finished: Any = (), resumed: Any = (), connector: Any = None
+) -> Any:
     """A `SchedulerOutput`."""
     before = cached or {}
     tokens = {request.req_id: request.prompt_len - request.num_computed_tokens for request in new}
@@ -272,6 +274,7 @@ def scheduled(new: Any = (), cached: dict[str, int] | None = None, finished: Any
         num_scheduled_tokens=tokens,
         total_num_scheduled_tokens=sum(tokens.values()),
         finished_req_ids=set(finished),
+        kv_connector_metadata=connector,
     )
 
 

@@ -192,6 +192,12 @@ def test_replayed_rows_are_reused_once_they_are_acknowledged_and_lost_like_other
     assert (books.beat().reused, books.beat().missed["gap"], books.beat().imbalance) == (8, 8, 0)
 
 
+def test_what_was_computed_elsewhere_has_a_reason_of_its_own() -> None:
+    books = Books(0)
+    books.skip(Skipped(1, 0, 10, external=True), 0)
+    assert (books.fed, books.missed, books.beat().imbalance) == (10, {Reason.EXTERNAL: 10}, 0)
+
+
 def test_a_span_of_which_everything_is_known_has_no_losses() -> None:
     books = Books(0)
     books.skip(Skipped(1, 4, 8), 4)

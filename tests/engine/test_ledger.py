@@ -112,6 +112,19 @@ def positions(settled: Settled) -> list[int]:
     return [int(position) for position in settled.position]
 
 
+def test_what_was_computed_elsewhere_is_told_apart() -> None:
+    ledger = Ledger()
+    step = captured(1, "a", 8, 2, new=[new("a", 10, 8, external=True)], computed={"a": 10}, emitted={"a": [5]})
+    settled = ledger.settle(step)
+    assert [(start.cached, start.cached_from) for start in settled.started] == [(8, "external")]
+    assert settled.skipped == (Skipped(1, 0, 8, external=True),)
+    assert positions(settled) == [8, 9]
+    again = new("a", 0, 12, external=True)  # preempted, and some of its answer was brought back too
+    settled = ledger.settle(captured(2, "a", 12, 1, new=[again], computed={"a": 13}, emitted={"a": [5, 5, 5]}))
+    assert settled.skipped == (Skipped(1, 10, 12, external=True),)
+    assert settled.fed == 3
+
+
 def test_the_surplus_row_after_a_stop_token_is_not_reported() -> None:
     ledger = Ledger()
     ledger.settle(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from saewatch.core.errors import UnsupportedMode
-from saewatch.engine.modes import DRAFTERS, MODES, refuse
+from saewatch.engine.modes import CONNECTORS, DRAFTERS, MODES, refuse
 from tests.engine.standin import a_worker
 
 
@@ -30,7 +30,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "adaptive draft verification": {"speculative_config": drafting("eagle", adaptive=True)},
     "an untested method of speculative decoding": {"speculative_config": drafting("medusa")},
     "fast prefill (kv_sharing_fast_prefill)": {"kv_sharing_fast_prefill": True},
-    "KV from elsewhere (a KV connector)": {"kv_transfer_config": object()},
+    "an untested KV connector": {"kv_transfer_config": SimpleNamespace(kv_connector="AnotherConnector")},
     "weight offloading": {"uva": SimpleNamespace(cpu_offload_gb=1)},
     "sleep mode": {"enable_sleep_mode": True},
     "transfer of new weights": {"weight_transfer_config": object()},
@@ -59,6 +59,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "tensor parallelism": {"tensor_parallel_size": 2},
     "pipeline parallelism": PIPELINE,
     "LoRA adapters": {"lora_config": object()},
+    **{name: {"kv_transfer_config": SimpleNamespace(kv_connector=name)} for name in CONNECTORS},
     **{method: {"speculative_config": drafting(method)} for method in DRAFTERS},
     "drafts and steps that run ahead": {"speculative_config": drafting("eagle"), "async_scheduling": True},
 }

@@ -134,3 +134,11 @@ def test_what_ends_a_request_that_repeats_itself() -> None:
     assert found.repetition == Repetition(0, 3, 2, 7)
     off = SimpleNamespace(max_pattern_size=0, min_pattern_size=0, min_count=0)
     assert new_request(a_request("x", 5, repetition=off), 0, 64).repetition is None
+
+
+@pytest.mark.parametrize(("connector", "external"), [(None, False), (object(), True)])
+def test_beside_a_connector_what_was_computed_may_have_been_computed_elsewhere(
+    connector: Any, *, external: bool
+) -> None:
+    step = scheduled(new=[a_request("a", 5, 2)], cached={"c": 3}, resumed=["c"], connector=connector)
+    assert [item.external for item in facts_of(step, model_len=64)["new"]] == [external, external]

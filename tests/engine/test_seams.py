@@ -91,6 +91,7 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
         ("runner_type", "is_encoder_decoder", "is_multimodal_model", "enable_prompt_embeds", "enable_sleep_mode"),
     ),
     (MODES_FILE, "the modes that are refused", "vllm.config:CompilationConfig", ("cache_dir",)),
+    (MODES_FILE, "the modes that are refused", "vllm.config:KVTransferConfig", ("kv_connector",)),
     (MODES_FILE, "the modes that are refused", "vllm.config.offload:OffloadConfig", ("uva", "prefetch")),
     (MODES_FILE, "the modes that are refused", "vllm.config.offload:UVAOffloadConfig", ("cpu_offload_gb",)),
     (MODES_FILE, "the modes that are refused", "vllm.config.offload:PrefetchOffloadConfig", ("offload_group_size",)),
@@ -133,6 +134,7 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
             "num_scheduled_tokens",
             "total_num_scheduled_tokens",
             "finished_req_ids",
+            "kv_connector_metadata",
         ),
     ),
     (
@@ -247,7 +249,7 @@ def test_every_field_that_a_mode_asks_for_is_in_the_table() -> None:
         found(Asked("vllm_config", asked))
     parts = ("vllm_config", "speculative_config", *CONFIG)
     owners = {part.title().replace("_", ""): part for part in parts}  # VllmConfig is what vllm_config names
-    owners |= {"UVAOffloadConfig": "uva", "PrefetchOffloadConfig": "prefetch"}
+    owners |= {"UVAOffloadConfig": "uva", "PrefetchOffloadConfig": "prefetch", "KVTransferConfig": "kv_transfer_config"}
     known = {f"{owners[of]}.{name}" for _, _, owner, name in ROWS if (of := owner.partition(":")[2]) in owners}
     assert asked - known == set()
     assert len(asked) > 16

@@ -23,10 +23,10 @@ ALIKE = replace(TRAFFIC, cached=1.0, shared=1.0, block=4)
 IDS = list(range(1, 21))
 
 
-def prompt(run: Run, name: str, *, computed: int = 0, number: int = 1) -> None:
+def prompt(run: Run, name: str, *, computed: int = 0, number: int = 1, external: bool = False) -> None:
     """A step with one request: the prompt `IDS`, of which the first ``computed`` are skipped."""
     count = len(IDS)
-    new = NewRequest(engine_id=name, prompt_len=count, computed=computed, prompt_token_ids=IDS)
+    new = NewRequest(engine_id=name, prompt_len=count, computed=computed, prompt_token_ids=IDS, external=external)
     run.put_step(
         Step(
             number=number,
@@ -96,6 +96,17 @@ def test_a_replay_comes_before_the_rows_that_follow_it(bench: Bench) -> None:
         ]
         assert (books.reused, books.encoded) == (12, 18 + 4)
         assert books.missed == {"cached": len(overflowed_block), "excluded": 1, "overflow": 1}
+
+
+def test_what_was_computed_elsewhere_is_never_replayed(bench: Bench) -> None:
+    """Not even where the same tokens were computed here: the KV that it goes on with is another one."""
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open(traffic=Traffic(requests=0), reuse=4)
+        wait_until(lambda: sidecar.of(Beat))
+        prompt(run, "first")
+        prompt(run, "second", computed=16, number=2, external=True)
+        books = settled_books(run, 40)
+        assert (books.reused, books.missed["external"], books.missed.get("cached", 0)) == (0, 16, 0)
 
 
 def test_a_request_may_skip_what_another_one_has_in_the_same_step(bench: Bench) -> None:

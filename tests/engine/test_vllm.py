@@ -252,7 +252,13 @@ def test_after_start_a_fault_of_the_tap_never_reaches_the_engine(
     assert books.blind == "fault"
 
 
-@pytest.mark.parametrize(("cached", "block"), [(True, 16), (False, 0)])
-def test_the_blocks_that_are_kept_are_those_of_the_prefix_cache(tmp_path: Path, *, cached: bool, block: int) -> None:
-    worker = a_worker(tmp_path, enable_prefix_caching=cached)
+@pytest.mark.parametrize(
+    ("changes", "block"),
+    [({}, 16), ({"enable_prefix_caching": False}, 0), ({"kv_transfer_config": SimpleNamespace()}, 0)],
+)
+def test_the_blocks_that_are_kept_are_those_of_the_prefix_cache(
+    tmp_path: Path, changes: dict[str, Any], block: int
+) -> None:
+    """None where KV comes from elsewhere too: nothing is replayed there."""
+    worker = a_worker(tmp_path, **changes)
     assert describe(worker, tapconfig.read(a_section(tmp_path)), Ranks()).block == block

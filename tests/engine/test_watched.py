@@ -13,7 +13,7 @@ from saewatch.core.errors import ConfigError, MisfitError, SelfTestFailed
 from saewatch.core.footprint import footprint
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import watched as module
-from saewatch.engine.watched import blind_stream, open_sinks, open_watched, sinks_of
+from saewatch.engine.watched import another, blind_stream, open_sinks, open_watched, rewatched, sinks_of
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, other_facts, rows_of
 
 
@@ -90,6 +90,14 @@ def test_dictionaries_on_one_hook_point_share_its_sink(tmp_path: Path) -> None:
     assert second.footprint.staging == first.footprint.staging - first.sink.buffer.nbytes, "its rows are there already"
     first.prove()
     second.prove()
+
+
+def test_who_shares_a_sink_shares_it_after_a_change_too(tmp_path: Path) -> None:
+    config, engine = a_config(tmp_path, **uses(BUNDLE, another_bundle(tmp_path / "other", features=2))), an_engine()
+    for before in hung(config, engine, Blocks()):
+        features = rewatched(before, before.use, config, others=0)
+        loaded = another(features, before.use, config, engine, stream=3, others=0)
+        assert loaded.footprint == features.footprint == before.footprint
 
 
 def test_every_hook_point_has_a_sink_of_its_own(tmp_path: Path) -> None:

@@ -23,9 +23,20 @@ TIMES = ("time", "start_time", "end_time", "first_time", "last_time")
 LISTED = 3
 """Features of a request in a table's cell."""
 SHOWN: Mapping[str, Sequence[str]] = {
-    "firings": ("time", "feature_id", "value", "position", "prompt", "client_id", "tenant", "model_name", "hook_point"),
+    "firings": (
+        "time",
+        "feature_id",
+        "value",
+        "position",
+        "prompt",
+        "client_id",
+        "tenant",
+        "model_name",
+        "hook_point",
+        "fit",
+    ),
     "buckets": ("start_time", "group", "firings", "requests", "max_value", "mean_value", "tokens_seen", "missed"),
-    "requests": ("first_time", "state", "engine_id", "client_id", "tenant", "tokens_seen", "missed", "features"),
+    "requests": ("first_time", "state", "engine_id", "client_id", "tenant", "tokens_seen", "missed", "features", "fit"),
 }
 """What a table has without ``--fields``: the columns that say most."""
 

@@ -79,6 +79,7 @@ def request(one: common_pb2.Request) -> Request:
         cached=one.cached,
         adapter=one.adapter,
         engine=one.engine,
+        fit=word(common_pb2.Fit, one.fit),
     )
 
 

@@ -129,6 +129,7 @@ class Firings:
             "time_ns": np.full(len(self), self.last_time_ns, dtype=np.int64),
             "request": _texts([one.name for one in requests])[self.request],
             "tenant": _texts([one.tenant for one in requests])[self.request],
+            "fit": _texts([one.fit for one in requests])[self.request],
             "position": self.position,
             "prompt": self.prompt,
             "feature": _texts([one.id for one in features])[self.feature],

@@ -46,6 +46,7 @@ def _firings(event: Firings) -> dict[str, Any]:
 def _firing(one: Firing) -> dict[str, Any]:
     return {
         "request": one.request.name if one.request else None,
+        "fit": one.request.fit if one.request else None,
         "position": one.position,
         "prompt": one.prompt,
         "feature": one.feature,

@@ -175,7 +175,9 @@ def _firing(one: history_pb2.StoredFiring) -> StoredFiring:
         tenant=one.tenant,
         traffic_class=word(common_pb2.TrafficClass, one.traffic_class),
         conversation=one.conversation,
+        adapter=one.adapter,
         engine=one.engine,
+        fit=word(common_pb2.Fit, one.fit),
     )
     return StoredFiring(
         time_ns=time_ns(one.time),

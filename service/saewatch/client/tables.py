@@ -11,6 +11,7 @@ import numpy.typing as npt
 from saewatch.core import pairs
 from saewatch.core.batch import F32, I32, U32
 from saewatch.core.catalogue import Feature
+from saewatch.core.fit import AdapterFit
 
 UNLABELLED = -1
 """In a column of features: the firing serves none that is known."""
@@ -58,6 +59,8 @@ class Request:
     cached: int = 0
     adapter: str = ""
     engine: str = ""
+    fit: str = field(default="", compare=False)
+    """Of the dictionary to the adapter: base (there is none), unverified or attested; empty: not told."""
 
     @property
     def name(self) -> str:
@@ -65,7 +68,8 @@ class Request:
         return self.client_id or self.key or self.engine_id
 
     def __str__(self) -> str:
-        return self.name
+        unverified = f" (fit to adapter {self.adapter} unverified)" if self.fit == AdapterFit.UNVERIFIED else ""
+        return self.name + unverified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

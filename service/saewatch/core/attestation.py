@@ -1,9 +1,10 @@
 """Attestations: statements about one dictionary, each a file of its own, named by its digest and never changed.
 
-What a dictionary's authors state (``stated``), which model it was made for (``fit``), where it came from
-(``provenance``), how its encoder was checked (``conformance``), and later quality, calibration and review. They lie
-outside the weights digest, so that new evidence does not make a new dictionary. Bodies of the kinds below are read
-strictly; other kinds are kept as they are, for those who know them.
+What a dictionary's authors state (``stated``), which model it was made for (``fit``), on which adapters of that model
+it was evaluated (``adapter``, one each), where it came from (``provenance``), how its encoder was checked
+(``conformance``), and later quality, calibration and review. They lie outside the weights digest, so that new evidence
+does not make a new dictionary. Bodies of the kinds below are read strictly; other kinds are kept as they are, for those
+who know them.
 """
 
 from __future__ import annotations
@@ -99,6 +100,26 @@ def read_fit(attestation: Attestation) -> Fit:
     )
     body.close()
     return fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """An adapter (LoRA) of the model on which the dictionary was evaluated, and how."""
+
+    name: str
+    """As the engine serves it."""
+    how: str
+
+    def body(self) -> Mapping[str, Json]:
+        """As in the file."""
+        return {"name": self.name, "how": self.how}
+
+
+def read_adapter(body: Fields) -> Adapter:
+    """The body of an ``adapter``."""
+    found = Adapter(name=body.text("name"), how=body.text("how"))
+    body.close()
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

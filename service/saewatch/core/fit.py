@@ -3,10 +3,15 @@
 The model digest is over the sorted digests of its tensors, so that shards do not matter. Where an engine cannot
 compute it (it takes a pass over all weights), the tokenizer, the chat template and the configuration are compared,
 and the proof is called by that weaker name. A dictionary without a ``fit`` attestation is only checked for shape.
+
+An adapter (LoRA) changes what the model computes, and the digest says nothing of it. So a dictionary's fit to a request
+that went through one is *unverified*, unless its bundle attests that it was evaluated on that adapter.
 """
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from saewatch.core import hookpoint
@@ -16,6 +21,26 @@ from saewatch.core.manifest import Manifest
 
 PROOFS = ("shape", "config", "weights")
 """Levels of proof, weakest first."""
+
+
+class AdapterFit(enum.StrEnum):
+    """How far a dictionary is known to fit the adapter that a request went through."""
+
+    BASE = "base"  # no adapter
+    UNVERIFIED = "unverified"
+    ATTESTED = "attested"
+
+
+def adapter_fit(adapter: str, attested: Collection[str]) -> AdapterFit:
+    """Of a request through ``adapter`` (empty: none), where these adapters are ``attested``, by their names."""
+    if not adapter:
+        return AdapterFit.BASE
+    return AdapterFit.ATTESTED if adapter in attested else AdapterFit.UNVERIFIED
+
+
+def weakest(adapter: str, attested: Collection[frozenset[str]]) -> AdapterFit:
+    """The same of several dictionaries together: attested where each of them is; of none nobody attests anything."""
+    return adapter_fit(adapter, frozenset.intersection(*attested) if attested else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from saewatch.core import canonical, limits
-from saewatch.core.attestation import Attestation, Conformance
+from saewatch.core.attestation import Attestation, Conformance, read_adapter
 from saewatch.core.canonical import Json
 from saewatch.core.catalogue import Catalogue, Feature
 from saewatch.core.errors import ManifestError, TensorFileError
@@ -32,6 +32,7 @@ from saewatch.engine.encode import F64, Folded, Verdict, compare, encode, grey_p
 FEATURES = "features.json"
 STATED = "stated.json"
 SHEET = "sheet.json"
+ADAPTERS = "adapters.json"
 ROWS = "rows.safetensors"
 HEAD = "sum of weight * log1p(max)"
 """The one linear head that a group may have, as drafts spell it."""
@@ -85,6 +86,16 @@ def read_stated(folder: Path) -> Stated:
 def read_sheet(folder: Path) -> Mapping[str, Json]:
     """The folder's quality sheet, ``sheet.json``, as the body of an attestation; empty where there is none."""
     return _object(read_figures(folder, SHEET))
+
+
+def read_adapters(folder: Path) -> list[Mapping[str, Json]]:
+    """The folder's ``adapters.json``: adapters on which the dictionary was evaluated, each as an attestation's body."""
+    path = folder / ADAPTERS
+    found = read_json(path) if path.is_file() else []
+    if not isinstance(found, list) or len(found) > limits.ATTESTATIONS:
+        expected = f"a list of at most {limits.ATTESTATIONS}"
+        raise ManifestError(ADAPTERS, found=type(found).__name__, expected=expected)
+    return [read_adapter(Fields(entry, f"{ADAPTERS}: [{index}]")).body() for index, entry in enumerate(found)]
 
 
 def read_figures(folder: Path, name: str) -> Mapping[str, Any]:

@@ -24,7 +24,15 @@ from saewatch.core.attestation import Attestation, Fit
 from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.manifest import BundleSheet, EncoderSheet, Exclusions, Folding, Manifest, check_encoder
-from saewatch.dictionary.attest import Oracle, conform, provenance, read_features, read_sheet, read_stated
+from saewatch.dictionary.attest import (
+    Oracle,
+    conform,
+    provenance,
+    read_adapters,
+    read_features,
+    read_sheet,
+    read_stated,
+)
 from saewatch.dictionary.bundle import Parts, write_bundle
 from saewatch.dictionary.formats import CONVERTERS, Source, read_json
 from saewatch.engine.dictionary_file import sheet_of
@@ -83,7 +91,11 @@ def import_source(
         "stated": stated.body,
         "quality": read_sheet(source),
     }
-    attestations = [Attestation(kind=kind, weights=manifest.digest, body=body) for kind, body in bodies.items() if body]
+    listed = [
+        *((kind, body) for kind, body in bodies.items() if body),
+        *(("adapter", one) for one in read_adapters(source)),
+    ]
+    attestations = [Attestation(kind=kind, weights=manifest.digest, body=body) for kind, body in listed]
     rows: Mapping[str, Tensor] = {}
     if oracle is not None:
         attested, rows = conform(manifest, converted.tensors, source, oracle, norm=stated.mean_norm)

@@ -1,20 +1,24 @@
-"""Loads what the sidecar has to know of each dictionary: data sheet, catalogue and model, but no tensors.
+"""Loads what the sidecar has to know of each dictionary: data sheet, catalogue, model and adapters, but no tensors.
 
 They come from the folder of a bundle, or from a recording that holds the same files; what is checked is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from saewatch.core import canonical, limits
 from saewatch.core import manifest as sheets
-from saewatch.core.attestation import read_attestation, read_fit
+from saewatch.core.attestation import Attestation, read_adapter, read_attestation, read_fit
 from saewatch.core.catalogue import read_catalogue
 from saewatch.core.errors import ConfigError, ManifestError
+from saewatch.core.fields import Fields
 from saewatch.monitor.tables import KnownDictionary
+
+READ = ("fit", "adapter")
+"""Kinds of attestations that the sidecar reads."""
 
 
 def load(folders: Iterable[Path]) -> Mapping[str, KnownDictionary]:
@@ -47,8 +51,8 @@ def files(folder: Path) -> Mapping[str, bytes]:
     """What of a bundle makes its dictionary known, by the names in its folder. Raises `ManifestError`."""
     data = _read(folder, sheets.BUNDLE_FILE)
     sheet = sheets.read_bundle_sheet(data, subject=str(folder / sheets.BUNDLE_FILE))
-    fit = _fit(sheet)
-    names = [sheets.MANIFEST_FILE, sheets.CATALOGUE_FILE, *([fit[0]] if fit else [])]
+    attested = [sheets.attestation_path(kind, digest) for kind, digest in sheet.attestations if kind in READ]
+    names = [sheets.MANIFEST_FILE, sheets.CATALOGUE_FILE, *attested]
     return {sheets.BUNDLE_FILE: data, **{name: _read(folder, name) for name in names}}
 
 
@@ -68,23 +72,20 @@ def known(found: Mapping[str, bytes], *, where: str) -> KnownDictionary:
         weights_digest=sheet.weights,
         catalogue_digest=sheet.catalogue,
         bundle_digest=sheet.digest,
-        model_id=_model(found, sheet, where),
+        model_id=next((read_fit(one).model for one in _attested(found, sheet, where, "fit")), ""),
+        adapters=frozenset(
+            read_adapter(Fields(one.body, "adapter: ")).name for one in _attested(found, sheet, where, "adapter")
+        ),
     )
 
 
-def _model(found: Mapping[str, bytes], sheet: sheets.BundleSheet, where: str) -> str:
-    """The model that the dictionary was made for, where that is attested."""
-    fit = _fit(sheet)
-    if fit is None:
-        return ""
-    data = _named(found, *fit, where)
-    return read_fit(read_attestation(data, subject=f"{where}{fit[0]}", weights=sheet.weights)).model
-
-
-def _fit(sheet: sheets.BundleSheet) -> tuple[str, str] | None:
-    """Path and digest of the attestation that names the model."""
-    attested = sheet.attestations
-    return next(((sheets.attestation_path(kind, digest), digest) for kind, digest in attested if kind == "fit"), None)
+def _attested(found: Mapping[str, bytes], sheet: sheets.BundleSheet, where: str, wanted: str) -> Iterator[Attestation]:
+    """The attestations of one kind."""
+    for kind, digest in sheet.attestations:
+        if kind == wanted:
+            path = sheets.attestation_path(kind, digest)
+            data = _named(found, path, digest, where)
+            yield read_attestation(data, subject=f"{where}{path}", weights=sheet.weights)
 
 
 def _named(found: Mapping[str, bytes], name: str, expected: str, where: str) -> bytes:

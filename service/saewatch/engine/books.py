@@ -102,8 +102,8 @@ class Books:
 
     def skip(self, span: Skipped, rows: int) -> None:
         """Positions passed no layer; of ``rows`` of them it is known what fired, and that has a batch to come."""
-        cached = span.tokens - rows
-        self.take(span.tokens, rows, [(span.request, Reason.CACHED, cached)] if cached else [])
+        unseen, reason = span.tokens - rows, Reason.EXTERNAL if span.external else Reason.CACHED
+        self.take(span.tokens, rows, [(span.request, reason, unseen)] if unseen else [])
 
     def leave_out(self, missed: Iterable[Missed]) -> None:
         """Tokens that were taken, and have no batch to come after all."""
@@ -253,7 +253,9 @@ class Stream:
             return [(span, None) for span in settled.skipped]
         if encoded is not None:  # first: a request may skip the very rows that another has in this step
             reuse.record(settled, encoded, chains)
-        return [(span, reuse.replay(span, chains.get(span.request))) for span in settled.skipped]
+        return [
+            (span, None if span.external else reuse.replay(span, chains.get(span.request))) for span in settled.skipped
+        ]
 
     def batch(self, step: Step, settled: Settled, encoded: Encoded, missed: Sequence[Missed]) -> FiringBatch:
         """The stream's next one."""

@@ -60,6 +60,7 @@ class NewRequest:
     engine_id: str
     prompt_len: int
     computed: int  # leading positions that need no forward pass
+    external: bool = False  # some of these may have been computed elsewhere
     prompt_token_ids: Sequence[int] = ()  # none: not known
     stop_tokens: frozenset[int] = frozenset()
     max_tokens: int = 2**31 - 1
@@ -135,6 +136,8 @@ class Skipped:
     request: int
     first: int
     stop: int
+    external: bool = False
+    """Some of them may have been computed elsewhere: what fired there is never replayed."""
 
     @property
     def tokens(self) -> int:
@@ -218,7 +221,7 @@ class Ledger:
                 request.chain = None  # it goes on with other tokens
                 del self.chains[request.start.request]
             if item.computed > request.frontier:  # never computed here: another request's blocks are read
-                skipped.append(Skipped(request.start.request, request.frontier, item.computed))
+                skipped.append(Skipped(request.start.request, request.frontier, item.computed, item.external))
                 request.frontier = item.computed
 
     def _opened(self, item: NewRequest) -> OpenRequest:
@@ -229,7 +232,7 @@ class Ledger:
             child=item.child,
             prompt_len=item.prompt_len,
             cached=item.computed,
-            cached_from="prefix" if item.computed else "",
+            cached_from=("external" if item.external else "prefix") if item.computed else "",
             adapter=_short(item.adapter),
             time_ns=item.time_ns,
         )

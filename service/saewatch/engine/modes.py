@@ -27,6 +27,9 @@ SEAMS = (
 DRAFTERS = ("ngram", "ngram_gpu", "draft_model", "eagle")
 """vLLM's methods of speculative decoding that were tested."""
 
+CONNECTORS = ("ExampleConnector",)
+"""vLLM's KV connectors that were tested: what they bring from elsewhere is counted as *external*."""
+
 MODES: Mapping[str, Callable[[Any], bool]] = {
     "pipeline parallelism on model runner V1": lambda config: (
         config.parallel_config.pipeline_parallel_size > 1 and not config.use_v2_model_runner
@@ -49,7 +52,9 @@ MODES: Mapping[str, Callable[[Any], bool]] = {
         config.speculative_config is not None and config.speculative_config.method not in DRAFTERS
     ),
     "fast prefill (kv_sharing_fast_prefill)": lambda config: bool(config.cache_config.kv_sharing_fast_prefill),
-    "KV from elsewhere (a KV connector)": lambda config: config.kv_transfer_config is not None,
+    "an untested KV connector": lambda config: (
+        config.kv_transfer_config is not None and config.kv_transfer_config.kv_connector not in CONNECTORS
+    ),
     "weight offloading": lambda config: bool(
         config.offload_config.uva.cpu_offload_gb or config.offload_config.prefetch.offload_group_size
     ),

@@ -97,19 +97,24 @@ def _has(runner: Any, *names: str) -> bool:
 
 
 def facts_of(scheduled: Any, *, model_len: int) -> dict[str, Any]:
-    """What a `SchedulerOutput` says of a step, as arguments of `Tap.begin`. ``model_len``: no request grows longer."""
-    now = time.time_ns()
+    """What a `SchedulerOutput` says of a step, as arguments of `Tap.begin`. ``model_len``: no request grows longer.
+
+    With a KV connector nobody says for which of a request's computed positions KV came from elsewhere. What the prefix
+    cache knew may have come from there as well, for a request before. So all of them are *external*.
+    """
+    now, external = time.time_ns(), scheduled.kv_connector_metadata is not None
     cached = scheduled.scheduled_cached_reqs
     before = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
     before |= {request.req_id: request.num_computed_tokens for request in scheduled.scheduled_new_reqs}
-    resumed = [
-        NewRequest(engine_id=name, prompt_len=0, computed=before[name])  # known already: only `computed` counts
+    resumed = [  # known already: only what was computed counts
+        NewRequest(engine_id=name, prompt_len=0, computed=before[name], external=external)
         for name in cached.req_ids
         if name in cached.resumed_req_ids
     ]
+    begun = [new_request(request, now, model_len, external=external) for request in scheduled.scheduled_new_reqs]
     return {
         "time_ns": now,
-        "new": [*(new_request(request, now, model_len) for request in scheduled.scheduled_new_reqs), *resumed],
+        "new": [*begun, *resumed],
         "finished": tuple(scheduled.finished_req_ids),
         "computed": {name: before[name] + tokens for name, tokens in scheduled.num_scheduled_tokens.items()},
     }
@@ -121,7 +126,7 @@ def emitted_in(output: Any) -> dict[str, Sequence[int]]:
     return {name: sampled[place] for name, place in output.req_id_to_index.items()} if sampled else {}
 
 
-def new_request(request: Any, now_ns: int, model_len: int) -> NewRequest:
+def new_request(request: Any, now_ns: int, model_len: int, *, external: bool = False) -> NewRequest:
     """A `NewRequestData` in the ledger's words."""
     sampling = request.sampling_params
     stops = {*(sampling.stop_token_ids or ()), sampling.eos_token_id} - {None} if sampling else set()
@@ -131,6 +136,7 @@ def new_request(request: Any, now_ns: int, model_len: int) -> NewRequest:
         prompt_len=request.prompt_len,
         prompt_token_ids=request.prompt_token_ids or (),  # none of a prompt of embeddings, which are refused
         computed=request.num_computed_tokens,
+        external=external,
         stop_tokens=frozenset(stops),
         max_tokens=min((sampling.max_tokens if sampling else None) or model_len, model_len - request.prompt_len),
         repetition=_repetition(sampling),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from saewatch.core.errors import HookPointError
+from saewatch.core.hookpoint import HookPoint
 
 LIBRARY = torch.library.Library("saewatch", "DEF")
 _SCHEMA = "sink(Tensor hidden, Tensor? residual, Tensor(a!) buffer, Tensor(b!) calls) -> ()"
@@ -109,6 +110,16 @@ class Place:
             found = f"{type(module).__qualname__}.forward without hidden_states"
             raise HookPointError("hook point", found=found, expected=str(self.site))
         return module
+
+
+Sinks = Mapping[HookPoint, tuple[Place, Sink]]
+"""Where each hook point is, and its sink."""
+
+
+def hang(sinks: Sinks) -> None:
+    """Attaches each sink. The last thing that opening a tap does: nothing of one that failed is in the graph."""
+    for point, (place, sink) in sinks.items():
+        attach(place, sink, f"saewatch_{point.point}")
 
 
 def attach(place: Place, sink: Sink, name: str = "saewatch_sink") -> None:

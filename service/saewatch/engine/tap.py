@@ -41,9 +41,9 @@ from saewatch.engine.outbox import Outbox
 from saewatch.engine.reuse import Reuse
 from saewatch.engine.selftest import Passes, TapTest
 from saewatch.engine.shipper import Shipper
-from saewatch.engine.sink import Place
+from saewatch.engine.sink import Place, hang
 from saewatch.engine.staging import Note, Rows, Slot
-from saewatch.engine.watched import Engine, Watched, blind_stream, hang, open_watched, sinks_of
+from saewatch.engine.watched import Engine, Watched, blind_stream, open_watched, sinks_of
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
 

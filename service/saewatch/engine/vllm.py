@@ -57,8 +57,9 @@ from saewatch.engine.life import CHANGED, RELOAD, Checkpoint, Life
 from saewatch.engine.modelfacts import model_facts
 from saewatch.engine.ranks import Echo, Ranks
 from saewatch.engine.runners import RunnerView, emitted_in, facts_of, view_of
+from saewatch.engine.sink import Sinks, hang
 from saewatch.engine.tap import Begun, Tap
-from saewatch.engine.watched import Engine, Sinks, hang, open_sinks, sinks_of
+from saewatch.engine.watched import Engine, open_sinks, sinks_of
 
 logger = logging.getLogger("vllm.saewatch")  # below vLLM's own logger, so that its handlers and levels apply
 
@@ -379,8 +380,7 @@ def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
     """What is known of the engine and its model."""
     model = worker.model_config
     served = model.served_model_name
-    scheduler = worker.vllm_config.scheduler_config
-    cache = worker.vllm_config.cache_config
+    scheduler, cache = worker.vllm_config.scheduler_config, worker.vllm_config.cache_config
     return Engine(
         instance=instance_of(config, ranks),
         epoch=time.time_ns(),
@@ -392,7 +392,7 @@ def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
             layers=model.hf_text_config.num_hidden_layers,
         ),
         rows=max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
-        block=cache.block_size if cache.enable_prefix_caching else 0,
+        block=cache.block_size if cache.enable_prefix_caching and not worker.vllm_config.kv_transfer_config else 0,
         checkpoint=checkpoint_of(worker),
         quantisation=str(model.quantization or ""),
         ranks=ranks,

@@ -28,7 +28,7 @@ from saewatch.engine.dictionary_file import Bundle, load_bundle, load_manifest
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.life import Checkpoint
 from saewatch.engine.ranks import Ranks
-from saewatch.engine.sink import Place, Sink, attach
+from saewatch.engine.sink import Place, Sink, Sinks
 from saewatch.engine.slab import Slab
 from saewatch.engine.whole import Whole
 
@@ -67,6 +67,8 @@ class Watched:
     use: DictionaryUse
     footprint: Footprint
     firings_max: int
+    shared: bool = False
+    """Whether a stream before it has the same hook point, and takes the room for its rows."""
     counting: Census | None = None
     rows_seen: int = 0
     census_due_ns: int = 0
@@ -247,10 +249,6 @@ def anew(before: Watched, *, stream: int) -> Watched:
     return one
 
 
-Sinks = Mapping[HookPoint, tuple[Place, Sink]]
-"""Where each hook point is, and its sink."""
-
-
 def sinks_of(watched: Sequence[Watched]) -> Sinks:
     """Each sink once."""
     return {hookpoint.parse(one.opening.hook_point): (one.place, one.sink) for one in watched}
@@ -266,12 +264,6 @@ def open_sinks(config: TapConfig, engine: Engine, place: Callable[[HookPoint], P
     return found
 
 
-def hang(sinks: Sinks) -> None:
-    """Attaches each sink. The last thing that opening a tap does: nothing of one that failed is in the graph."""
-    for point, (place, sink) in sinks.items():
-        attach(place, sink, f"saewatch_{point.point}")
-
-
 def blind_stream(engine: Engine, reason: str) -> Stream:
     """The one stream of an engine that is not seen."""
     return Stream(opening=_opening(0, engine, mode="exact", blind=reason))
@@ -285,10 +277,11 @@ class _Sizes:
     watch: WatchList
     firings_max: int
     footprint: Footprint
+    shared: bool
 
 
 def _sizes(
-    use: DictionaryUse, bundle: Bundle, config: TapConfig, *, rows: int, like: Tensor, taken: int, shared: bool = False
+    use: DictionaryUse, bundle: Bundle, config: TapConfig, *, rows: int, like: Tensor, taken: int, shared: bool
 ) -> _Sizes:
     """ConfigError when the budget does not hold them beside the ``taken`` bytes of other streams."""
     watch = bundle.catalogue.watch_list(bundle.manifest, use.watch)
@@ -304,12 +297,14 @@ def _sizes(
         shared=shared,
     )
     check_budget(needed, config, rows=rows, slots=slots, taken=taken)
-    return _Sizes(rows=rows, watch=watch, firings_max=firings_max(config, rows=rows, slots=slots), footprint=needed)
+    most = firings_max(config, rows=rows, slots=slots)
+    return _Sizes(rows=rows, watch=watch, firings_max=most, footprint=needed, shared=shared)
 
 
 def _resized(before: Watched, bundle: Bundle, use: DictionaryUse, config: TapConfig, *, others: int) -> _Sizes:
     """What is in the place of ``before`` from now on. ConfigError or MisfitError where there is no room for it."""
-    sizes = _sizes(use, bundle, config, rows=before.encoder.rows_max, like=before.place.like, taken=others)
+    rows, like = before.encoder.rows_max, before.place.like
+    sizes = _sizes(use, bundle, config, rows=rows, like=like, taken=others, shared=before.shared)
     if sizes.firings_max > before.firings_max:
         hint = "The buffers for a step's firings were sized at start; start the engine with more slots."
         found, expected = f"{len(sizes.watch.rows)} slots", f"at most {before.encoder.slots}"
@@ -332,6 +327,7 @@ def _watched(
         use=use,
         footprint=sizes.footprint,
         firings_max=sizes.firings_max,
+        shared=sizes.shared,
         counting=_census(encoder, bundle, use),
     )
 

@@ -31,6 +31,7 @@ class KnownDictionary:
     catalogue_digest: str
     bundle_digest: str = ""
     model_id: str = ""
+    adapters: frozenset[str] = frozenset()  # names of those that it is attested to fit
     folder: str = field(default="", compare=False)  # of the bundle; empty: it did not come from one
 
 
@@ -46,6 +47,11 @@ class StreamIdentity:
     def catalogue_digest(self) -> str:
         """Of the features in force here; empty for a dictionary that is not known."""
         return self.dictionary.catalogue_digest if self.dictionary else ""
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Of the model, those that the dictionary is attested to fit."""
+        return self.dictionary.adapters if self.dictionary else frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,6 +27,15 @@ def test_a_stream_comes_back() -> None:
     assert stream_text(a_table(number=9).stream) == stream_text(stream)
 
 
+def test_a_stream_keeps_what_its_dictionary_was_attested_to_fit() -> None:
+    stream = a_table().stream
+    assert "adapters" not in stream_text(stream), "as it was written before there were any"
+    assert stream.dictionary is not None
+    attested = replace(stream, dictionary=replace(stream.dictionary, adapters=frozenset({"sql", "chat"})))
+    found = read_stream(stream_text(attested))
+    assert (found.opening, found.adapters) == (read_stream(stream_text(stream)).opening, frozenset({"sql", "chat"}))
+
+
 def test_a_table_fires_as_it_did() -> None:
     table = a_table()
     stored = read_stream(stream_text(table.stream))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import SEVERITIES
 from saewatch.core.errors import RecordError
-from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
+from saewatch.core.fit import AdapterFit
+from saewatch.core.records import Outcome, RequestStart, Role, StreamBeat, TrafficClass
 from saewatch.core.selftest import CheckState
 from saewatch.edge.pb import common_pb2, firing_pb2, tap_pb2
 from saewatch.edge.rpc import messages
 from saewatch.monitor.monitor import Monitor
 from tests import fakes
-from tests.monitor.stage import ENGINE, Stage, observed
+from tests.monitor.stage import ENGINE, Stage, ended, observed
 
 LISTS = [
     (common_pb2.Role, [one.name for one in Role]),
@@ -23,6 +26,7 @@ LISTS = [
     (common_pb2.MissedReason, [one.name for one in Reason]),
     (common_pb2.UnitKind, [one.name for one in SlotKind]),
     (common_pb2.Severity, [one.upper() for one in SEVERITIES]),
+    (common_pb2.Fit, [one.name for one in AdapterFit]),
     (tap_pb2.CheckState, [one.name for one in CheckState]),
     (firing_pb2.Outcome, [one.name for one in Outcome if one is not Outcome.OPEN]),
 ]
@@ -60,9 +64,32 @@ def test_a_request_is_encoded_once() -> None:
     stage.start(7)
     (first,) = observed(stage.batch([(7, 0, 1)]))
     (second,) = observed(stage.batch([(7, 1, 1)]))
-    data = messages.request_field(first.requests[0])
-    assert messages.request_field(second.requests[0]) is data
+    data = messages.request_field(first.requests[0], frozenset())
+    assert messages.request_field(second.requests[0], frozenset()) is data
     assert firing_pb2.FiringBatch.FromString(data).requests[0].key == fakes.key(7)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "fit"),
+    [("", common_pb2.FIT_BASE), ("sql", common_pb2.FIT_ATTESTED), ("chat", common_pb2.FIT_UNVERIFIED)],
+)
+def test_a_requests_fit_is_that_of_its_batchs_dictionary(adapter: str, fit: int) -> None:
+    stage = Stage(replace(fakes.dictionary(), adapters=frozenset({"sql"}))).ready()
+    stage.put(RequestStart(request=7, engine_id="plain", prompt_len=4, adapter=adapter))
+    (event,) = observed(stage.batch([(7, 0, 1)]))
+    data = messages.request_field(event.requests[0], event.table.stream.adapters)
+    (request,) = firing_pb2.FiringBatch.FromString(data).requests
+    assert (request.adapter, request.fit) == (adapter, fit)
+    (one,) = stage.monitor.records("plain")
+    told = messages.record(one)
+    assert (told.request.fit, [one.fit for one in told.streams]) == (fit, [fit])
+
+
+def test_an_end_means_no_dictionary() -> None:
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    (event,) = ended(stage.end(7))
+    assert messages.ended(event).request.fit == common_pb2.FIT_UNSPECIFIED
 
 
 def test_books_before_the_first_beat() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from saewatch.core.batch import Origin, Reason
-from saewatch.core.records import StreamBeat, StreamEnd
+from saewatch.core.records import RequestStart, StreamBeat, StreamEnd
 from saewatch.edge.pipeline import QueueState, SinkQueue
 from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.monitor.events import Event
@@ -73,6 +74,18 @@ def test_tokens_by_class_outcome_and_reason() -> None:
             ("unlabelled", "missed", ["gap"], 4),
         ]
     }
+
+
+def test_tokens_of_adapters_by_fit() -> None:
+    one = Stage(replace(fakes.dictionary(), adapters=frozenset({"sql"}))).ready()
+    for request, adapter in ((7, ""), (8, "sql"), (9, "chat")):
+        one.put(RequestStart(request=request, engine_id=f"plain-{request}", prompt_len=4, adapter=adapter))
+    one.batch([(7, 0, 5), (8, 0, 3), (9, 0, 2), (9, 0, 1, Origin.RECOMPUTED), (99, 0, 1)])
+    one.batch([(8, 3, 1), (7, 5, 1)])
+    found = after(one.events)["saewatch_adapter_tokens_total"]
+    assert len(found) == 2
+    assert where(found, fit="attested", hook_point="resid_post.3", role="stable") == 4
+    assert where(found, fit="unverified") == 2
 
 
 def test_firings_and_requests_of_a_feature() -> None:

@@ -36,6 +36,8 @@ class Summary:
     """What is stored of one request."""
 
     request: StoredRequest
+    attested: set[frozenset[str]] = field(default_factory=set)
+    """Adapters, of each stream that saw or missed it."""
     seen: int = 0
     missed: I64 = field(default_factory=lambda: np.zeros(REASONS, np.int64))
     firings: int = 0
@@ -116,6 +118,7 @@ def _add(reader: Reader, opened: Opened, span: Span, found: dict[int, Summary]) 
     tokens = reader.tokens(opened, span)
     for index, number in enumerate(opened.requests.tolist()):
         if number in found:
+            found[number].attested.add(opened.stream.adapters)
             found[number].seen += int(tokens.seen[index])
             found[number].missed += tokens.missed[index]
     fired = pairs(reader, opened, span)

@@ -34,18 +34,24 @@ class StoredStream:
 
     opening: StreamOpen
     catalogue_digest: str
+    adapters: frozenset[str] = frozenset()
+    """That the dictionary was attested to fit then."""
 
 
 def stream_text(identity: StreamIdentity) -> str:
     """A stream as JSON, without what differs between two connections of one engine."""
-    opening = {**asdict(identity.opening), "blind": "", "catalogue_digest": identity.catalogue_digest}
-    return json.dumps(opening, sort_keys=True, separators=(",", ":"))
+    fields = {**asdict(identity.opening), "blind": "", "catalogue_digest": identity.catalogue_digest}
+    if identity.adapters:
+        fields["adapters"] = sorted(identity.adapters)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
 def read_stream(text: str) -> StoredStream:
     """The stream of `stream_text`."""
     fields = json.loads(text)
-    return StoredStream(opening=StreamOpen(**fields), catalogue_digest=fields["catalogue_digest"])
+    adapters = frozenset(fields.pop("adapters", ()))
+    opening = StreamOpen(**fields)
+    return StoredStream(opening=opening, catalogue_digest=fields["catalogue_digest"], adapters=adapters)
 
 
 def table_bytes(table: WatchTable) -> tuple[bytes, bytes]:

@@ -175,11 +175,12 @@ def _encode(entry: Entry[Shown], wanted: Filter) -> bytes | None:
 
 
 def _batch(gathered: Gathered) -> bytes:
+    attested = gathered.table.stream.adapters
     return wire.firing_batch(
         gathered.batch,
         table=gathered.table.number,
         stream=gathered.table.stream.number,
-        requests=map(messages.request_field, gathered.requests),
+        requests=[messages.request_field(one, attested) for one in gathered.requests],
         first_seq=gathered.first_seq,
         first_time_ns=gathered.first_time_ns,
     )

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import Feature
+from saewatch.core.fit import AdapterFit, adapter_fit, weakest
 from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
 from saewatch.core.selftest import Check, CheckState
 from saewatch.edge.commands import Answer, Examined
@@ -32,6 +33,7 @@ UNIT_KINDS = {int(one): common_pb2.UnitKind.Value(f"UNIT_KIND_{one.name}") for o
 OUTCOMES: Mapping[str, firing_pb2.Outcome.ValueType] = {
     str(one): firing_pb2.Outcome.Value(f"OUTCOME_{one.name}") for one in Outcome if one is not Outcome.OPEN
 }
+FITS = {one: common_pb2.Fit.Value(f"FIT_{one.name}") for one in AdapterFit}
 
 CHECK_STATES = {one: tap_pb2.CheckState.Value(f"CHECK_STATE_{one.name}") for one in CheckState}
 
@@ -147,8 +149,8 @@ def feature_table(table: WatchTable) -> bytes:
     ).SerializeToString()
 
 
-def request(identity: Identity) -> common_pb2.Request:
-    """Who a request is."""
+def request(identity: Identity, fit: AdapterFit | None = None) -> common_pb2.Request:
+    """Who a request is. ``fit``: of the dictionary that is meant, if one is."""
     return common_pb2.Request(
         engine_id=identity.engine_id,
         key=identity.key,
@@ -162,13 +164,14 @@ def request(identity: Identity) -> common_pb2.Request:
         cached=identity.cached,
         adapter=identity.adapter,
         engine=identity.engine,
+        fit=FITS[fit] if fit else common_pb2.FIT_UNSPECIFIED,
     )
 
 
 @lru_cache(maxsize=8192)
-def request_field(identity: Identity) -> bytes:
-    """The same as a field of a FiringBatch: a request is in every message while it runs."""
-    return wire.request(request(identity).SerializeToString())
+def request_field(identity: Identity, attested: frozenset[str]) -> bytes:
+    """The same as a field of a FiringBatch: a request is in every message while it runs. ``attested``: adapters."""
+    return wire.request(request(identity, adapter_fit(identity.adapter, attested)).SerializeToString())
 
 
 def ended(event: RequestEnded) -> firing_pb2.RequestEnded:
@@ -181,6 +184,7 @@ def ended(event: RequestEnded) -> firing_pb2.RequestEnded:
 def record(one: RequestRecord) -> firing_pb2.RequestRecord:
     """What a request's firings came to."""
     label = one.label
+    adapter, attested = one.start.adapter, [table.stream.adapters for table, _ in one.tallies]
     return firing_pb2.RequestRecord(
         request=common_pb2.Request(
             engine_id=one.start.engine_id,
@@ -193,8 +197,9 @@ def record(one: RequestRecord) -> firing_pb2.RequestRecord:
             child=one.start.child,
             prompt_len=one.start.prompt_len,
             cached=one.start.cached,
-            adapter=one.start.adapter,
+            adapter=adapter,
             engine=one.engine,
+            fit=FITS[weakest(adapter, attested)],
         ),
         start_time=timestamp(one.start.time_ns),
         end_time=timestamp(one.end.time_ns) if one.end else None,
@@ -203,11 +208,11 @@ def record(one: RequestRecord) -> firing_pb2.RequestRecord:
         fed=one.end.fed if one.end else 0,
         emitted=one.end.emitted if one.end else 0,
         lost=one.lost,
-        streams=[_stream_record(table, tally) for table, tally in one.tallies],
+        streams=[_stream_record(table, tally, adapter) for table, tally in one.tallies],
     )
 
 
-def _stream_record(table: WatchTable, tally: Tally) -> firing_pb2.StreamRecord:
+def _stream_record(table: WatchTable, tally: Tally, adapter: str) -> firing_pb2.StreamRecord:
     return firing_pb2.StreamRecord(
         stream=stream(table.stream),
         watch_digest=table.digest,
@@ -217,6 +222,7 @@ def _stream_record(table: WatchTable, tally: Tally) -> firing_pb2.StreamRecord:
         recomputed_tokens=tally.recomputed_tokens,
         kept_first_tokens=tally.kept_first_tokens,
         features=_feature_records(table, tally),
+        fit=FITS[adapter_fit(adapter, table.stream.adapters)],
     )
 
 

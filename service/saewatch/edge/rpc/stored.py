@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from saewatch.core import limits
 from saewatch.core.batch import Origin, Reason
+from saewatch.core.fit import AdapterFit, adapter_fit, weakest
 from saewatch.edge.access import Principal
 from saewatch.edge.history.buckets import Grouping, Sum
 from saewatch.edge.history.columns import I64
@@ -143,6 +144,8 @@ def firing(row: Row) -> history_pb2.StoredFiring:
         hook_point=opening.hook_point,
         weights_digest=opening.weights_digest,
         catalogue_digest=row.stream.catalogue_digest,
+        adapter=request.adapter,
+        fit=messages.FITS[adapter_fit(request.adapter, row.stream.adapters)],
     )
 
 
@@ -166,7 +169,7 @@ def summary(one: Summary) -> history_pb2.RequestSummary:
     request = one.request
     listed = sorted(one.features.items(), key=lambda item: (-item[1][1], item[0]))[: limits.QUERY_FEATURES]
     return history_pb2.RequestSummary(
-        request=_request(request),
+        request=_request(request, weakest(request.adapter, one.attested)),
         first_time=messages.timestamp(request.first_ns),
         last_time=messages.timestamp(request.last_ns),
         state=_STATES[request.state],
@@ -182,7 +185,7 @@ def summary(one: Summary) -> history_pb2.RequestSummary:
     )
 
 
-def _request(one: StoredRequest) -> common_pb2.Request:
+def _request(one: StoredRequest, fit: AdapterFit) -> common_pb2.Request:
     return common_pb2.Request(
         engine_id=one.engine_id,
         key=one.key,
@@ -196,6 +199,7 @@ def _request(one: StoredRequest) -> common_pb2.Request:
         cached=one.cached,
         adapter=one.adapter,
         engine=one.engine,
+        fit=messages.FITS[fit],
     )
 
 

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from saewatch.core import limits
 from saewatch.core.batch import Origin, Reason
+from saewatch.core.fit import AdapterFit, adapter_fit
 from saewatch.core.records import Role, TrafficClass
 from saewatch.edge.pipeline import Item, QueueState
 from saewatch.edge.sinks.series import PREFIX, Counter
@@ -30,6 +31,7 @@ from saewatch.monitor.tables import StreamIdentity, WatchTable
 COMMON = ("model_name", "engine")
 LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _OUTCOMES = {Origin.COMPUTED: "encoded", Origin.REUSED: "reused"}
+_FITS = tuple(AdapterFit)
 TABLES_UNFOLDED = 64
 
 I64 = npt.NDArray[np.int64]
@@ -56,6 +58,12 @@ class MetricsSink(Collector):
         self._lock = threading.Lock()
         tokens = ("hook_point", "role", "class", "outcome", "reason")
         self._tokens = Counter("tokens", "Tokens seen and missed, by reason.", COMMON + tokens, series)
+        self._adapted = Counter(
+            "adapter_tokens",
+            "Tokens seen of requests through an adapter, by how far the dictionary is known to fit it.",
+            (*COMMON, "hook_point", "role", "fit"),
+            series,
+        )
         feature = (*COMMON, "feature", "category")
         self._firings = Counter(
             "firings", "Firings of a feature; canary, shadow and test requests are left out.", feature, series
@@ -104,6 +112,8 @@ class MetricsSink(Collector):
             outcome = _OUTCOMES.get(Origin(key % len(Origin)))
             if outcome:
                 self._add_tokens(stream, CLASSES[key // len(Origin)], outcome, "", tokens)
+        if any(one.adapter for one in item.requests):
+            self._add_adapted(item)
         missed = _sums(classes[item.missed_request] * len(Reason) + batch.missed_reason, batch.missed_tokens)
         for key, tokens in missed:
             reason = Reason(key % len(Reason)).label
@@ -115,6 +125,16 @@ class MetricsSink(Collector):
         opening = stream.opening
         values = (*_common(stream), opening.hook_point, opening.role, traffic_class, outcome, reason)
         self._tokens.add(values, tokens)
+
+    def _add_adapted(self, item: Observed) -> None:
+        batch, stream = item.batch, item.table.stream
+        fits = [_FITS.index(adapter_fit(one.adapter, stream.adapters)) for one in item.requests]
+        fit = np.array([*fits, _FITS.index(AdapterFit.BASE)])  # of a request that is not known: the last
+        fresh = np.where(batch.origin == Origin.RECOMPUTED, 0, batch.lengths)
+        for number, tokens in _sums(fit[item.span_request], fresh):
+            if _FITS[number] is not AdapterFit.BASE:
+                values = (*_common(stream), stream.opening.hook_point, stream.opening.role, _FITS[number])
+                self._adapted.add(values, tokens)
 
     def _add_firings(self, item: Observed) -> None:
         batch, table = item.batch, item.table
@@ -150,7 +170,7 @@ class MetricsSink(Collector):
             self._fold()
             standing, queues = self._standing, dict(self._engine_queues)
             lag, lag_sum = self._lag.copy(), self._lag_sum
-        counters = (self._tokens, self._firings, self._requests, self._overhead)
+        counters = (self._tokens, self._adapted, self._firings, self._requests, self._overhead)
         yield from (counter.family() for counter in counters)
         yield self._blind(standing)
         yield _lag(lag, lag_sum)

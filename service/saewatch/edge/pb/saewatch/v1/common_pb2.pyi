@@ -168,6 +168,36 @@ MISSED_REASON_SHUTDOWN: MissedReason.ValueType  # 11
 """The engine was shutting down."""
 Global___MissedReason: typing_extensions.TypeAlias = MissedReason
 
+class _Fit:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _FitEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Fit.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    FIT_UNSPECIFIED: _Fit.ValueType  # 0
+    """No dictionary is meant."""
+    FIT_BASE: _Fit.ValueType  # 1
+    """No adapter: the model that the dictionary was made for."""
+    FIT_UNVERIFIED: _Fit.ValueType  # 2
+    """An adapter of which the dictionary's bundle attests nothing."""
+    FIT_ATTESTED: _Fit.ValueType  # 3
+    """An adapter that the bundle attests, by its name."""
+
+class Fit(_Fit, metaclass=_FitEnumTypeWrapper):
+    """How far a dictionary is known to fit the adapter (LoRA) that a request went through. What fires in a request whose
+    adapter nobody evaluated the dictionary on may mean something else, or nothing.
+    """
+
+FIT_UNSPECIFIED: Fit.ValueType  # 0
+"""No dictionary is meant."""
+FIT_BASE: Fit.ValueType  # 1
+"""No adapter: the model that the dictionary was made for."""
+FIT_UNVERIFIED: Fit.ValueType  # 2
+"""An adapter of which the dictionary's bundle attests nothing."""
+FIT_ATTESTED: Fit.ValueType  # 3
+"""An adapter that the bundle attests, by its name."""
+Global___Fit: typing_extensions.TypeAlias = Fit
+
 class _UnitKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -554,6 +584,7 @@ class Request(google.protobuf.message.Message):
     CACHED_FIELD_NUMBER: builtins.int
     ADAPTER_FIELD_NUMBER: builtins.int
     ENGINE_FIELD_NUMBER: builtins.int
+    FIT_FIELD_NUMBER: builtins.int
     engine_id: builtins.str
     """The engine's own id."""
     key: builtins.str
@@ -578,6 +609,10 @@ class Request(google.protobuf.message.Message):
     """Adapter in use; empty: none."""
     engine: builtins.str
     """The engine's instance."""
+    fit: Global___Fit.ValueType
+    """How far the dictionary is known to fit the adapter: that of the batch's or the record's stream, of several streams the
+    weakest. Unspecified where no stream is meant.
+    """
     def __init__(
         self,
         *,
@@ -593,7 +628,8 @@ class Request(google.protobuf.message.Message):
         cached: builtins.int = ...,
         adapter: builtins.str = ...,
         engine: builtins.str = ...,
+        fit: Global___Fit.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "cached", b"cached", "child", b"child", "client_id", b"client_id", "conversation", b"conversation", "engine", b"engine", "engine_id", b"engine_id", "key", b"key", "prompt_len", b"prompt_len", "tenant", b"tenant", "trace_id", b"trace_id", "traffic_class", b"traffic_class"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "cached", b"cached", "child", b"child", "client_id", b"client_id", "conversation", b"conversation", "engine", b"engine", "engine_id", b"engine_id", "fit", b"fit", "key", b"key", "prompt_len", b"prompt_len", "tenant", b"tenant", "trace_id", b"trace_id", "traffic_class", b"traffic_class"]) -> None: ...
 
 Global___Request: typing_extensions.TypeAlias = Request

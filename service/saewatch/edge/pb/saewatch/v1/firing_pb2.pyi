@@ -684,6 +684,7 @@ class StreamRecord(google.protobuf.message.Message):
     RECOMPUTED_TOKENS_FIELD_NUMBER: builtins.int
     KEPT_FIRST_TOKENS_FIELD_NUMBER: builtins.int
     FEATURES_FIELD_NUMBER: builtins.int
+    FIT_FIELD_NUMBER: builtins.int
     watch_digest: builtins.str
     """Digest of what was watched."""
     prompt_tokens: builtins.int
@@ -694,6 +695,8 @@ class StreamRecord(google.protobuf.message.Message):
     """Tokens that were computed again after a preemption."""
     kept_first_tokens: builtins.int
     """Of these, tokens for which the record keeps the earlier firings, since the request had too many to keep apart."""
+    fit: saewatch.edge.pb.saewatch.v1.common_pb2.Fit.ValueType
+    """How far its dictionary is known to fit the request's adapter."""
     @property
     def stream(self) -> saewatch.edge.pb.saewatch.v1.common_pb2.Stream:
         """The stream."""
@@ -717,9 +720,10 @@ class StreamRecord(google.protobuf.message.Message):
         recomputed_tokens: builtins.int = ...,
         kept_first_tokens: builtins.int = ...,
         features: collections.abc.Iterable[Global___FeatureRecord] | None = ...,
+        fit: saewatch.edge.pb.saewatch.v1.common_pb2.Fit.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["stream", b"stream"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["answer_tokens", b"answer_tokens", "features", b"features", "kept_first_tokens", b"kept_first_tokens", "missed", b"missed", "prompt_tokens", b"prompt_tokens", "recomputed_tokens", b"recomputed_tokens", "stream", b"stream", "watch_digest", b"watch_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answer_tokens", b"answer_tokens", "features", b"features", "fit", b"fit", "kept_first_tokens", b"kept_first_tokens", "missed", b"missed", "prompt_tokens", b"prompt_tokens", "recomputed_tokens", b"recomputed_tokens", "stream", b"stream", "watch_digest", b"watch_digest"]) -> None: ...
 
 Global___StreamRecord: typing_extensions.TypeAlias = StreamRecord
 

@@ -375,6 +375,8 @@ class StoredFiring(google.protobuf.message.Message):
     HOOK_POINT_FIELD_NUMBER: builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: builtins.int
     CATALOGUE_DIGEST_FIELD_NUMBER: builtins.int
+    ADAPTER_FIELD_NUMBER: builtins.int
+    FIT_FIELD_NUMBER: builtins.int
     feature_id: builtins.str
     """The feature."""
     label: builtins.str
@@ -415,6 +417,10 @@ class StoredFiring(google.protobuf.message.Message):
     """Weights digest of the dictionary."""
     catalogue_digest: builtins.str
     """Catalogue digest of the features in force then."""
+    adapter: builtins.str
+    """Adapter that the request went through; empty: none."""
+    fit: saewatch.edge.pb.saewatch.v1.common_pb2.Fit.ValueType
+    """How far the dictionary was known to fit it then."""
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the engine's step ended."""
@@ -443,9 +449,11 @@ class StoredFiring(google.protobuf.message.Message):
         hook_point: builtins.str = ...,
         weights_digest: builtins.str = ...,
         catalogue_digest: builtins.str = ...,
+        adapter: builtins.str = ...,
+        fit: saewatch.edge.pb.saewatch.v1.common_pb2.Fit.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["catalogue_digest", b"catalogue_digest", "category", b"category", "client_id", b"client_id", "conversation", b"conversation", "engine", b"engine", "engine_id", b"engine_id", "feature_id", b"feature_id", "hook_point", b"hook_point", "key", b"key", "label", b"label", "model_name", b"model_name", "origin", b"origin", "position", b"position", "prompt", b"prompt", "tenant", b"tenant", "time", b"time", "traffic_class", b"traffic_class", "unit", b"unit", "unit_kind", b"unit_kind", "value", b"value", "weights_digest", b"weights_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "catalogue_digest", b"catalogue_digest", "category", b"category", "client_id", b"client_id", "conversation", b"conversation", "engine", b"engine", "engine_id", b"engine_id", "feature_id", b"feature_id", "fit", b"fit", "hook_point", b"hook_point", "key", b"key", "label", b"label", "model_name", b"model_name", "origin", b"origin", "position", b"position", "prompt", b"prompt", "tenant", b"tenant", "time", b"time", "traffic_class", b"traffic_class", "unit", b"unit", "unit_kind", b"unit_kind", "value", b"value", "weights_digest", b"weights_digest"]) -> None: ...
 
 Global___StoredFiring: typing_extensions.TypeAlias = StoredFiring
 
