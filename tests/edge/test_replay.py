@@ -58,7 +58,11 @@ class Replayed:
         return {name: count for name, count in self.source.counters.items() if count}
 
 
-def recording(items: Iterable[tuple[int, int, Happening | Record]], *, close: bool = True) -> bytes:
+Step = tuple[int, int, Happening | Record]
+"""Link, time, and what happened."""
+
+
+def recording(items: Iterable[Step], *, close: bool = True) -> bytes:
     """Link, time and what came, as a file."""
     file = io.BytesIO()
     writer = Writer(file, RecordingHead(program="0.1.0", began_ns=0))
@@ -72,13 +76,13 @@ def recording(items: Iterable[tuple[int, int, Happening | Record]], *, close: bo
     return file.getvalue()
 
 
-def beginning(link: int = 1, at_ns: int = 100 * S) -> list[tuple[int, int, Happening | Record]]:
+def beginning(link: int = 1, at_ns: int = 100 * S) -> list[Step]:
     """A connection with its stream."""
     ready = (fakes.stream_open(KNOWN), fakes.watch_set(KNOWN), fakes.beat())
     return [(link, at_ns, Happening.CONNECTED), *((link, at_ns, record) for record in ready)]
 
 
-def steps(count: int, *, gap_ns: int) -> list[tuple[int, int, Happening | Record]]:
+def steps(count: int, *, gap_ns: int) -> list[Step]:
     """One request of ``count`` tokens."""
     found = beginning()
     at = 100 * S
@@ -128,13 +132,13 @@ async def test_it_comes_to_what_the_sidecar_came_to(live: tuple[Taped, list[Item
 
 def test_an_engine_that_had_to_connect_anew_does_so_in_the_recording_too() -> None:
     """Its name was another one's, which has gone for good: its next record closed its connection."""
-    later = [
+    later: list[Step] = [
         (2, 101 * S, Happening.CONNECTED),
         (2, 101 * S, fakes.stream_open(KNOWN, epoch=2000)),
         (2, 102 * S, Happening.DISCONNECTED),
     ]
     freed = 103 * S + limits.LOST_ENGINE_NS
-    again = [(1, freed, fakes.beat()), (1, freed, Happening.DISCONNECTED), *beginning(3, freed + S)]
+    again: list[Step] = [(1, freed, fakes.beat()), (1, freed, Happening.DISCONNECTED), *beginning(3, freed + S)]
     one = Replayed(recording([*beginning(), *later, *again])).run()
     assert one.pipeline.engines() == ["engine-0"]
     assert one.faults() == {"refused_record": 1}
