@@ -35,9 +35,9 @@ from typing import Any
 
 from benchmarks import form, sized
 from benchmarks.apart import run_apart
+from benchmarks.beside import NGRAM
 from benchmarks.blocks import ARMS, Block, Load
 from benchmarks.cells import CellError
-from benchmarks.corners import NGRAM
 from benchmarks.costs import Beside, Rounds, facts_of, faults, goals, rows_of
 from benchmarks.recorder import Recorder
 from benchmarks.rig import text_tokens

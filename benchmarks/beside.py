@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,6 +41,13 @@ def make_eagle(model: Path, folder: Path) -> Path:
 DRAFTERS: Mapping[str, Callable[[Path, Path], Path]] = {"draft": make_draft, "eagle": make_eagle}
 METHODS: Mapping[str, str] = {"draft": "draft_model", "eagle": "eagle"}
 """As vLLM names what they do."""
+NGRAM: Mapping[str, Any] = {
+    "method": "ngram",
+    "num_speculative_tokens": 3,
+    "prompt_lookup_max": 3,
+    "prompt_lookup_min": 1,
+}
+"""Drafts from the text itself."""
 
 RANK = 4
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.beside import DRAFTERS, METHODS, make_adapter, merged
+from benchmarks.beside import DRAFTERS, METHODS, NGRAM, make_adapter, merged
 from benchmarks.cells import Bench, Judged
 from benchmarks.oracle import BAND, Oracle, Reading
 from benchmarks.quantised import PLAIN, quantise
@@ -32,12 +32,6 @@ USUAL = ("mixed", "smallest", "cached", "aborted", "stopped", "several", "full",
 """Plays that every engine can run."""
 SHORT = ("aborted", "stopped", "looping")
 """Those of them in which drafts and steps that run ahead matter most: V2's interpreter takes its time on the CPU."""
-NGRAM: Mapping[str, Any] = {
-    "method": "ngram",
-    "num_speculative_tokens": 3,
-    "prompt_lookup_max": 3,
-    "prompt_lookup_min": 1,
-}
 HALF_BAND = 0.005
 """In place of `BAND` where an engine computes in float16, ten bits; the oracle computes in float32."""
 SMALL = 14
@@ -219,7 +213,7 @@ def run(name: str, folder: Path, **changes: Any) -> list[dict[str, Any]]:
 # --- what came of it --------------------------------------------------------------------------------------------------
 def judged(spec: Spec, recorder: Recorder, found: Mapping[str, Any]) -> Judged:
     """A row for each play and stream, and one for each stream's books."""
-    rows = []
+    rows, external = [], "kv_transfer_config" in spec.arguments
     band = HALF_BAND if spec.arguments.get("dtype") == "float16" else BAND
     for heard, watch in _streams(spec, recorder):
         stage = heard.opening.pp_rank
@@ -233,7 +227,13 @@ def judged(spec: Spec, recorder: Recorder, found: Mapping[str, Any]) -> Judged:
             row = _Play(heard, recorder, stage, named, oracles, watch, band).judge(requests)
             rows.append({"play": play, "hook_point": heard.opening.hook_point, **row})
             known += row["fed"]
-        rows.append({"play": "books", "hook_point": heard.opening.hook_point, **_books(heard, recorder, stage, known)})
+        rows.append(
+            {
+                "play": "books",
+                "hook_point": heard.opening.hook_point,
+                **_books(heard, recorder, stage, known, external=external),
+            }
+        )
     return rows
 
 
@@ -260,7 +260,7 @@ def _named(recorder: Recorder, stage: int) -> dict[str, list[str]]:
     return found
 
 
-def _books(heard: Heard, recorder: Recorder, stage: int, known: int) -> dict[str, Any]:
+def _books(heard: Heard, recorder: Recorder, stage: int, known: int, *, external: bool) -> dict[str, Any]:
     """Whether the stream's books are those of its requests."""
     final = heard.final
     ended = sum(end.fed for (at, _), end in recorder.ends.items() if at == stage)
@@ -268,6 +268,8 @@ def _books(heard: Heard, recorder: Recorder, stage: int, known: int) -> dict[str
     why = [f"blind: {final.blind}"] if final and final.blind else [] if final else ["it never ended"]
     if final and not final.fed == booked == ended == known:
         why.append(f"fed {final.fed}, booked {booked}, requests ended with {ended}, of their answers {known}")
+    if external and final and final.missed.keys() != {"external"}:
+        why.append(f"missed {dict(final.missed)} beside a connector")
     if recorder.refused:
         why.append(f"refused {recorder.refused}")
     names = ("fed", "reused", "missed", "sink_calls")

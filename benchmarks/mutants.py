@@ -302,7 +302,13 @@ def _one_session() -> None:
 def _no_adapter() -> None:
     """Nobody says through which adapter a request went."""
     told = runners.new_request
-    _set(runners, "new_request", lambda *arguments: replace(told(*arguments), adapter=""))
+    _set(runners, "new_request", lambda *arguments, **named: replace(told(*arguments, **named), adapter=""))
+
+
+def _external_as_cached() -> None:
+    """What a connector brought is taken for what the prefix cache knew."""
+    told = runners.new_request
+    _set(runners, "new_request", lambda *arguments, **_: told(*arguments))
 
 
 def _every_rank_reports() -> None:
@@ -355,6 +361,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "back_as_another": Mutant(_back_as_another, "a preempted request comes back as another", corner="async"),
     "one_session": Mutant(_one_session, "streaming input taken for one request", corner="sync"),
     "no_adapter": Mutant(_no_adapter, "the adapter's name is lost", corner="lora"),
+    "external_as_cached": Mutant(_external_as_cached, "KV from elsewhere is booked as cached", corner="external"),
     "every_rank_reports": Mutant(_every_rank_reports, "both ranks of a stage ship", corner="tensor"),
     "half_a_residual": Mutant(_half_a_residual, "a rank holds other rows than the first", corner="tensor"),
     "stage_without_tokens": Mutant(_a_stage_without_tokens, "a stage that sees no tokens", corner="pipeline-first"),

@@ -56,7 +56,7 @@ def test_corner(rows: Rows, name: str, play: str, point: str) -> None:
         assert 0 < calls <= 3 + warm, "the proof's own; a draft model's passes are not among them"
         assert row["quantisation"] == (METHOD if CORNERS[name].quantised else "")
         if CORNERS[name].connector:
-            assert row["missed"].keys() == {"external"}
+            assert row["missed"]["external"] > 0
             assert row["reused"] == 0
         return
     assert row["compared"] > 0
