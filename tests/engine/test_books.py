@@ -15,8 +15,9 @@ from saewatch.core import limits
 from saewatch.core.batch import NO_REQUEST, FiringBatch, Origin, Reason
 from saewatch.engine import books as module
 from saewatch.engine.batching import Encoded, build
-from saewatch.engine.books import Books
+from saewatch.engine.books import Books, Sight, Stream
 from saewatch.engine.ledger import Ledger, Missed, Settled, Skipped
+from tests.engine.shipping import opening
 from tests.simulate.engine import Engine, Traffic
 
 
@@ -241,3 +242,27 @@ def test_what_a_fault_lost_is_written_off() -> None:
     books.write_off(Reason.BLIND)
     books.write_off(Reason.BLIND)
     assert (books.beat().in_flight, dict(books.missed), books.beat().imbalance) == (3, {Reason.BLIND: 5}, 0)
+
+
+def test_why_a_stream_sees_nothing() -> None:
+    sight, old = Sight(), Stream(opening=opening(1))
+    assert not sight.tell([old])
+    sight.turn(off=True, resumes=0)
+    assert sight.tell([old])
+    assert old.books.blind == "off"
+    sight.pause = (1, "reload")
+    assert sight.tell([old])
+    assert old.books.blind == "reload", "which is what has to be over first"
+    sight.turn(off=True, resumes=1)
+    sight.tell([old])
+    assert old.books.blind == "off"
+    sight.pause = (2, "sleep")
+    sight.turn(off=False, resumes=1)
+    sight.tell([old])
+    assert old.books.blind == "sleep", "another pause"
+    sight.fault = "fault"
+    sight.turn(off=False, resumes=2)
+    new = Stream(opening=opening(2))
+    assert sight.tell([old, new])
+    assert (old.books.blind, new.books.blind) == ("fault", "fault")
+    assert not sight.tell([old, new]), "no news"

@@ -25,7 +25,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
     made: list[Any] = []
 
     def make(base: Callable[[str], None] = lambda _name: None, **changes: Any) -> Any:
-        worker = TapWorker.__new__(TapWorker)
+        worker: Any = TapWorker.__new__(TapWorker)
         standin = a_worker(tmp_path, a_section(tmp_path, **changes))
         worker.__dict__.update(vars(standin), called=[])
         for name in ("load_model", "compile_or_warm_up_model", "sleep", "wake_up", "reload_weights", "reset_weights"):
@@ -83,9 +83,12 @@ def test_it_is_blind_meanwhile_and_watched_again_afterwards(opened: Opened, what
 
 def test_a_reload_is_blind_before_vllm_begins_with_it(opened: Opened) -> None:
     seen: list[bool] = []
-    worker: Any = opened(
-        lambda name: seen.append(bool(worker.saewatch.tap.watched)) if name == "reload_weights" else None
-    )
+
+    def look(name: str) -> None:
+        if name == "reload_weights":
+            seen.append(bool(worker.saewatch.tap.watched))
+
+    worker: Any = opened(look)
     worker.reload_weights()
     assert seen == [False]
 

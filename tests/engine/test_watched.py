@@ -13,7 +13,15 @@ from saewatch.core.errors import ConfigError, MisfitError, SelfTestFailed
 from saewatch.core.footprint import footprint
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import watched as module
-from saewatch.engine.watched import another, blind_stream, open_sinks, open_watched, rewatched, sinks_of
+from saewatch.engine.watched import (
+    anew,
+    another,
+    blind_stream,
+    open_sinks,
+    open_watched,
+    rewatched,
+    sinks_of,
+)
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, other_facts, rows_of
 
 
@@ -179,3 +187,15 @@ def test_the_sinks_alone_are_those_of_the_streams(tmp_path: Path) -> None:
     assert [str(point) for point in alone] == ["resid_post.2", "mlp_out.1"]
     for point, (place, sink) in alone.items():
         assert (place.site, sink.buffer.shape) == (behind[point][0].site, behind[point][1].buffer.shape)
+
+
+def test_a_dictionary_that_begins_anew_has_counted_nothing(tmp_path: Path) -> None:
+    (before,) = open_watched(a_config(tmp_path, census=1.0), an_engine(), Blocks())
+    assert before.census(1) == []
+    before.encode(hidden(4), torch.arange(4), torch.full((4,), 500), before.new_slab())
+    one = anew(before, stream=2)
+    assert (one.opening.stream, one.rows_seen, one.reference is not None) == (2, 0, True)
+    assert one.encoder is before.encoder
+    assert one.census(2) == [], "its interval begins"
+    (counted,) = one.census(module.CENSUS_EVERY_NS + 2)
+    assert (counted.stream, counted.tokens) == (2, 0)
