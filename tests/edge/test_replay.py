@@ -128,14 +128,14 @@ async def test_it_comes_to_what_the_sidecar_came_to(live: tuple[Taped, list[Item
 
 def test_an_engine_that_had_to_connect_anew_does_so_in_the_recording_too() -> None:
     """Its name was another one's, which has gone for good: its next record closed its connection."""
-    later = [
+    later: list[tuple[int, int, Happening | Record]] = [
         (2, 101 * S, Happening.CONNECTED),
         (2, 101 * S, fakes.stream_open(KNOWN, epoch=2000)),
         (2, 102 * S, Happening.DISCONNECTED),
     ]
     freed = 103 * S + limits.LOST_ENGINE_NS
-    again = [(1, freed, fakes.beat()), (1, freed, Happening.DISCONNECTED), *beginning(3, freed + S)]
-    one = Replayed(recording([*beginning(), *later, *again])).run()
+    later += [(1, freed, fakes.beat()), (1, freed, Happening.DISCONNECTED)]
+    one = Replayed(recording([*beginning(), *later, *beginning(3, freed + S)])).run()
     assert one.pipeline.engines() == ["engine-0"]
     assert one.faults() == {"refused_record": 1}
 
