@@ -279,9 +279,14 @@ class Sight:
 
     def __init__(self) -> None:
         self.fault = ""
-        self.pause = (0, "")
+        self.pause = self._told = (0, "")
         self._resumed = 0
         self._off = False
+
+    @property
+    def news(self) -> bool:
+        """Whether there is a pause that no stream was told of."""
+        return self.pause is not self._told
 
     def turn(self, *, off: bool, resumes: int) -> None:
         """Steps of another state begin: switched off or not, and with the pause of that number over."""
@@ -289,7 +294,7 @@ class Sight:
 
     def tell(self, streams: Sequence[Stream]) -> bool:
         """Writes it into the books of ``streams``; True where it is news."""
-        number, reason = self.pause
+        number, reason = self._told = self.pause
         paused = reason if number > self._resumed else OFF if self._off else ""
         before = [stream.books.blind for stream in streams]
         for stream in streams:

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from saewatch.core.errors import SelfTestFailed
-from saewatch.core.hookpoint import HookPoint
-from saewatch.engine.sink import Place, Sink
+from saewatch.engine.sink import Sink, Sinks
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -51,7 +50,7 @@ class Ranks:
         parts = [f"{name}{rank}" for name, rank in (("dp", self.dp), ("pp", self.pp)) if rank]
         return "/".join([instance, *parts])
 
-    def agree(self, sinks: Mapping[HookPoint, tuple[Place, Sink]]) -> None:
+    def agree(self, sinks: Sinks) -> None:
         """Raises `SelfTestFailed` on the reporting rank unless all ranks of its stage hold the same first row.
 
         Every rank of the stage must come here, after the same forward pass; one that watches nothing has no ``sinks``.
@@ -71,7 +70,7 @@ class Ranks:
 class Echo:
     """A rank whose rows another one reports, or a stage without a hook point: silent but for the proof."""
 
-    def __init__(self, worker: Any, ranks: Ranks, sinks: Mapping[HookPoint, tuple[Place, Sink]]) -> None:
+    def __init__(self, worker: Any, ranks: Ranks, sinks: Sinks) -> None:
         self._worker = worker
         self._ranks = ranks
         self.sinks = sinks

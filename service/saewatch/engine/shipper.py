@@ -255,7 +255,7 @@ class Shipper:
     # --- changes ------------------------------------------------------------------------------------------------------
     def _change(self) -> None:
         """What came about between two steps: pauses, turns that no step waits for, answers, and the ends of streams."""
-        if self._sight.tell(self._current):
+        if self._sight.news and self._sight.tell(self._current):  # not at each step
             self._beat()
         while self._turns and self._left + self.dropped == self._taken():  # none is on its way
             self._turn_over(*self._turns.popleft())
