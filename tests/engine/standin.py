@@ -176,6 +176,7 @@ CONFIG: Mapping[str, Mapping[str, Any]] = {
         "max_model_len": 1024,
     },
     "compilation_config": {"cache_dir": ""},
+    "load_config": {"load_format": "auto"},
     "offload_config": {
         "uva": SimpleNamespace(cpu_offload_gb=0),
         "prefetch": SimpleNamespace(offload_group_size=0),

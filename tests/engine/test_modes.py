@@ -35,6 +35,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "sleep mode": {"enable_sleep_mode": True},
     "transfer of new weights": {"weight_transfer_config": object()},
     "a folder of its own for compiled graphs (cache_dir)": {"cache_dir": "/somewhere"},
+    "made-up weights (load_format dummy)": {"load_format": "dummy"},
     "a pooling model": {"runner_type": "pooling"},
     "an encoder-decoder model": {"is_encoder_decoder": True},
     "multimodal inputs": {"is_multimodal_model": True},

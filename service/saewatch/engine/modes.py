@@ -61,6 +61,7 @@ MODES: Mapping[str, Callable[[Any], bool]] = {
     "sleep mode": lambda config: bool(config.model_config.enable_sleep_mode),
     "transfer of new weights": lambda config: config.weight_transfer_config is not None,
     "a folder of its own for compiled graphs (cache_dir)": lambda config: bool(config.compilation_config.cache_dir),
+    "made-up weights (load_format dummy)": lambda config: config.load_config.load_format == "dummy",
     "a pooling model": lambda config: config.model_config.runner_type == "pooling",
     "an encoder-decoder model": lambda config: bool(config.model_config.is_encoder_decoder),
     "multimodal inputs": lambda config: bool(config.model_config.is_multimodal_model),
