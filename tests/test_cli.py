@@ -32,11 +32,40 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", cli.VERBS)
 def test_every_verb_has_help_and_takes_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main([name, "--help"])
+        cli.main([*name.split(), "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert "--json" in text
+    assert f"usage: saewatch {name} " in text
     assert (importlib.import_module(cli.VERBS[name].module).__doc__ or "").splitlines()[0][:40] in text
+
+
+@pytest.fixture
+def two_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "VERBS", {**cli.VERBS, "bird sings": cli.VERBS["version"]})
+
+
+@pytest.mark.usefixtures("two_words")
+@pytest.mark.parametrize("words", [["bird"], ["bird", "flies"], ["bird", "--json"]])
+def test_a_verb_of_two_words_needs_both(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == cli.USAGE
+    assert "bird: the second word should be one of sings" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("two_words")
+def test_both_words_make_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bird", "sings", "--json"]) == cli.GOOD
+    assert "saewatch" in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("two_words")
+def test_the_first_word_of_two_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bird", "--help"])
+    assert caught.value.code == 0
+    assert "saewatch bird sings" in capsys.readouterr().out
 
 
 def test_a_wrong_argument(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,8 @@ firing, L0, firing rate, watched, census, coverage, blind, tap, slab, span, fram
 canary, calibration, attestation, ref, promote, rollback, checkpoint, receipt
 """
 
+GROUPS = {name.split()[0] for name in VERBS if " " in name}
+"""First words of verbs that have two."""
 NOT_VERBS = {"is", "watches", "does", "will", "package"}
 """What follows the name in a sentence; only code counts, but a sentence may be code too."""
 
@@ -67,8 +69,8 @@ def test_broken_link_is_found() -> None:
 def named_verbs(text: str) -> set[str]:
     """Verbs of ``saewatch VERB`` in code."""
     code = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
-    found = re.findall(r"(?:^|[`\s/])saewatch ([a-z][a-z-]*)", "\n".join(code))
-    return set(found) - NOT_VERBS
+    found = re.findall(r"(?:^|[`\s/])saewatch ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", "\n".join(code))
+    return {f"{first} {second}" if first in GROUPS else first for first, second in found} - NOT_VERBS
 
 
 def planned_verbs(text: str) -> set[str]:

@@ -1,7 +1,8 @@
 """The command line. Exit codes: 0 good, 1 usage, 2 refused or failed, 3 could not be read or reached.
 
 `VERBS` names a module for each verb, which is imported when the verb is used and not before: `saewatch version` must
-not wait for gRPC and pydantic. A verb's module has `arguments(parser)` and `run(options) -> int`.
+not wait for gRPC and pydantic. A verb's module has `arguments(parser)` and `run(options) -> int`. Verbs of two words
+share the first: each is a row of its own.
 """
 
 from __future__ import annotations
@@ -84,17 +85,19 @@ def _main(words: list[str]) -> int:
     top = _top()
     if words and words[0] == "--version":
         words[0] = "version"
-    if not words or words[0] not in VERBS:
+    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in VERBS), "")
+    if not name:
+        _refuse_group(top, words)
         top.parse_args(words)  # prints the help, or says what is wrong
         top.error("a verb is missing")
-    verb = VERBS[words[0]]
+    verb = VERBS[name]
     # gRPC reads it when it is imported, and would tell the terminal of each lost connection in words of its own.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     module: Any = importlib.import_module(verb.module)
-    parser = Parser(prog=f"saewatch {words[0]}", description=module.__doc__)
+    parser = Parser(prog=f"saewatch {name}", description=module.__doc__)
     module.arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(words[1:])
+    options = parser.parse_args(words[len(name.split()) :])
     try:
         code = int(module.run(options))
         sys.stdout.flush()
@@ -108,6 +111,17 @@ def _main(words: list[str]) -> int:
         said = UnreachableError("output", found=error.strerror or str(error), expected="a place that can be written to")
         return _refused(said, as_json=False)
     return code
+
+
+def _refuse_group(top: Parser, words: list[str]) -> None:
+    """Where the first word of verbs stands without a second one that there is: names those, and ends."""
+    seconds = [name.split()[1] for name in VERBS if words and name.startswith(f"{words[0]} ")]
+    if not seconds:
+        return
+    if {"-h", "--help"} & set(words):
+        print("\n".join(f"saewatch {words[0]} {second}" for second in seconds))
+        raise SystemExit(GOOD)
+    top.error(f"{words[0]}: the second word should be one of {', '.join(seconds)}")
 
 
 def _top() -> Parser:
