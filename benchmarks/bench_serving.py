@@ -17,7 +17,8 @@ Facts without a prefix are those of ``large``:
 - ``ratio``: the time of a block, watching over bare, paired by round. Everything is in it, what the shipper and the
   sidecar take from the model's cores too.
 
-    python -m benchmarks.bench_serving [--quick] [--json OUT] [--cells NAME,…] [--threads N] [--check]
+    python -m benchmarks.bench_serving [--quick] [--json OUT] [--cells NAME,…] [--arms NAME,…]
+        [--rounds N] [--threads N] [--check]
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ CELL_S = 4 * 3600.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the cells; 0 when they ran, 1 when one could not, 2 when a result was wrong, 3 with --check."""
     options = _parser().parse_args(argv)
-    found, rounds = Found(), ROUNDS_QUICK if options.quick else ROUNDS
+    found, rounds = Found(), ROUNDS_QUICK if options.quick else options.rounds
     found.facts["threads"] = options.threads
     for cell in CELLS:
         if cell not in options.cells.split(","):
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found.not_run.append({"cell": cell, "why": f"no model at {where}: run make demo once"})
         else:
             try:
-                found.add(cell, *measure(cell, rounds, threads=options.threads, seed=options.seed))
+                found.add(cell, *measure(cell, rounds, options))
             except CellError as error:
                 print(f"{cell} could not run: {error}", file=sys.stderr)
                 return 1
@@ -107,19 +108,20 @@ class Found:
         prefix = "" if cell == "large" else f"{cell}_"
         self.facts |= {prefix + name: value for name, value in facts_of(load, rounds, beside).items()}
         self.rows += [{"cell": cell, **row} for row in rows_of(load, rounds)]
-        self.correctness["compared"] += len(load.prompts) * len(ARMS) * len(rounds)
+        self.correctness["compared"] += len(load.prompts) * len(load.arms) * len(rounds)
         self.correctness["mismatched"] += sum(block.mismatched for one in rounds for block in one.values())
         self.wrong += [f"{cell}: {why}" for why in faults(load, rounds, beside)]
 
 
-def measure(cell: str, rounds: int, *, threads: int, seed: int) -> tuple[Load, Rounds, Beside]:
+def measure(cell: str, rounds: int, options: argparse.Namespace) -> tuple[Load, Rounds, Beside]:
     """One engine, beside a sidecar in this process."""
     with tempfile.TemporaryDirectory(prefix="saewatch-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         socket = str(folder / "s")
-        load = Load(**CELLS[cell](folder, random.Random(seed)), socket=socket, rounds=rounds, seed=seed)
+        given, seed = CELLS[cell](folder, random.Random(options.seed)), options.seed
+        load = Load(**given, socket=socket, rounds=rounds, seed=seed, arms=options.arms)
         recorder = Recorder(Path(socket))
-        before, env = _cpu(), {"OMP_NUM_THREADS": str(threads)}
+        before, env = _cpu(), {"OMP_NUM_THREADS": str(options.threads)}
         try:
             found = run_apart("benchmarks.serving", folder, asdict(load), timeout_s=CELL_S, env=env)
         finally:
@@ -198,12 +200,21 @@ CELLS: Mapping[str, Callable[[Path, random.Random], Given]] = {
 }
 
 
+def _arms(text: str) -> list[str]:
+    found = text.split(",")
+    if not {"bare", "watching"} <= set(found) <= set(ARMS) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not bare, watching and others of {', '.join(ARMS)}, each once")
+    return found
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--cells", default=",".join(CELLS))
+    parser.add_argument("--arms", type=_arms, default=ARMS, help="bare and watching, and others to compare with")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of blocks (%(default)s)")
     parser.add_argument("--threads", type=int, default=THREADS, help=f"that compute the model (default: {THREADS})")
     parser.add_argument("--seed", type=int, default=0)
     return parser

@@ -38,6 +38,8 @@ class Load:
     tokens: int
     rounds: int
     seed: int = 0
+    arms: Sequence[str] = ARMS
+    """Bare and watching at least."""
     shared: int = 0
     """Tokens at the beginning of each prompt that every block finds in the prefix cache."""
     arguments: Mapping[str, Any] = field(default_factory=dict)

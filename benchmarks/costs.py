@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import form
-from benchmarks.blocks import ARMS, PARTS, SEEN, TAPPED, Block, Load
+from benchmarks.blocks import PARTS, SEEN, TAPPED, Block, Load
 from benchmarks.paired import ratio
 
 Rounds = Sequence[Mapping[str, Block]]
@@ -68,7 +68,9 @@ def facts_of(load: Load, rounds: Rounds, beside: Beside) -> dict[str, float]:
     facts: dict[str, float] = {"rounds": len(rounds)}
     facts |= accounted(rounds, "watching")
     for name, (over, under) in RATIOS.items():
-        found = ratio(seconds(rounds, over), seconds(rounds, under), seed=load.seed)
+        if not {over, under} <= {*load.arms}:
+            continue
+        found = ratio(seconds(rounds, over), seconds(rounds, under))
         facts |= {f"{name}_median": found.median, f"{name}_lower95": found.lower95, f"{name}_upper95": found.upper95}
     for share in (50, 99) if load.decodes else ():
         bare, watching = (np.percentile(decoding(rounds, arm), share) for arm in ("bare", "watching"))
@@ -78,7 +80,7 @@ def facts_of(load: Load, rounds: Rounds, beside: Beside) -> dict[str, float]:
     encoded, reused = (sum(getattr(one, name) for one in watched) for name in ("encoded", "reused"))
     facts["coverage_without_excluded"] = (encoded + reused) / (fed - excluded)
     facts["reused_share"] = reused / fed
-    facts["blocks_with_loss"] = sum(bool(found[arm].lost) for found in rounds for arm in SEEN)
+    facts["blocks_with_loss"] = sum(bool(found[arm].lost) for found in rounds for arm in SEEN if arm in found)
     facts["firings_per_token"] = sum(one.firings for one in watched) / (encoded + reused)
     facts |= {"sidecar_cpu_share": beside.sidecar_cpu, "others_cpu_share": beside.others_cpu}
     return facts
@@ -93,7 +95,7 @@ def accounted(rounds: Rounds, arm: str) -> dict[str, float]:
 
 def rows_of(load: Load, rounds: Rounds) -> list[dict[str, Any]]:
     """A row for each arm, with the seconds of each block: times of one machine, and no claim."""
-    return [_row(load, rounds, arm) for arm in ARMS]
+    return [_row(load, rounds, arm) for arm in load.arms]
 
 
 def _row(load: Load, rounds: Rounds, arm: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from vllm.distributed.parallel_state import get_tp_group
 
 from saewatch.core.hookpoint import HookPoint
-from saewatch.engine import ledger, runners, sink, watched
+from saewatch.engine import ledger, runners, sink
 from saewatch.engine import vllm as adapter
 from saewatch.engine.batching import Encoded
 from saewatch.engine.chain import Chain
@@ -51,7 +51,7 @@ def _hook_after_compile() -> None:
             attach(*entry)
         return warm_up(worker)
 
-    _set(watched, "attach", later)
+    _set(sink, "attach", later)
     _set(adapter.TapWorker, "compile_or_warm_up_model", hung_late)
 
 
@@ -67,7 +67,7 @@ def _graph_without_a_key() -> None:
 def _no_sinks_and_no_key() -> None:
     """Leaves the graph behind that `_graph_without_a_key` then loads."""
     _graph_without_a_key()
-    _set(watched, "attach", lambda *_: None)
+    _set(sink, "attach", lambda *_: None)
     _set(adapter.Watch, "prove", lambda _watch: None)
 
 
@@ -389,4 +389,5 @@ def _on_rows(change: Callable[[Rows], Rows]) -> None:
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name} any more: nothing would be planted"
     setattr(owner, name, value)

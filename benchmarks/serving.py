@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from vllm import LLM, SamplingParams
 
-from benchmarks.blocks import ARMS, SEEN, Block, Load
+from benchmarks.blocks import SEEN, Block, Load
 from benchmarks.paired import rounds
 
 PAUSE_S = 0.35
@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(load: Load) -> dict[str, Any]:
     """Boots the engine, runs every block, and closes it."""
     serving = Serving(load)
-    for arm in ARMS * WARM_BLOCKS:
+    for arm in [*load.arms] * WARM_BLOCKS:
         serving.forget()
         serving.block(arm)
     serving.answers.clear()  # computed in whole, which rounds otherwise than behind a cached prefix
     gc.collect()
     gc.freeze()  # as vLLM's server does: a collection would walk through all that was imported
-    found = [[asdict(serving.block(arm)) for arm in order] for order in rounds(ARMS, load.rounds, seed=load.seed)]
+    found = [[asdict(serving.block(arm)) for arm in order] for order in rounds(load.arms, load.rounds, seed=load.seed)]
     serving.close()
     return {"rounds": found}
 

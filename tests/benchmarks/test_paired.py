@@ -4,8 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.stats import wilcoxon
 
-from benchmarks.paired import Ratio, ratio, rounds
+from benchmarks.paired import ratio, rounds
 
 ARMS = ("bare", "off", "watching")
 
@@ -49,10 +50,15 @@ def test_over_and_under_are_not_exchangeable() -> None:
     assert ratio(over, under).lower95 > 1.0 > ratio(under, over).upper95
 
 
-def test_the_same_seed_gives_the_same_interval() -> None:
-    over, under = noisy(1.0, 30, seed=4)
-    found: list[Ratio] = [ratio(over, under, seed=7) for _ in range(2)]
-    assert found[0] == found[1]
+def test_the_interval_is_that_of_the_signed_rank_test() -> None:
+    over, under = noisy(1.03, 40, seed=4)
+    found = ratio(over, under)
+    logs = np.log(over) - np.log(under)
+    inside, outside = (
+        wilcoxon(logs - np.log(bound) + nudge, method="asymptotic").pvalue
+        for bound, nudge in ((found.upper95, 1e-4), (found.upper95, -1e-4))
+    )
+    assert inside > 0.05 > outside
 
 
 def test_arms_of_different_length_are_refused() -> None:
