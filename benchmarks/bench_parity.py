@@ -171,22 +171,20 @@ def measure(rig: Rig, oracle: Oracle, rows: int, seed: int, prefix: str) -> Outc
 
 def load(rig: Rig, rows: int, seed: int, prefix: str) -> tuple[Collector, dict[str, Answer]]:
     """Waves of 64 concurrent requests until ``rows`` rows were received; the collector is closed, and full."""
-    collector = Collector(rig.addresses["grpc"])
-    collector.ready.wait(30)
     answers: dict[str, Answer] = {}
     tokens, wave = text_tokens(rig.model), 0
     started = time.monotonic()
-    while (before := collector.rows) < rows:
-        requests = mixed_load(tokens, AT_ONCE, seed=seed + 1000 * wave, prefix=f"{prefix}-{seed}-{wave}")
-        answers |= send(rig.port, requests, at_once=AT_ONCE)
-        wave += 1
-        collector.settled()
-        time.sleep(0.5)  # the last flush reaches the client
-        took = time.monotonic() - started
-        if collector.rows == before:
-            raise RuntimeError(f"{len(requests)} requests gave no row; see the engine's log in {rig.folder}")
-        print(f"{prefix}: {collector.rows} rows, {collector.firings} firings, {took:.0f} s", file=sys.stderr)
-    collector.close()
+    with Collector(rig.addresses["grpc"]) as collector:
+        while (before := collector.rows) < rows:
+            requests = mixed_load(tokens, AT_ONCE, seed=seed + 1000 * wave, prefix=f"{prefix}-{seed}-{wave}")
+            answers |= send(rig.port, requests, at_once=AT_ONCE)
+            wave += 1
+            collector.settled()
+            time.sleep(0.5)  # the last flush reaches the client
+            took = time.monotonic() - started
+            if collector.rows == before:
+                raise RuntimeError(f"{len(requests)} requests gave no row; see the engine's log in {rig.folder}")
+            print(f"{prefix}: {collector.rows} rows, {collector.firings} firings, {took:.0f} s", file=sys.stderr)
     return collector, answers
 
 

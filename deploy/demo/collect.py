@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import grpc
 import numpy as np
@@ -18,6 +19,9 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 UNKNOWN = 0xFFFFFFFF
+START_S = 30
+"""For the stream to begin: the sidecar tells of its dictionaries at once."""
+
 CHANNEL = (("grpc.max_receive_message_length", 16 * 2**20), ("grpc.http2.bdp_probe", 0))
 
 
@@ -48,7 +52,10 @@ class Seen:
 
 
 class Collector:
-    """One WatchFirings call on a thread of its own. ``seen`` is keyed by the client's id and the child's number."""
+    """One WatchFirings call on a thread of its own. ``seen`` is keyed by the client's id and the child's number.
+
+    ``with Collector(address) as collector`` waits until the stream has begun, and ends the call.
+    """
 
     def __init__(self, address: str, *, on: Callable[[], None] = lambda: None) -> None:
         self._channel = grpc.insecure_channel(address, options=CHANNEL)
@@ -61,10 +68,19 @@ class Collector:
         self.firings = 0
         self.rows = 0
         self.blind: tuple[str, ...] = ()
-        self.ready = threading.Event()
+        self._ready = threading.Event()
         self._call = firing_pb2_grpc.FiringServiceStub(self._channel).WatchFirings(firing_pb2.WatchFiringsRequest())
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> Self:
+        if not self._ready.wait(START_S):
+            self.close()
+            raise TimeoutError(f"no event of WatchFirings within {START_S} s")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def status(self) -> status_pb2.GetStatusResponse:
         """The sidecar's state."""
@@ -114,7 +130,7 @@ class Collector:
             self.blind = tuple(f"{one.scope}: {one.reason}" for one in event.coverage.blind)
         elif kind == "ended":
             self._seen(event.ended.request).fed = event.ended.fed
-        self.ready.set()
+        self._ready.set()
 
     def _batch(self, batch: firing_pb2.FiringBatch) -> None:
         now = time.time()

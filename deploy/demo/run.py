@@ -140,10 +140,8 @@ def run(
     facts.engine_healthy_s = facts.healthy_at - started
     screen.clear()
     announce(screen, found, port, name)
-    collector = Collector(found["grpc"])
-    collector.ready.wait(30)
-    shows = Shows(screen, collector, Tokenizer.from_file(str(model / "tokenizer.json")), port, name)
-    try:
+    with Collector(found["grpc"]) as collector:
+        shows = Shows(screen, collector, Tokenizer.from_file(str(model / "tokenizer.json")), port, name)
         if not options.once:
             endless(options, shows, servers)
         code = once(options, shows, servers)
@@ -151,8 +149,6 @@ def run(
         if options.record:
             servers[0].stop()  # a recording ends with its engine alive: so it can be asked after a replay
         return code
-    finally:
-        collector.close()
 
 
 def model_name(options: argparse.Namespace) -> str:

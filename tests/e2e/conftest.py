@@ -58,10 +58,8 @@ def oracle() -> Oracle:
 
 @pytest.fixture
 def collector(pair: Pair) -> Iterator[Collector]:
-    found = Collector(pair.watched.addresses["grpc"])
-    assert found.ready.wait(30)
-    yield found
-    found.close()
+    with Collector(pair.watched.addresses["grpc"]) as found:
+        yield found
 
 
 def _scaled(folder: Path) -> Path:

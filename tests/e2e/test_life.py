@@ -55,8 +55,7 @@ def reload(rig: Rig, **arguments: str) -> None:
 
 def becomes(rig: Rig, blind: str, *, ended: list[str]) -> status_pb2.StreamStatus:
     """The open stream, once it is so, and why those before it have ended."""
-    collector = Collector(rig.addresses["grpc"])
-    try:
+    with Collector(rig.addresses["grpc"]) as collector:
         deadline = time.monotonic() + 20
         while True:
             streams = collector.status().streams
@@ -66,8 +65,6 @@ def becomes(rig: Rig, blind: str, *, ended: list[str]) -> status_pb2.StreamStatu
                 return present[0]
             assert time.monotonic() < deadline, (present, over)
             time.sleep(0.1)
-    finally:
-        collector.close()
 
 
 def load(rig: Rig, name: str) -> list[tuple[str, dict[str, Any]]]:
@@ -77,15 +74,11 @@ def load(rig: Rig, name: str) -> list[tuple[str, dict[str, Any]]]:
 
 def served(rig: Rig, oracle: Oracle, name: str) -> status_pb2.StreamStatus:
     """Serves the load; what fires is what the oracle says, on every position. The open stream then."""
-    collector = Collector(rig.addresses["grpc"])
-    assert collector.ready.wait(30)
-    try:
+    with Collector(rig.addresses["grpc"]) as collector:
         answers = send(rig.port, load(rig, name), at_once=8)
         state = collector.settled()
         time.sleep(0.5)
         outcome = comparison(rig, oracle, collector).compare(answers)
-    finally:
-        collector.close()
     assert outcome.tally.compared > 1000
     assert (outcome.tally.mismatched, outcome.duplicates, outcome.missing, outcome.unknown) == (0, 0, 0, 0)
     assert all((one.books.imbalance, one.books.in_flight) == (0, 0) for one in state.streams)
@@ -150,15 +143,11 @@ def test_other_weights_are_not_watched_and_the_first_ones_are(rig: Rig, oracle: 
     reload(rig, weights_path=str(other))
     becomes(rig, "weights_changed", ended=ended)
     assert greedy(rig) != said, "the weights did change"
-    collector = Collector(rig.addresses["grpc"])
-    assert collector.ready.wait(30)
-    try:
+    with Collector(rig.addresses["grpc"]) as collector:
         before = present(collector.settled())
         rows = collector.rows
         answers = send(rig.port, load(rig, "others"), at_once=8)
         after = present(collector.settled())
-    finally:
-        collector.close()
     fed = sum(len(answer.prompt) + len(answer.tokens) - 1 for answer in answers.values())
     assert after.books.fed - before.books.fed == fed
     unseen = sum(missed(after, reason) - missed(before, reason) for reason in (BLIND, CACHED))

@@ -28,12 +28,10 @@ def test_the_oldest_version_is_watched_as_this_one(tmp_path: Path, oracle: Oracl
         rig.wait()
         with urllib.request.urlopen(f"http://127.0.0.1:{rig.port}/version") as answer:
             assert json.load(answer)["version"].startswith("0.31.0")
-        collector = Collector(rig.addresses["grpc"])
-        assert collector.ready.wait(30)
-        answers = send(rig.port, mixed_load(text_tokens(rig.model), 32, seed=3, prefix="older"), at_once=32)
-        (stream,) = collector.settled().streams
-        time.sleep(0.5)
-        collector.close()
+        with Collector(rig.addresses["grpc"]) as collector:
+            answers = send(rig.port, mixed_load(text_tokens(rig.model), 32, seed=3, prefix="older"), at_once=32)
+            (stream,) = collector.settled().streams
+            time.sleep(0.5)
         outcome = comparison(rig, oracle, collector).compare(answers)
     finally:
         killed = rig.stop()

@@ -49,11 +49,11 @@ def test_told_to_serve_it_serves_blind_and_says_so(tmp_path: Path) -> None:
     rig.start_engine(extra=eager, tap=broken.tap(on_failure="serve"))
     try:
         rig.wait()
-        collector = Collector(rig.addresses["grpc"])
-        answers = send(rig.port, [("asked", {"model": "watched", "prompt": [40, 41, 42], "max_tokens": 4})], at_once=1)
-        state = collector.settled()
-        time.sleep(0.5)
-        collector.close()
+        asked = {"model": "watched", "prompt": [40, 41, 42], "max_tokens": 4}
+        with Collector(rig.addresses["grpc"]) as collector:
+            answers = send(rig.port, [("asked", asked)], at_once=1)
+            state = collector.settled()
+            time.sleep(0.5)
         fed = 2 + len(answers["asked"].tokens)
         (stream,) = state.streams
         assert (stream.books.blind, stream.books.fed, stream.books.encoded) == ("tensor_file_error", fed, 0)

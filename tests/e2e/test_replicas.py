@@ -22,12 +22,10 @@ def test_each_replica_has_streams_of_its_own(tmp_path: Path, oracle: Oracle) -> 
     try:
         rig.start_engine(tap=rig.tap(instance="pair"), extra=(*FLOAT32, "--data-parallel-size", "2"))
         rig.wait()
-        collector = Collector(rig.addresses["grpc"])
-        assert collector.ready.wait(30)
-        answers = send(rig.port, mixed_load(text_tokens(rig.model), 32, seed=4, prefix="replica"), at_once=16)
-        streams = sorted(collector.settled().streams, key=lambda one: one.stream.dp_rank)
-        time.sleep(0.5)
-        collector.close()
+        with Collector(rig.addresses["grpc"]) as collector:
+            answers = send(rig.port, mixed_load(text_tokens(rig.model), 32, seed=4, prefix="replica"), at_once=16)
+            streams = sorted(collector.settled().streams, key=lambda one: one.stream.dp_rank)
+            time.sleep(0.5)
         outcome = comparison(rig, oracle, collector).compare(answers)
     finally:
         killed = rig.stop()

@@ -92,10 +92,8 @@ class Apart(Collector):
 
 @pytest.fixture
 def collector(two: Two) -> Iterator[Apart]:
-    found = Apart(two.east.addresses["grpc"])
-    assert found.ready.wait(30)
-    yield found
-    found.close()
+    with Apart(two.east.addresses["grpc"]) as found:
+        yield found
 
 
 @pytest.fixture
@@ -241,9 +239,7 @@ def test_a_sidecar_that_is_restarted_ten_times_under_load(two: Two, oracle: Orac
     assert not serving.failed
     assert len(serving.answers) > 100
     assert [body for body, answer in serving.answers if answer.tokens != expected[body].tokens] == []
-    collector = Apart(two.east.addresses["grpc"])
-    try:
-        assert collector.ready.wait(30)
+    with Apart(two.east.addresses["grpc"]) as collector:
         state = collector.settled(timeout_s=30)
         found = totals(state)
         assert all((one.books.imbalance, one.books.blind) == (0, "") for one in open_streams(state).values())
@@ -263,8 +259,6 @@ def test_a_sidecar_that_is_restarted_ten_times_under_load(two: Two, oracle: Orac
         assert after["fed"] - found["fed"] == sum(fed(list(of.values())) for of in answers.values())
         assert [after[reason] - found[reason] for reason in LOST] == [0, 0]
         agrees(two, oracle, collector, answers)
-    finally:
-        collector.close()
 
 
 def kill(rig: Rig) -> None:
@@ -302,17 +296,13 @@ def test_an_engine_that_is_killed_and_started_again_is_a_new_epoch(
     assert after["west"].books.fed == after["west"].received_rows == 0, "books of its own"
     ended = {one.stream.number: one.ended for one in state.streams if one.ended}
     assert ended[before["west"].stream.number] == "replaced"
-    collector = Apart(two.east.addresses["grpc"])
-    try:
-        assert collector.ready.wait(30)
+    with Apart(two.east.addresses["grpc"]) as collector:
         tokens = text_tokens(two.west.model)
         answers = at_both(two, {name: mixed_load(tokens, 16, seed=50, prefix=name) for name in two.rigs})
         books = open_streams(collector.settled())["west"].books
         time.sleep(0.5)
         assert (books.fed, books.imbalance, books.in_flight) == (fed(list(answers["west"].values())), 0, 0)
         agrees(two, oracle, collector, answers)
-    finally:
-        collector.close()
     assert subscriber.rows["west", after["west"].stream.epoch] == books.encoded + books.reused
     told = [{one.reason for one in event.blind} for event in subscriber.told if isinstance(event, Coverage)]
     assert {"no_beat"} in told, "a subscriber that stays is told"
@@ -336,9 +326,7 @@ def test_of_two_engines_with_one_name_the_later_one_is_heard_and_then_the_other_
     until(lambda: blind(two.status()) == {"replaced"})
     assert open_streams(two.status())["east"].stream.epoch > first.epoch
     tokens = text_tokens(two.east.model)
-    collector = Apart(two.east.addresses["grpc"])
-    try:
-        assert collector.ready.wait(30)
+    with Apart(two.east.addresses["grpc"]) as collector:
         both = at_both(two, {name: mixed_load(tokens, 12, seed=60, prefix=name) for name in two.rigs})
         collector.settled()
         time.sleep(0.5)
@@ -352,8 +340,6 @@ def test_of_two_engines_with_one_name_the_later_one_is_heard_and_then_the_other_
         books = open_streams(collector.settled())["east"].books
         time.sleep(0.5)
         agrees(two, oracle, collector, {"east": answers})
-    finally:
-        collector.close()
     assert (books.imbalance, books.in_flight, books.blind) == (0, 0, "")
     missed = sum(item.tokens for item in books.missed) - sum(item.tokens for item in before.books.missed)
     assert missed >= fed(list(both["east"].values())), "what nobody heard"

@@ -239,14 +239,10 @@ def test_a_killed_sidecar_changes_nothing_and_its_losses_are_counted(pair: Pair)
     off = send(pair.plain.port, requests, at_once=24)
     assert {name: answer.tokens for name, answer in on.items()} == {name: answer.tokens for name, answer in off.items()}
     rig.start_sidecar()
-    collector = Collector(rig.addresses["grpc"])
-    try:
-        assert collector.ready.wait(30)
+    with Collector(rig.addresses["grpc"]) as collector:
         time.sleep(2.0)
         send(rig.port, load(pair, "back", 4), at_once=4)
         state = books(collector.settled(timeout_s=30))
-    finally:
-        collector.close()
     assert (state.books.imbalance, state.books.in_flight) == (0, 0)
     lost = {item.reason: item.tokens for item in state.books.missed}
     absent = sum(len(answer.prompt) + len(answer.tokens) - 1 for answer in on.values())

@@ -46,15 +46,11 @@ def books(state: status_pb2.GetStatusResponse) -> dict[str, status_pb2.StreamSta
 
 def agrees(pair: Pair, oracle: Oracle, name: str) -> None:
     """What fires now is what the oracle says, on every position."""
-    collector = Collector(pair.watched.addresses["grpc"])
-    assert collector.ready.wait(30)
-    try:
+    with Collector(pair.watched.addresses["grpc"]) as collector:
         answers = send(pair.watched.port, load(pair, name, 12), at_once=12)
         collector.settled()
         time.sleep(0.5)
         outcome = comparison(pair.watched, oracle, collector).compare(answers)
-    finally:
-        collector.close()
     assert outcome.tally.compared > 3000
     assert (outcome.tally.mismatched, outcome.duplicates, outcome.missing, outcome.unknown) == (0, 0, 0, 0)
 
