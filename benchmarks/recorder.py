@@ -5,6 +5,7 @@ Each stage of a pipeline connects for itself, as an engine of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,14 @@ class Recorder:
         self._links: dict[tuple[int, int], Heard] = {}  # by connection and stream
         self._stage: dict[int, int] = {}  # of a connection
         self._names: dict[tuple[int, int], str] = {}  # by connection and request
+        self._twice: Counter[str] = Counter()
         self._source = SocketSource(path=str(path), consumer=self)
         self._source.start()
 
     @property
     def refused(self) -> dict[str, int]:
-        """Frames and records that made no sense."""
-        return {name: count for name, count in self._source.counters.items() if count}
+        """Frames and records that made no sense, and streams that two processes claim as theirs."""
+        return {name: count for name, count in self._source.counters.items() if count} | self._twice
 
     def stop(self) -> None:
         """Reads what is left and stops."""
@@ -89,8 +91,9 @@ class Recorder:
         match record:
             case StreamOpen():
                 self._stage[link] = record.pp_rank
-                self._links[link, record.stream] = Heard(record)
-                self.streams[100 * record.pp_rank + record.stream] = self._links[link, record.stream]
+                number = 100 * record.pp_rank + record.stream
+                self._twice.update({"opened twice": 1} if number in self.streams else {})
+                self.streams[number] = self._links[link, record.stream] = Heard(record)
             case WatchSet():
                 self._watch(self._links[link, record.stream].table, record)
             case RequestStart():
