@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from saewatch.core.errors import ConfigError, ManifestError, MisfitError
 from saewatch.core.manifest import Exclusions, Folding
-from saewatch.dictionary.convert import convert, import_source, read_model, read_sources
-from saewatch.dictionary.formats import Source, read_probes, read_saelens
+from saewatch.dictionary.convert import convert, import_source, read_model
+from saewatch.dictionary.formats import Source, read_all, read_probes, read_saelens
 from saewatch.edge.dictionaries import load_one
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.encode import Folded, encode
@@ -154,14 +154,14 @@ def test_probes_alone_must_say_where_they_belong(tmp_path: Path, model: Path) ->
 def test_probes_of_another_width(tmp_path: Path) -> None:
     folder = made.source(tmp_path / "source", made.saelens("standard", d_in=16), directions=1)
     with pytest.raises(ManifestError, match=r"probes.w: found width 24, expected width 16"):
-        convert(*read_sources(folder), exclusions=RULES)
+        convert(*read_all(folder), exclusions=RULES)
 
 
 def test_probes_beside_a_normalised_input_are_refused(tmp_path: Path) -> None:
     sae = made.saelens("standard", normalize_activations="layer_norm")
     folder = made.source(tmp_path / "source", sae, directions=1)
     with pytest.raises(ManifestError, match="give probes a dictionary of their own"):
-        convert(*read_sources(folder), exclusions=RULES)
+        convert(*read_all(folder), exclusions=RULES)
 
 
 def test_a_threshold_stands_in_for_the_competition(tmp_path: Path, model: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_model_of_another_width_or_depth(tmp_path: Path, source: Path) -> None
 
 
 def test_a_folder_in_no_known_format(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no dictionary in a known format, expected one of cfg.json"):
+    with pytest.raises(ConfigError, match=r"no dictionary in a known format, expected one of saelens"):
         import_source(tmp_path, model, tmp_path / "bundle")
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saewatch.core.errors import HookPointError, ManifestError, TensorFileError
-from saewatch.dictionary.formats import CONVERTERS, read_json, read_probes, read_saelens
+from saewatch.dictionary.formats import Asked, read_all, read_saelens
 from tests import made
 
 
@@ -52,18 +52,6 @@ def test_a_dictionary_in_our_orientation(folder: Path) -> None:
     assert source.vectors.keys() == {"b_enc", "threshold"}
 
 
-def test_probes(folder: Path) -> None:
-    probes = read_probes(folder)
-    assert probes.W.shape == (3, made.D_IN)
-    assert probes.kind == "probes"
-
-
-def test_every_format_has_a_marker_of_its_own(folder: Path) -> None:
-    assert {row.marker for row in CONVERTERS.values()} == {"cfg.json", "probes.safetensors"}
-    for row in CONVERTERS.values():
-        assert len(row.read(folder).W) > 0
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_dictionary_may_be_trained_in_less_than_float32(tmp_path: Path, dtype: str) -> None:
     sae = made.saelens("standard").to(dtype=getattr(torch, dtype))
@@ -84,9 +72,9 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "another width": ({"d_in": 25}, "W_enc: found [24, 96], expected [25, 96]. Its width or number of latents"),
     "another number of latents": ({"d_sae": 95}, "found [96], expected [95]"),
     "no pre-bias": ({"apply_b_dec_to_input": ...}, "cfg.json: apply_b_dec_to_input: found nothing"),
-    "a pre-bias of text": ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input: found yes, expected true or false"),
+    "a pre-bias of text": ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input: found 'yes', expected true or false"),
     "another dtype": ({"dtype": "float8"}, "cfg.json: dtype: found 'float8'"),
-    "weights wider than the configuration": ({"dtype": "bfloat16"}, "expected BF16 or narrower. SAELens would round"),
+    "weights wider than the configuration": ({"dtype": "bfloat16"}, "expected BF16 or narrower. A reader would round"),
     "an average not folded": ({"normalize_activations": "expected_average_only_in"}, "fold it first"),
     "a whitening not folded": ({"normalize_activations": "covariance_whitening"}, "fold it first"),
     "an unknown normalisation": ({"normalize_activations": "rms"}, "cfg.json: normalize_activations: found rms"),
@@ -154,40 +142,6 @@ def test_a_transcoder_names_where_its_output_goes(tmp_path: Path) -> None:
     assert read_saelens(folder).hook_out == "mlp_out.1"
     with pytest.raises(ManifestError, match="hook_name_out: found nothing, expected a hook point"):
         read_saelens(configured(folder, metadata__hook_name_out=...))
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"w": torch.ones(3, 24)}, "probes.safetensors: b: found nothing"),
-        ({"w": torch.ones(3, 24), "b": torch.ones(4)}, "probes.safetensors: b: found [4], expected [3]"),
-        ({"w": torch.ones(24), "b": torch.ones(4)}, "probes.safetensors: w: found [24]"),
-        ({"w": torch.ones(3, 24), "b": torch.ones(3), "scale": torch.ones(1)}, "scale: found present"),
-    ],
-)
-def test_probes_of_another_form_are_refused(tmp_path: Path, tensors: Any, message: str) -> None:
-    save_file(tensors, tmp_path / "probes.safetensors")
-    with pytest.raises(TensorFileError) as refused:
-        read_probes(tmp_path)
-    assert message in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"), [(b"{", "expected JSON"), (b"[" * 100_000, "expected JSON"), (b"\xff", "expected JSON")]
-)
-def test_json_that_is_none(tmp_path: Path, data: bytes, message: str) -> None:
-    (tmp_path / "x.json").write_bytes(data)
-    with pytest.raises(ManifestError, match=message):
-        read_json(tmp_path / "x.json")
-
-
-def test_json_that_is_not_there_or_too_long(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="No such file"):
-        read_json(tmp_path / "x.json")
-    with (tmp_path / "x.json").open("wb") as file:
-        file.truncate(9 * 2**20)
-    with pytest.raises(ManifestError, match="at most 8388608"):
-        read_json(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "transcoder", "jumprelu_skip_transcoder"])
