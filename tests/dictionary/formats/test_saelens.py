@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saewatch.core.errors import HookPointError, ManifestError, TensorFileError
-from saewatch.dictionary.formats import Asked, read_all, read_saelens
+from saewatch.dictionary.formats import read_saelens
 from tests import made
 
 
@@ -72,7 +72,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "another width": ({"d_in": 25}, "W_enc: found [24, 96], expected [25, 96]. Its width or number of latents"),
     "another number of latents": ({"d_sae": 95}, "found [96], expected [95]"),
     "no pre-bias": ({"apply_b_dec_to_input": ...}, "cfg.json: apply_b_dec_to_input: found nothing"),
-    "a pre-bias of text": ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input: found 'yes', expected true or false"),
+    "a pre-bias of text": (
+        {"apply_b_dec_to_input": "yes"},
+        "b_dec_to_input: found 'yes', expected true or false",
+    ),
     "another dtype": ({"dtype": "float8"}, "cfg.json: dtype: found 'float8'"),
     "weights wider than the configuration": ({"dtype": "bfloat16"}, "expected BF16 or narrower. A reader would round"),
     "an average not folded": ({"normalize_activations": "expected_average_only_in"}, "fold it first"),

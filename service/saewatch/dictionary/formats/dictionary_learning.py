@@ -28,7 +28,7 @@ from saewatch.core import limits
 from saewatch.core.errors import ManifestError, TensorFileError
 from saewatch.core.fields import Fields
 from saewatch.core.manifest import Folding
-from saewatch.dictionary.formats.forms import Opened, skip
+from saewatch.dictionary.formats.forms import Opened, close, skip, where
 from saewatch.dictionary.formats.source import Asked, Source, point_of
 from saewatch.engine.encode import ordered_norm
 
@@ -102,8 +102,8 @@ def read(opened: Opened, asked: Asked) -> Source:
         b_dec=found[row.decoder_bias].float(),
     )
     skip(trainer, _TRAINING.split())
-    trainer.close()
-    cfg.close()
+    close(trainer)
+    close(cfg)
     return _unit_decoder(source) if row.unit_decoder else source
 
 
@@ -128,17 +128,17 @@ def _vectors(opened: Opened, row: _Class, found: Found, rows: int) -> Found:
 def _check_sizes(trainer: Fields, rows: int, d_in: int) -> None:
     for key, stored, most in (("dict_size", rows, limits.LATENTS), ("activation_dim", d_in, limits.D_IN)):
         if trainer.has(key) and (stated := trainer.integer(key, 1, most)) != stored:
-            raise ManifestError(f"{trainer.subject}.{key}", found=stated, expected=f"{stored}, as the weights have")
+            raise ManifestError(where(trainer, key), found=stated, expected=f"{stored}, as the weights have")
 
 
 def _read_k(trainer: Fields, found: Found, rows: int) -> int | None:
     stated = trainer.integer("k", 1, rows) if trainer.has("k") else None
     stored = int(found["k"]) if "k" in found else None
     if stated is not None and stored is not None and stated != stored:
-        raise ManifestError(f"{trainer.subject}.k", found=stated, expected=f"{stored}, as the weights have")
+        raise ManifestError(where(trainer, "k"), found=stated, expected=f"{stored}, as the weights have")
     k = stored if stated is None else stated
     if k is not None and not 1 <= k <= rows:
-        raise ManifestError(f"{trainer.subject}.k", found=k, expected=f"1 to {rows}")
+        raise ManifestError(where(trainer, "k"), found=k, expected=f"1 to {rows}")
     return k
 
 

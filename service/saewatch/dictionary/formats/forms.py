@@ -80,6 +80,13 @@ class Opened:
             raise TensorFileError(f"{self.weights}: {name}", found=f"{rows} of {width}", expected=expected)
         return rows, width
 
+    def refuse_square(self, name: str, asked: Asked) -> None:
+        """Refuses an encoder whose shape does not show how it lies, unless its format was named."""
+        if len(set(self.shape(name))) == 1 and not asked.format:
+            hint = f"As many latents as the rows are wide: the shapes do not tell how {name} lies. Name its format."
+            subject = f"{self.weights}: {name}"
+            raise TensorFileError(subject, found=list(self.shape(name)), expected="--format NAME", hint=hint)
+
     def tensors(
         self,
         shapes: Mapping[str, tuple[int, ...]],
@@ -120,11 +127,16 @@ class Opened:
             raise TensorFileError(f"{self.weights}: {name}", found=form.dtype, expected=expected, hint=hint)
 
 
+def where(cfg: Fields, key: str) -> str:
+    """The path of a member in messages."""
+    return f"{cfg.subject}{'' if cfg.subject.endswith(': ') else '.'}{key[:80]}"
+
+
 def flag(cfg: Fields, key: str) -> bool:
     """A member that is true or false."""
     value = cfg.take(key)
     if not isinstance(value, bool):
-        raise ManifestError(f"{cfg.subject}{key}", found=f"{value!r:.60}", expected="true or false")
+        raise ManifestError(where(cfg, key), found=f"{value!r:.60}", expected="true or false")
     return value
 
 
@@ -132,7 +144,7 @@ def number(cfg: Fields, key: str) -> float:
     """A member that is a finite number above 0."""
     value = cfg.take(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ManifestError(f"{cfg.subject}{key}", found=f"{value!r:.60}", expected="a number above 0")
+        raise ManifestError(where(cfg, key), found=f"{value!r:.60}", expected="a number above 0")
     return float(value)
 
 
@@ -141,3 +153,10 @@ def skip(cfg: Fields, keys: Collection[str]) -> None:
     for key in keys:
         if cfg.has(key):
             cfg.take(key)
+
+
+def close(cfg: Fields) -> None:
+    """Refuses every member that was not taken: nobody knows whether it decides a firing."""
+    for key in cfg.names():
+        hint = "If you know that it decides nothing about what fires: --ignore and its name."
+        raise ManifestError(where(cfg, key), found="an unknown member", expected="no such member", hint=hint)

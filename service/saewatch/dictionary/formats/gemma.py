@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from saewatch.core.errors import TensorFileError
 from saewatch.core.fields import Fields
-from saewatch.dictionary.formats.forms import Opened, flag, skip
+from saewatch.dictionary.formats.forms import Opened, close, flag, skip
 from saewatch.dictionary.formats.source import Asked, Source, out_of, point_of
 
 _VECTORS = ("b_enc", "b_dec", "threshold")
@@ -55,7 +55,7 @@ def read_2(opened: Opened, asked: Asked) -> Source:
     model = cfg.text("model_name")
     affine = flag(cfg, "affine_connection") if cfg.has("affine_connection") else False
     skip(cfg, _DESCRIBES)
-    cfg.close()
+    close(cfg)
     stated = out if out != point else ""
     goes = out_of(stated, asked.hook_out) if stated or asked.hook_out else None
     return _source(opened, asked, point=point, out=goes, architecture="jump_relu", model=model, affine=affine)
@@ -77,6 +77,7 @@ def _source(
         subject = f"{opened.weights}: {dec}"
         raise TensorFileError(subject, found=list(opened.shape(dec)), expected="a matrix", hint=hint)
     rows, d_in = opened.sizes(enc, transposed=True)
+    opened.refuse_square(enc, asked)
     d_out = d_in if out is None else opened.sizes(dec)[1]
     shapes: dict[str, tuple[int, ...]] = {enc: (d_in, rows), dec: (rows, d_out), "b_dec": (d_out,)}
     shapes |= {"b_enc": (rows,), "threshold": (rows,)} | ({_AFFINE: (d_in, d_out)} if affine else {})

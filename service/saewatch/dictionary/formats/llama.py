@@ -33,7 +33,7 @@ from saewatch.core import hookpoint, limits
 from saewatch.core.errors import ManifestError
 from saewatch.core.fields import Fields
 from saewatch.core.manifest import Folding, InputNorm
-from saewatch.dictionary.formats.forms import Opened, flag, number, skip
+from saewatch.dictionary.formats.forms import Opened, close, flag, number, skip, where
 from saewatch.dictionary.formats.source import Asked, Source, out_of, point_of
 from saewatch.engine.encode import exp, ordered_norm
 
@@ -83,7 +83,7 @@ def read(opened: Opened, asked: Asked) -> Source:
     k = cfg.integer("top_k", 1, head.rows) if act == "topk" else None
     skip(cfg, ("top_k",))
     a, o = _scales(head, _stated_averages(cfg), asked)
-    cfg.close()
+    close(cfg)
     stored = opened.tensors(_shapes(head))
     W, bias = stored["encoder.weight"], stored["encoder.bias"].double() / a
     W_dec, folded = stored["decoder.weight"].t().double() * (a / o), _normalisation(a)
@@ -105,7 +105,7 @@ def read_library(opened: Opened, asked: Asked) -> Source:
     cfg.choice("sae_type", ("sae",))
     head = _read_head(cfg, opened, asked, acts=("relu", "jumprelu"))
     skip(cfg, ("jump_relu_threshold", "top_k", "promote_act_fn_dtype"))  # of other activations
-    cfg.close()
+    close(cfg)
     log = next((name for name in _LOG if name in opened.forms), _LOG[0])
     averages: Mapping[str, tuple[int, ...]] = {name: () for name in opened.forms if name.startswith(_AVERAGE)}
     shapes = {**_shapes(head), **averages, **({log: (head.rows,)} if head.act == "jumprelu" else {})}
@@ -129,9 +129,9 @@ def _read_head(cfg: Fields, opened: Opened, asked: Asked, *, acts: Collection[st
     _check_sizes(cfg, rows, d_in)
     if cfg.has("use_glu_encoder") and flag(cfg, "use_glu_encoder"):
         hint = "A second matrix gates the first: that does not fold."
-        raise ManifestError(f"{cfg.subject}use_glu_encoder", found=True, expected="false", hint=hint)
+        raise ManifestError(where(cfg, "use_glu_encoder"), found=True, expected="false", hint=hint)
     if cfg.has("use_decoder_bias") and not flag(cfg, "use_decoder_bias"):
-        raise ManifestError(f"{cfg.subject}use_decoder_bias", found=False, expected="true")
+        raise ManifestError(where(cfg, "use_decoder_bias"), found=False, expected="true")
     point, goes = cfg.text("hook_point_in"), ""
     if cfg.has("hook_point_out") and not cfg.absent("hook_point_out"):
         goes = cfg.text("hook_point_out")
@@ -147,7 +147,7 @@ def _read_head(cfg: Fields, opened: Opened, asked: Asked, *, acts: Collection[st
     )
     skip(cfg, _TRAINING.split())
     if head.pre_bias and head.out is not None:
-        subject = f"{cfg.subject}apply_decoder_bias_to_pre_encoder"
+        subject = where(cfg, "apply_decoder_bias_to_pre_encoder")
         raise ManifestError(subject, found=True, expected="false for a transcoder")
     return head
 
@@ -198,7 +198,7 @@ def _normalisation(a: float) -> tuple[Folding, ...]:
 def _from_zero(cfg: Fields, key: str) -> float:
     value = cfg.take(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ManifestError(f"{cfg.subject}{key}", found=f"{value!r:.60}", expected="a number from 0 on")
+        raise ManifestError(where(cfg, key), found=f"{value!r:.60}", expected="a number from 0 on")
     return float(value)
 
 

@@ -87,16 +87,8 @@ def read_goodfire(opened: Opened, asked: Asked) -> Source:
 def read_qwen(opened: Opened, asked: Asked) -> Source:
     """Qwen-Scope's layout. ManifestError without k, TensorFileError for its tensors."""
     rows, d_in = opened.sizes("W_enc")
-    if rows == d_in and not asked.format:
-        hint = "As many latents as the rows are wide: the shapes do not tell how W_enc lies. Name its format."
-        raise ManifestError(f"{opened.weights}: W_enc", found=[rows, d_in], expected="--format", hint=hint)
-    shapes: dict[str, tuple[int, ...]] = {
-        "W_enc": (rows, d_in),
-        "W_dec": (d_in, rows),
-        "b_enc": (rows,),
-        "b_dec": (d_in,),
-    }
-    found = opened.tensors(shapes)
+    opened.refuse_square("W_enc", asked)
+    found = opened.tensors({"W_enc": (rows, d_in), "W_dec": (d_in, rows), "b_enc": (rows,), "b_dec": (d_in,)})
     if asked.k is None or asked.k > rows:
         hint = "How many latents win stands in the repository's name: L0_50 means 50."
         expected = f"--k K, from 1 to {rows}"

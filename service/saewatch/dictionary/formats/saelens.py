@@ -18,7 +18,7 @@ from saewatch.core import hookpoint, limits
 from saewatch.core.errors import ManifestError
 from saewatch.core.fields import Fields
 from saewatch.core.manifest import InputNorm
-from saewatch.dictionary.formats.forms import Opened, flag, skip
+from saewatch.dictionary.formats.forms import Opened, close, flag, skip, where
 from saewatch.dictionary.formats.source import Asked, Source, point_of
 from saewatch.engine.encode import activation_of
 
@@ -112,13 +112,13 @@ def _shapes(row: _Architecture, d_in: int, rows: int, d_out: int) -> dict[str, t
 def _read_hook(metadata: Fields, row: _Architecture) -> tuple[str, str | None]:
     version = metadata.text("sae_lens_version") if metadata.has("sae_lens_version") else "none"
     if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) < 6:
-        raise _too_old(f"{metadata.subject}.sae_lens_version", version)
+        raise _too_old(where(metadata, "sae_lens_version"), version)
     _refuse_processed(metadata)
     point = str(hookpoint.parse(metadata.text("hook_name")))
     out = str(hookpoint.parse(metadata.text("hook_name_out"))) if metadata.has("hook_name_out") else None
     if (row.kind == "transcoder") != (out is not None):
         expected = "a hook point" if row.kind == "transcoder" else "nothing"
-        raise ManifestError(f"{metadata.subject}.hook_name_out", found=out or "nothing", expected=expected)
+        raise ManifestError(where(metadata, "hook_name_out"), found=out or "nothing", expected=expected)
     return point, out
 
 
@@ -135,7 +135,7 @@ def _refuse_processed(metadata: Fields) -> None:
     if done:
         hint = "It was trained on TransformerLens' processed weights, whose residual stream is not the served model's."
         raise ManifestError(
-            f"{metadata.subject}.model_from_pretrained_kwargs",
+            where(metadata, "model_from_pretrained_kwargs"),
             found=", ".join(done),
             expected="none of these",
             hint=hint,
@@ -149,7 +149,7 @@ def _norm(cfg: Fields) -> InputNorm:
             "SAELens does nothing for it when encoding: fold it first (fold_activation_norm_scaling_factor or "
             "fold_activation_whitening), and save again."
         )
-        raise ManifestError(f"{cfg.subject}normalize_activations", found=name, expected=", ".join(_NORMS), hint=hint)
+        raise ManifestError(where(cfg, "normalize_activations"), found=name, expected=", ".join(_NORMS), hint=hint)
     return _NORMS[name]
 
 
@@ -157,4 +157,4 @@ def _close(cfg: Fields) -> None:
     if cfg.has("reshape_activations"):
         cfg.choice("reshape_activations", ("none",))
     skip(cfg, ("device",))
-    cfg.close()
+    close(cfg)

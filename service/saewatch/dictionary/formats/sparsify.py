@@ -14,7 +14,7 @@ from __future__ import annotations
 from saewatch.core import limits
 from saewatch.core.errors import ManifestError
 from saewatch.core.fields import Fields
-from saewatch.dictionary.formats.forms import Opened, flag, skip
+from saewatch.dictionary.formats.forms import Opened, close, flag, skip, where
 from saewatch.dictionary.formats.source import Asked, Source, out_of, point_of
 
 _TRAINING = ("normalize_decoder", "multi_topk")
@@ -32,14 +32,14 @@ def read(opened: Opened, asked: Asked) -> Source:
     _check_sizes(cfg, rows, d_in)
     if cfg.has("activation") and cfg.text("activation") != "topk":
         hint = "Each group's largest wins: that is no threshold, and no choice of the k largest."
-        raise ManifestError(f"{cfg.subject}activation", found="groupmax", expected="topk", hint=hint)
+        raise ManifestError(where(cfg, "activation"), found="groupmax", expected="topk", hint=hint)
     if cfg.has("signed") and flag(cfg, "signed"):
-        raise ManifestError(f"{cfg.subject}signed", found=True, expected="false: a latent fires above zero")
+        raise ManifestError(where(cfg, "signed"), found=True, expected="false: a latent fires above zero")
     k = cfg.integer("k", 1, rows)
     skips = cfg.has("skip_connection") and flag(cfg, "skip_connection")
     transcodes = cfg.has("transcode") and flag(cfg, "transcode")
     skip(cfg, _TRAINING)
-    cfg.close()
+    close(cfg)
     shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (rows, d_in), "encoder.bias": (rows,)}
     shapes |= {"W_dec": (rows, d_in), "b_dec": (d_in,)} | ({"W_skip": (d_in, d_in)} if skips else {})
     found = opened.tensors(shapes)
