@@ -44,15 +44,15 @@ def main(arguments: list[str]) -> int:
     """Reads, and writes what it read; 2 and a line on standard error when it refuses."""
     source, out, seconds, spare = arguments
     torch.set_num_threads(1)
-    _load_what_is_loaded_late()
+    load_what_is_loaded_late()
     with (
         open(source, "rb") as file,  # noqa: PTH123 - three files, opened before the right to open any is given up
         open(f"{out}/{TENSORS}", "xb") as tensors,  # noqa: PTH123 - the same
         open(f"{out}/{SCALARS}", "xb") as scalars,  # noqa: PTH123 - the same
     ):
-        _restrict(os.fstat(file.fileno()).st_size, int(seconds), int(spare))
+        restrict(os.fstat(file.fileno()).st_size, seconds=int(seconds), spare=int(spare))
         try:
-            found = dict(_flat(torch.load(file, map_location="cpu", weights_only=True), "", _DEPTH))
+            found = dict(flat(torch.load(file, map_location="cpu", weights_only=True)))
             _write(found, tensors, scalars)
         except Exception as error:  # whatever a hostile file makes torch raise: the parent says it to the user
             print(f"{type(error).__name__}: {str(error).splitlines()[0]:.200}", file=sys.stderr)  # noqa: T201 - for the parent
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _load_what_is_loaded_late() -> None:
+def load_what_is_loaded_late() -> None:
     """torch imports some modules when it first loads a file; later none can be opened."""
     sample = io.BytesIO()
     torch.save({"x": torch.nn.Parameter(torch.zeros(2))}, sample)
@@ -68,7 +68,8 @@ def _load_what_is_loaded_late() -> None:
     torch.load(sample, weights_only=True)["x"].detach().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _restrict(size: int, seconds: int, spare: int) -> None:
+def restrict(size: int, *, seconds: int, spare: int) -> None:
+    """Bounds for reading a file of ``size`` bytes; files that are open stay open, and no others can be."""
     with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - one small read of the kernel's
         taken = int(file.read().split()[0]) * resource.getpagesize()
     for what, most in (
@@ -81,12 +82,13 @@ def _restrict(size: int, seconds: int, spare: int) -> None:
         resource.setrlimit(what, (most, most))
 
 
-def _flat(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
+def flat(value: Any, name: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """Tensors and plain values of a checkpoint, by the way to them. TypeError or ValueError for anything else."""
     if isinstance(value, Mapping):
         if depth == 0 or len(value) > _MEMBERS:
             raise ValueError(f"{name or 'the checkpoint'} has {len(value)} members, nested too deeply or too many")
         for key, member in value.items():
-            yield from _flat(member, f"{name}.{key}" if name else str(key), depth - 1)
+            yield from flat(member, f"{name}.{key}" if name else str(key), depth - 1)
     elif isinstance(value, Tensor) or value is None or isinstance(value, bool | int | float | str):
         if not name or len(name) > _TEXT or (isinstance(value, str) and len(value) > _TEXT):
             raise ValueError("a name or text that is too long, or no name at all")

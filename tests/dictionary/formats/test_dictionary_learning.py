@@ -13,7 +13,7 @@ import torch
 
 from saewatch.core.errors import DictionaryError
 from saewatch.core.manifest import Folding
-from saewatch.dictionary.formats import Asked, read_all
+from saewatch.dictionary.formats import Asked
 from saewatch.dictionary.formats.dictionary_learning import read, recognises
 from tests import layouts, made  # noqa: F401 - made imports sae_lens first, which must not see the stand-in below
 
@@ -80,16 +80,6 @@ def test_the_norms_of_a_decoder_that_is_not_normalised_go_into_its_encoder(tmp_p
     assert read(layouts.opened(state, config), Asked()).folded == (Folding(what="decoder_norm"),)
     state["decoder.weight"] /= state["decoder.weight"].norm(dim=0)
     assert read(layouts.opened(state, config), Asked()).folded == ()
-
-
-def test_its_files(tmp_path: Path) -> None:
-    """Through the process that reads pickles."""
-    layout = layouts.layouts()["dictionary_learning"]
-    latents, _ = read_all(layout.write(tmp_path), layout.asked)
-    assert latents is not None
-    assert latents.files == ("config.json", "ae.pt")
-    assert latents.architecture == "BatchTopKSAE"
-    assert torch.equal(latents.W, layout.tensors["encoder.weight"])
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

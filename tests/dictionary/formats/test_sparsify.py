@@ -77,5 +77,3 @@ def test_the_folders_name_is_not_believed() -> None:
     looked = layouts.opened(layouts.sparsify_tensors(), layouts.SPARSIFY)
     with pytest.raises(DictionaryError, match="--hook-point"):
         read(looked, Asked())
-    with pytest.raises(DictionaryError, match=r"--hook-out: found mlp_out.1, expected nothing"):
-        read(looked, Asked(hook_point=layouts.POINT, hook_out="mlp_out.1"))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saewatch.core import hookpoint
-from saewatch.core.errors import ConfigError
+from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.dictionary.formats import dictionary_learning, files, gemma, llama, pickled, probes, saelens, sparsify
 from saewatch.dictionary.formats.files import read_json
 from saewatch.dictionary.formats.forms import Opened
@@ -111,7 +111,22 @@ def _choose(opened: Iterable[Opened], asked: Asked) -> Iterable[tuple[str, Opene
 
 
 def _read(name: str, opened: Opened, asked: Asked) -> Source:
-    return dataclasses.replace(CONVERTERS[name].read(opened, asked), format=name)
+    source = dataclasses.replace(CONVERTERS[name].read(opened, asked), format=name)
+    return source if name == PROBES else _agreed(source, asked)
+
+
+def _agreed(source: Source, asked: Asked) -> Source:
+    """The source, where everything that was asked for came into force. ManifestError for what did not."""
+    scaled = any(folding.what == "normalisation" for folding in source.folded)
+    for option, said, found in (
+        ("--k", asked.k, source.k),
+        ("--hook-out", asked.hook_out and str(hookpoint.parse(asked.hook_out)), source.hook_out),
+        ("--mean-norm", asked.mean_norm, asked.mean_norm if scaled else None),
+    ):
+        if said and said != found:
+            hint = "Its files say it, or it has none."
+            raise ManifestError(option, found=said, expected=found or "nothing", hint=hint)
+    return source
 
 
 def _open_checkpoints(folder: Path, names: tuple[str, ...], asked: Asked) -> Iterable[Opened]:

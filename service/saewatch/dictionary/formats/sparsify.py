@@ -43,8 +43,6 @@ def read(opened: Opened, asked: Asked) -> Source:
     shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (rows, d_in), "encoder.bias": (rows,)}
     shapes |= {"W_dec": (rows, d_in), "b_dec": (d_in,)} | ({"W_skip": (d_in, d_in)} if skips else {})
     found = opened.tensors(shapes)
-    if not transcodes and asked.hook_out:
-        raise ManifestError("--hook-out", found=asked.hook_out, expected="nothing: its transcode is false")
     return Source(
         activation="topk",
         architecture="topk",
