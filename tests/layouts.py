@@ -139,8 +139,12 @@ def transposed(tensors: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
     return {name: tensor.t().contiguous() if name in names else tensor for name, tensor in tensors.items()}
 
 
-GEMMA_2 = {"architecture": "jump_relu", "model_name": "gemma-3-1b-pt", "hf_hook_point_in": "model.layers.1.output"}
-LLAMA: Mapping[str, Any] = {
+GEMMA_2: dict[str, Any] = {
+    "architecture": "jump_relu",
+    "model_name": "gemma-3-1b-pt",
+    "hf_hook_point_in": "model.layers.1.output",
+}
+LLAMA: dict[str, Any] = {
     "d_model": D_IN,
     "d_sae": LATENTS,
     "expansion_factor": LATENTS // D_IN,
@@ -157,7 +161,7 @@ LLAMA: Mapping[str, Any] = {
     "top_k": 50,
     "dtype": "torch.float32",
 }
-LIBRARY: Mapping[str, Any] = {
+LIBRARY: dict[str, Any] = {
     "sae_type": "sae",
     "d_model": D_IN,
     "expansion_factor": LATENTS // D_IN,
@@ -169,7 +173,7 @@ LIBRARY: Mapping[str, Any] = {
     "use_decoder_bias": True,
     "top_k": 50,
 }
-SPARSIFY: Mapping[str, Any] = {
+SPARSIFY: dict[str, Any] = {
     "activation": "topk",
     "expansion_factor": 32,
     "normalize_decoder": True,
@@ -180,7 +184,7 @@ SPARSIFY: Mapping[str, Any] = {
     "transcode": False,
     "d_in": D_IN,
 }
-TRAINER: Mapping[str, Any] = {
+TRAINER: dict[str, Any] = {
     "trainer_class": "BatchTopKTrainer",
     "dict_class": "BatchTopKSAE",
     "activation_dim": D_IN,

@@ -18,7 +18,7 @@ from saewatch.dictionary.formats import Source, read_all, read_probes, read_sael
 from saewatch.edge.dictionaries import load_one
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.encode import Folded, encode
-from tests import made
+from tests import layouts, made
 
 RULES = Exclusions(exclude_first=1)
 
@@ -100,6 +100,32 @@ def test_without_an_oracle_there_are_no_conformance_rows(tmp_path: Path, model: 
     import_source(source, model, tmp_path / "bundle")
     assert load_bundle(tmp_path / "bundle").attestation("conformance") is None
     assert not (tmp_path / "bundle" / "conformance.safetensors").exists()
+
+
+def test_without_a_model_nothing_says_which_one_it_fits(tmp_path: Path, source: Path) -> None:
+    import_source(source, None, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.fit() is None
+    assert bundle.manifest.exclusions == Exclusions(exclude_first=1, max_norm=47.5)
+    (source / "stated.json").write_text(json.dumps({"exclude_special": [4]}))
+    import_source(source, None, tmp_path / "other")
+    assert load_bundle(tmp_path / "other").manifest.exclusions.special == (4,)
+
+
+def test_what_a_reader_folded_is_in_the_data_sheet(tmp_path: Path) -> None:
+    layout = layouts.layouts()["llama_scope"]
+    import_source(layout.write(tmp_path / "source"), None, tmp_path / "bundle")
+    folded = load_bundle(tmp_path / "bundle").manifest.folded
+    assert folded == (Folding(what="normalisation", constant=24**0.5 / 9.5), Folding(what="decoder_norm"))
+
+
+def test_one_file_is_imported_with_what_lies_beside_it(tmp_path: Path) -> None:
+    layout = layouts.layouts()["gemma_scope"]
+    folder = layout.write(tmp_path / "source")
+    (folder / "stated.json").write_text(json.dumps({"hook_point": layouts.POINT, "max_norm": 9}))
+    import_source(folder / layout.weights, None, tmp_path / "bundle")
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert (manifest.hook_point, manifest.exclusions.max_norm) == (layouts.POINT, 9.0)
 
 
 def test_directions_keep_their_values_in_float16(source: Path) -> None:

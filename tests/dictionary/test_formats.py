@@ -167,19 +167,25 @@ def another_number(data: bytearray, rng: random.Random) -> bytes:
         ("gemma_scope_2", "config.json"),
         ("llama_scope", "hyperparams.json"),
         ("sparsify", "cfg.json"),
+        ("saelens", "cfg.json"),
     ],
 )
 def test_a_damaged_file_is_refused_or_read(tmp_path: Path, name: str, file: str) -> None:
     """80 seeded mutations each: another exception than ours would be a way to crash whoever imports."""
-    layout = layouts.layouts()[name]
-    folder, rng = layout.write(tmp_path), random.Random(name + file)
+    if name == "saelens":
+        made.saelens("gated").save_model(tmp_path)
+        asked = Asked()
+    else:
+        asked = layouts.layouts()[name].asked
+        layouts.layouts()[name].write(tmp_path)
+    folder, rng = tmp_path, random.Random(name + file)
     whole = (folder / file).read_bytes()
     refused: list[str] = []
     for at in range(80):
         damage: Damage = [flip, flip_head, cut, repeat, another_number][at % 5]
         (folder / file).write_bytes(damage(bytearray(whole), rng))
         try:
-            latents, _ = read_all(folder, layout.asked)
+            latents, _ = read_all(folder, asked)
             assert latents is not None
             convert(latents, exclusions=Exclusions())
         except SaewatchError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ def test_nothing_is_loaded_before_everything_fits() -> None:
         raise AssertionError("loaded")
 
     forms = {"W": Form("F32", (3, 2)), "b": Form("F32", (4,))}
-    looked = Opened(folder=layouts.Path(), weights="x", forms=forms, load=load)
+    looked = Opened(folder=Path(), weights="x", forms=forms, load=load)
     with pytest.raises(DictionaryError, match=r"x: b: found \[4\], expected \[3\]"):
         looked.tensors(SHAPES)
 
@@ -52,7 +53,7 @@ def test_values_are_finite(value: float) -> None:
 
 @pytest.mark.parametrize("shape", [(3,), (0, 2), (3, 0), (2, 3, 4), (2**22 + 1, 2), (2, 2**16 + 1)])
 def test_sizes_are_those_of_a_dictionary(shape: tuple[int, ...]) -> None:
-    looked = Opened(folder=layouts.Path(), weights="x", forms={"W": Form("F32", shape)}, load=dict)
+    looked = Opened(folder=Path(), weights="x", forms={"W": Form("F32", shape)}, load=dict)
     with pytest.raises(DictionaryError, match="x: W: found"):
         looked.sizes("W")
     with pytest.raises(DictionaryError, match="x: V: found nothing, expected a matrix"):

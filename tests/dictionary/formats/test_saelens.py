@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from saewatch.core.errors import HookPointError, ManifestError, TensorFileError
 from saewatch.dictionary.formats import read_saelens
-from tests import made
+from tests import layouts, made
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its own dependencies
+    from sae_lens.saes.sae import SAE, TrainingSAE
 
 
 @pytest.fixture
@@ -147,7 +154,91 @@ def test_a_transcoder_names_where_its_output_goes(tmp_path: Path) -> None:
         read_saelens(configured(folder, metadata__hook_name_out=...))
 
 
-@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "transcoder", "jumprelu_skip_transcoder"])
-def test_what_saelens_saves_is_what_we_read(tmp_path: Path, architecture: str) -> None:
-    folder = made.source(tmp_path / "source", made.saelens(architecture))
-    assert read_saelens(folder).W.shape == (made.LATENTS, made.D_IN)
+FOLDABLE = (
+    "standard",
+    "jumprelu",
+    "gated",
+    "topk",
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+)
+NORMS = ("none", "layer_norm", "constant_norm_rescale")
+FOLDED_FIRST = ("expected_average_only_in", "covariance_whitening")
+
+
+def combinations(architecture: str) -> Iterator[dict[str, Any]]:
+    """Every way in which SAELens 6.54 lets a dictionary of this class be configured."""
+    for norm, pre_bias in itertools.product((*NORMS, *FOLDED_FIRST), (False, True)):
+        options = {"normalize_activations": norm, "apply_b_dec_to_input": pre_bias}
+        if "topk" in architecture:
+            yield from ({**options, "k": 7, "rescale_acts_by_decoder_norm": by_norms} for by_norms in (False, True))
+        else:
+            yield options
+
+
+@pytest.mark.parametrize("architecture", FOLDABLE)
+def test_every_dictionary_that_saelens_saves_encodes_as_it_does_or_is_refused(
+    tmp_path: Path, architecture: str
+) -> None:
+    for at, options in enumerate(combinations(architecture)):
+        if "transcoder" in architecture and options["apply_b_dec_to_input"]:
+            with pytest.raises(ValueError, match="not supported for transcoders"):
+                made.saelens(architecture, **options)
+            continue
+        sae = made.saelens(architecture, seed=at, **options)
+        folder = tmp_path / str(at)
+        sae.save_model(folder)
+        if options["normalize_activations"] in FOLDED_FIRST:
+            with pytest.raises(ManifestError, match=r"normalize_activations.*fold it first"):
+                read_saelens(folder)
+        else:
+            layouts.check(read_saelens(folder), sae.encode)
+
+
+@pytest.mark.parametrize("architecture", ["abstopk", "matching_pursuit"])
+def test_the_others_are_refused_by_name_however_configured(tmp_path: Path, architecture: str) -> None:
+    for at, options in enumerate(combinations(architecture)):
+        made.saelens(architecture, **options).save_model(tmp_path / str(at))
+        with pytest.raises(ManifestError, match=f"found '{architecture}'.*cannot be watched row by row"):
+            read_saelens(tmp_path / str(at))
+
+
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "topk"])
+def test_what_saelens_folds_before_saving_is_read(tmp_path: Path, architecture: str) -> None:
+    k = {"k": 7, "rescale_acts_by_decoder_norm": True} if architecture == "topk" else {}
+    average = made.saelens(architecture, normalize_activations="expected_average_only_in", **k)
+    average.fold_activation_norm_scaling_factor(0.7)
+    norms = made.saelens(architecture, apply_b_dec_to_input=True, **k)
+    norms.fold_W_dec_norm()
+    whitened = made.saelens(architecture, normalize_activations="covariance_whitening", apply_b_dec_to_input=True, **k)
+    mixing = made.rows(made.D_IN, seed=4, scale=0.3) + torch.eye(made.D_IN)
+    whitened.fold_activation_whitening(made.rows(1)[0], mixing, torch.linalg.inv(mixing))
+    for at, sae in enumerate((average, norms, whitened)):
+        sae.save_model(tmp_path / str(at))
+        layouts.check(read_saelens(tmp_path / str(at)), sae.encode)
+
+
+@pytest.mark.parametrize("name", ["batchtopk", "matryoshka_batchtopk"])
+def test_dictionaries_that_were_trained_with_a_threshold_are_saved_as_jumprelu(tmp_path: Path, name: str) -> None:
+    widths = {"matryoshka_widths": [32, made.LATENTS]} if name.startswith("matryoshka") else {}
+    config = {"d_in": made.D_IN, "d_sae": made.LATENTS, "k": 7, "dtype": "float32", "apply_b_dec_to_input": True}
+    sae = TrainingSAE.from_dict({"architecture": name, **config, **widths})
+    for at, parameter in enumerate(sae.parameters()):
+        parameter.data = made.rows(1, seed=at, d_in=parameter.numel(), scale=0.3).reshape(parameter.shape)
+    sae.topk_threshold.fill_(0.3)
+    sae.cfg.metadata.hook_name = made.HOOK
+    sae.save_inference_model(tmp_path)
+    source = read_saelens(tmp_path)
+    assert source.activation == "jumprelu"
+    assert float(source.vectors["threshold"].max()) == pytest.approx(0.3)
+    layouts.check(source, SAE.load_from_disk(tmp_path).encode)
+
+
+def test_a_file_of_an_older_saelens_says_what_to_do(tmp_path: Path) -> None:
+    folder = made.source(tmp_path / "source", made.saelens("standard"))
+    old = {"d_in": 24, "d_sae": 96, "hook_point": "blocks.1.hook_resid_post", "activation_fn_str": "relu"}
+    (folder / "cfg.json").write_text(json.dumps(old))
+    with pytest.raises(ManifestError, match=r"sae_lens_version: found none, expected 6 or later. Load it with"):
+        read_saelens(folder)

@@ -151,14 +151,14 @@ def _refuse_none(path: Path, opened: Iterable[Opened]) -> None:
     raise ConfigError(str(path), found=found, expected=f"one of {', '.join(CONVERTERS)}", hint=hint)
 
 
-_LAYER = re.compile(r"(?:^|[/._-])(?:layers?[._]?|blocks[._]|[lL])(\d{1,3})(?!\d)")
+_LAYER = re.compile(r"(?:^|[/._-])(?:layers?[._]?|blocks[._])(\d{1,3})(?!\d)|(?:^|[/-])[lL](\d{1,3})(?![\d_])")
 _K = re.compile(r"[lL]0_(\d{1,4})(?!\d)")
 
 
 def _compare(path: Path, source: Source) -> Iterable[str]:
     """Warnings where the names of folder and file speak of another layer or k. They decide nothing."""
     named = "/".join([*path.resolve().parts[-3:], *source.files])
-    layer, layers = str(hookpoint.parse(source.hook_point).layer), set(_LAYER.findall(_K.sub("", named)))
+    layer, layers = str(hookpoint.parse(source.hook_point).layer), {one or two for one, two in _LAYER.findall(named)}
     if layers and layer not in layers:
         yield f"a name says layer {', '.join(sorted(layers))}, it is read as {source.hook_point}"
     counts = set(_K.findall(named))
