@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from saewatch.core.errors import ConfigError, ManifestError, MisfitError
 from saewatch.core.manifest import Exclusions, Folding
-from saewatch.dictionary.convert import convert, import_source, read_model, read_sources
-from saewatch.dictionary.formats import Source, read_probes, read_saelens
+from saewatch.dictionary.convert import convert, import_source, read_model
+from saewatch.dictionary.formats import Source, read_all, read_probes, read_saelens
 from saewatch.edge.dictionaries import load_one
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.encode import Folded, encode
-from tests import made
+from tests import layouts, made
 
 RULES = Exclusions(exclude_first=1)
 
@@ -102,6 +102,32 @@ def test_without_an_oracle_there_are_no_conformance_rows(tmp_path: Path, model: 
     assert not (tmp_path / "bundle" / "conformance.safetensors").exists()
 
 
+def test_without_a_model_nothing_says_which_one_it_fits(tmp_path: Path, source: Path) -> None:
+    import_source(source, None, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.fit() is None
+    assert bundle.manifest.exclusions == Exclusions(exclude_first=1, max_norm=47.5)
+    (source / "stated.json").write_text(json.dumps({"exclude_special": [4]}))
+    import_source(source, None, tmp_path / "other")
+    assert load_bundle(tmp_path / "other").manifest.exclusions.special == (4,)
+
+
+def test_what_a_reader_folded_is_in_the_data_sheet(tmp_path: Path) -> None:
+    layout = layouts.layouts()["llama_scope"]
+    import_source(layout.write(tmp_path / "source"), None, tmp_path / "bundle")
+    folded = load_bundle(tmp_path / "bundle").manifest.folded
+    assert folded == (Folding(what="normalisation", constant=24**0.5 / 9.5), Folding(what="decoder_norm"))
+
+
+def test_one_file_is_imported_with_what_lies_beside_it(tmp_path: Path) -> None:
+    layout = layouts.layouts()["gemma_scope"]
+    folder = layout.write(tmp_path / "source")
+    (folder / "stated.json").write_text(json.dumps({"hook_point": layouts.POINT, "max_norm": 9}))
+    import_source(folder / layout.weights, None, tmp_path / "bundle")
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert (manifest.hook_point, manifest.exclusions.max_norm) == (layouts.POINT, 9.0)
+
+
 def test_directions_keep_their_values_in_float16(source: Path) -> None:
     """Weights of 1e-3 and less: float16 alone would lose them."""
     latents, probes = read_saelens(source), read_probes(source)
@@ -154,14 +180,14 @@ def test_probes_alone_must_say_where_they_belong(tmp_path: Path, model: Path) ->
 def test_probes_of_another_width(tmp_path: Path) -> None:
     folder = made.source(tmp_path / "source", made.saelens("standard", d_in=16), directions=1)
     with pytest.raises(ManifestError, match=r"probes.w: found width 24, expected width 16"):
-        convert(*read_sources(folder), exclusions=RULES)
+        convert(*read_all(folder), exclusions=RULES)
 
 
 def test_probes_beside_a_normalised_input_are_refused(tmp_path: Path) -> None:
     sae = made.saelens("standard", normalize_activations="layer_norm")
     folder = made.source(tmp_path / "source", sae, directions=1)
     with pytest.raises(ManifestError, match="give probes a dictionary of their own"):
-        convert(*read_sources(folder), exclusions=RULES)
+        convert(*read_all(folder), exclusions=RULES)
 
 
 def test_a_threshold_stands_in_for_the_competition(tmp_path: Path, model: Path) -> None:
@@ -211,7 +237,7 @@ def test_a_model_of_another_width_or_depth(tmp_path: Path, source: Path) -> None
 
 
 def test_a_folder_in_no_known_format(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no dictionary in a known format, expected one of cfg.json"):
+    with pytest.raises(ConfigError, match=r"no dictionary in a known format, expected one of saelens"):
         import_source(tmp_path, model, tmp_path / "bundle")
 
 

@@ -1,196 +1,194 @@
-"""Reading what others wrote: every quiet trap of a source folder is refused by name."""
+"""The table of formats: each is recognised by what is in it, and whatever else a stranger writes is refused."""
 
 from __future__ import annotations
 
 import json
+import random
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from saewatch.core.errors import HookPointError, ManifestError, TensorFileError
-from saewatch.dictionary.formats import CONVERTERS, read_json, read_probes, read_saelens
-from tests import made
+from saewatch.core.errors import ConfigError, ManifestError, SaewatchError
+from saewatch.core.manifest import Exclusions
+from saewatch.dictionary.convert import convert
+from saewatch.dictionary.formats import CONVERTERS, Asked, read_all
+from tests import layouts, made
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return made.source(tmp_path / "source", made.saelens("jumprelu", apply_b_dec_to_input=True), directions=3)
-
-
-def configured(folder: Path, **changes: Any) -> Path:
-    cfg = json.loads((folder / "cfg.json").read_text())
-    for path, value in changes.items():
-        *way, last = path.split("__")
-        place = cfg
-        for key in way:
-            place = place[key]
-        if value is ...:
-            del place[last]
-        else:
-            place[last] = value
-    (folder / "cfg.json").write_text(json.dumps(cfg))
-    return folder
+PLAIN = {name: layout for name, layout in layouts.layouts().items() if not layout.asked.allow_pickle}
 
 
-def stored(folder: Path, **tensors: torch.Tensor | None) -> Path:
-    found = load_file(folder / "sae_weights.safetensors") | tensors
-    kept = {name: tensor for name, tensor in found.items() if tensor is not None}
-    save_file(kept, folder / "sae_weights.safetensors")
-    return folder
+def test_every_format_has_a_layout_in_the_tests() -> None:
+    assert CONVERTERS.keys() == {"saelens", "probes", *layouts.layouts()}
 
 
-def test_a_dictionary_in_our_orientation(folder: Path) -> None:
-    source = read_saelens(folder)
-    found = load_file(folder / "sae_weights.safetensors")
-    assert torch.equal(source.W, found["W_enc"].t())
-    assert source.W.is_contiguous()
-    assert (source.activation, source.kind, source.hook_point) == ("jumprelu", "sae", "resid_post.1")
-    assert source.pre_bias
-    assert source.vectors.keys() == {"b_enc", "threshold"}
+@pytest.mark.parametrize("name", [*PLAIN, "dictionary_learning"])
+def test_a_format_is_recognised_and_read(tmp_path: Path, name: str) -> None:
+    layout = layouts.layouts()[name]
+    latents, probes = read_all(layout.write(tmp_path), layout.asked)
+    assert latents is not None
+    assert probes is None
+    assert (latents.format, latents.W.shape, latents.warnings) == (name, (layouts.LATENTS, layouts.D_IN), ())
+    assert set(latents.files) == {layout.weights, *([layout.config_name] if layout.config else [])}
+    convert(latents, exclusions=Exclusions())
 
 
-def test_probes(folder: Path) -> None:
-    probes = read_probes(folder)
-    assert probes.W.shape == (3, made.D_IN)
-    assert probes.kind == "probes"
+def recognised(name: str) -> list[str]:
+    layout = layouts.layouts()[name]
+    tensors = {key: tensor for key, tensor in layout.tensors.items() if isinstance(tensor, torch.Tensor)}
+    looked = layouts.opened(tensors, layout.config)
+    return [other for other, row in CONVERTERS.items() if row.recognises(looked)]
 
 
-def test_every_format_has_a_marker_of_its_own(folder: Path) -> None:
-    assert {row.marker for row in CONVERTERS.values()} == {"cfg.json", "probes.safetensors"}
-    for row in CONVERTERS.values():
-        assert len(row.read(folder).W) > 0
+@pytest.mark.parametrize("name", layouts.layouts())
+def test_each_layout_is_one_formats(name: str) -> None:
+    assert recognised(name) == [name]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_dictionary_may_be_trained_in_less_than_float32(tmp_path: Path, dtype: str) -> None:
-    sae = made.saelens("standard").to(dtype=getattr(torch, dtype))
-    source = read_saelens(made.source(tmp_path / "source", sae))
-    assert source.W.dtype == getattr(torch, dtype)
-    assert source.vectors["b_enc"].dtype == torch.float32
+def test_two_dictionaries_in_one_folder_are_refused(tmp_path: Path) -> None:
+    made.saelens("standard").save_model(tmp_path)
+    save_file({name: tensor.contiguous() for name, tensor in layouts.jumps().items()}, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError) as refused:
+        read_all(tmp_path)
+    assert refused.value.found == "saelens (other.safetensors), saelens (sae_weights.safetensors)"
+    assert "--format" in refused.value.hint
+    latents, _ = read_all(tmp_path / "sae_weights.safetensors")
+    assert latents is not None
 
 
-def test_one_half_precision_is_not_the_other(tmp_path: Path) -> None:
-    folder = made.source(tmp_path / "source", made.saelens("standard").to(dtype=torch.bfloat16))
-    with pytest.raises(TensorFileError, match="found BF16, expected F16 or narrower"):
-        read_saelens(configured(folder, dtype="float16"))
+def test_two_formats_in_one_folder_ask_which(tmp_path: Path) -> None:
+    made.saelens("jumprelu").save_model(tmp_path)
+    save_file(layouts.sparsify_tensors(), tmp_path / "sae.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(layouts.SPARSIFY))
+    with pytest.raises(ConfigError, match=r"saelens \(sae_weights.*sparsify \(sae.safetensors\)|sparsify"):
+        read_all(tmp_path, Asked(hook_point=layouts.POINT))
+    latents, _ = read_all(tmp_path, Asked(hook_point=layouts.POINT, format="sparsify"))
+    assert latents is not None
+    assert latents.format == "sparsify"
+    assert latents.warnings == ("sae_weights.safetensors: not read",)
 
 
-CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown key": ({"finetuning_scaling_factor": True}, "cfg.json: finetuning_scaling_factor: found an unknown"),
-    "no width": ({"d_in": ...}, "cfg.json: d_in: found nothing"),
-    "another width": ({"d_in": 25}, "W_enc: found [24, 96], expected [25, 96]. Its width or number of latents"),
-    "another number of latents": ({"d_sae": 95}, "found [96], expected [95]"),
-    "no pre-bias": ({"apply_b_dec_to_input": ...}, "cfg.json: apply_b_dec_to_input: found nothing"),
-    "a pre-bias of text": ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input: found yes, expected true or false"),
-    "another dtype": ({"dtype": "float8"}, "cfg.json: dtype: found 'float8'"),
-    "weights wider than the configuration": ({"dtype": "bfloat16"}, "expected BF16 or narrower. SAELens would round"),
-    "an average not folded": ({"normalize_activations": "expected_average_only_in"}, "fold it first"),
-    "a whitening not folded": ({"normalize_activations": "covariance_whitening"}, "fold it first"),
-    "an unknown normalisation": ({"normalize_activations": "rms"}, "cfg.json: normalize_activations: found rms"),
-    "reshaped heads": ({"reshape_activations": "hook_z"}, "cfg.json: reshape_activations: found 'hook_z'"),
-    "no version": ({"metadata__sae_lens_version": ...}, "sae_lens_version: found none, expected 6 or later"),
-    "an old version": ({"metadata__sae_lens_version": "5.9.1"}, "found 5.9.1, expected 6 or later. Load it with"),
-    "no hook point": ({"metadata__hook_name": ...}, "cfg.json: metadata.hook_name: found nothing"),
-    "processed weights": (
-        {"metadata__model_from_pretrained_kwargs": {"center_writing_weights": True}},
-        "model_from_pretrained_kwargs: found center_writing_weights",
-    ),
-    "an output of its own": ({"metadata__hook_name_out": "blocks.1.hook_mlp_out"}, "hook_name_out: found mlp_out.1"),
-    "another architecture's tensors": ({"architecture": "gated"}, "sae_weights.safetensors: b_enc: found present"),
-    "no such architecture": ({"architecture": "sparsemax"}, "found 'sparsemax'"),
-    "abstopk": ({"architecture": "abstopk"}, "its values are signed"),
-    "matching_pursuit": ({"architecture": "matching_pursuit"}, "depends on those chosen before it"),
-    "temporal": ({"architecture": "temporal"}, "it attends over the sequence"),
-}
+def test_a_named_format_says_what_it_misses(tmp_path: Path) -> None:
+    save_file({"W_enc": torch.ones(24, 96)}, tmp_path / "x.safetensors")
+    with pytest.raises(ConfigError, match=r"known format \(x.safetensors with W_enc\).*--format NAME"):
+        read_all(tmp_path)
+    with pytest.raises(SaewatchError, match=r"x.safetensors: W_dec: found nothing, expected this tensor|b_dec"):
+        read_all(tmp_path, Asked(format="gemma_scope", hook_point=layouts.POINT))
 
 
-@pytest.mark.parametrize("case", CONFIGS)
-def test_a_configuration_that_would_load_wrongly_is_refused(folder: Path, case: str) -> None:
-    changes, message = CONFIGS[case]
-    with pytest.raises((ManifestError, TensorFileError)) as refused:
-        read_saelens(configured(folder, **changes))
-    assert message in str(refused.value)
+def test_pickles_are_not_opened_unless_that_is_allowed(tmp_path: Path) -> None:
+    layouts.layouts()["openai"].write(tmp_path)
+    for path in (tmp_path, tmp_path / "v5.pt"):
+        with pytest.raises(ConfigError, match=r"v5.pt: found a pickle, expected .*--allow-pickle"):
+            read_all(path, Asked(hook_point=layouts.POINT))
+    layouts.layouts()["goodfire"].write(tmp_path)
+    with pytest.raises(ConfigError, match=r"found l1.pth, v5.pt, expected one checkpoint. Name the file"):
+        read_all(tmp_path, Asked(hook_point=layouts.POINT, allow_pickle=True))
 
 
-def test_a_hook_point_that_nobody_knows(folder: Path) -> None:
-    with pytest.raises(HookPointError, match="hook_q"):
-        read_saelens(configured(folder, metadata__hook_name="blocks.1.attn.hook_q"))
+def test_weights_that_are_no_pickle_are_preferred(tmp_path: Path) -> None:
+    made.saelens("standard").save_model(tmp_path)
+    torch.save({}, tmp_path / "optimizer.pt")
+    latents, _ = read_all(tmp_path, Asked(allow_pickle=True))
+    assert latents is not None
+    assert latents.format == "saelens"
 
 
-def test_processing_that_changes_nothing_is_no_processing(folder: Path) -> None:
-    read_saelens(configured(folder, metadata__model_from_pretrained_kwargs={"center_writing_weights": False}))
-
-
-TENSORS: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
-    "one too many": ({"scaling_factor": torch.ones(96)}, "scaling_factor: found present, expected no such tensor"),
-    "one missing": ({"threshold": None}, "threshold: found nothing, expected this tensor"),
-    "transposed": ({"W_enc": torch.ones(96, 24)}, "W_enc: found [96, 24], expected [24, 96]"),
-    "integers": ({"b_enc": torch.ones(96, dtype=torch.int32)}, "b_enc: found I32, expected F32 or narrower"),
-    "doubles": ({"b_enc": torch.ones(96, dtype=torch.float64)}, "b_enc: found F64"),
-    "NaN": ({"threshold": torch.full((96,), torch.nan)}, "threshold: found NaN or infinity"),
-    "infinity": ({"W_dec": torch.full((96, 24), torch.inf)}, "W_dec: found NaN or infinity"),
-}
-
-
-@pytest.mark.parametrize("case", TENSORS)
-def test_tensors_that_would_load_wrongly_are_refused(folder: Path, case: str) -> None:
-    tensors, message = TENSORS[case]
-    with pytest.raises(TensorFileError) as refused:
-        read_saelens(stored(folder, **tensors))
-    assert message in str(refused.value)
-
-
-def test_a_transcoder_takes_no_pre_bias(tmp_path: Path) -> None:
-    folder = made.source(tmp_path / "source", made.saelens("transcoder"))
-    with pytest.raises(ManifestError, match="expected false for a transcoder"):
-        read_saelens(configured(folder, apply_b_dec_to_input=True))
-
-
-def test_a_transcoder_names_where_its_output_goes(tmp_path: Path) -> None:
-    folder = made.source(tmp_path / "source", made.saelens("transcoder"))
-    assert read_saelens(folder).hook_out == "mlp_out.1"
-    with pytest.raises(ManifestError, match="hook_name_out: found nothing, expected a hook point"):
-        read_saelens(configured(folder, metadata__hook_name_out=...))
+def test_a_name_is_compared_and_gives_a_warning(tmp_path: Path) -> None:
+    for folder, warnings in {
+        "layers.1": (),
+        "layers.12": ("a name says layer 12, it is read as resid_post.1",),
+        "W32K-L0_50": ("a name says L0 50, k is 7",),
+        "layer_1-L0_7": (),
+    }.items():
+        layout = layouts.layouts()["sparsify"]
+        latents, _ = read_all(layout.write(tmp_path / "x" / folder), layout.asked)
+        assert latents is not None
+        assert latents.warnings == warnings
 
 
 @pytest.mark.parametrize(
-    ("tensors", "message"),
+    ("asked", "message"),
     [
-        ({"w": torch.ones(3, 24)}, "probes.safetensors: b: found nothing"),
-        ({"w": torch.ones(3, 24), "b": torch.ones(4)}, "probes.safetensors: b: found [4], expected [3]"),
-        ({"w": torch.ones(24), "b": torch.ones(4)}, "probes.safetensors: w: found [24]"),
-        ({"w": torch.ones(3, 24), "b": torch.ones(3), "scale": torch.ones(1)}, "scale: found present"),
+        (Asked(k=8), r"--k: found 8, expected nothing"),
+        (Asked(hook_out="mlp_out.1"), r"--hook-out: found mlp_out.1, expected nothing"),
+        (Asked(mean_norm=3.0), r"--mean-norm: found 3.0, expected nothing"),
+        (Asked(hook_point="resid_post.2"), r"hook.point: found resid_post.2, expected resid_post.1"),
     ],
 )
-def test_probes_of_another_form_are_refused(tmp_path: Path, tensors: Any, message: str) -> None:
-    save_file(tensors, tmp_path / "probes.safetensors")
-    with pytest.raises(TensorFileError) as refused:
-        read_probes(tmp_path)
-    assert message in str(refused.value)
+def test_what_is_asked_for_comes_into_force_or_is_refused(tmp_path: Path, asked: Asked, message: str) -> None:
+    made.saelens("standard").save_model(tmp_path)
+    with pytest.raises(ManifestError, match=message):
+        read_all(tmp_path, asked)
+
+
+# --- a little fuzzing -------------------------------------------------------------------------------------------------
+Damage = Callable[[bytearray, random.Random], bytes]
+WORDS = [b"0", b"-1", b"99999999999999999999", b"null", b"true", b'"x"', b"[]", b"{}", b"1e400", b"NaN", b"[[[["]
+
+
+def flip(data: bytearray, rng: random.Random) -> bytes:
+    for _ in range(rng.choice([1, 1, 4])):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def flip_head(data: bytearray, rng: random.Random) -> bytes:
+    data[rng.randrange(min(400, len(data)))] = rng.randrange(256)
+    return bytes(data)
+
+
+def cut(data: bytearray, rng: random.Random) -> bytes:
+    return bytes(data[: rng.randrange(len(data))])
+
+
+def repeat(data: bytearray, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data))
+    return bytes(data[:at] + data[max(0, at - 64) : at] + data[at:])
+
+
+def another_number(data: bytearray, rng: random.Random) -> bytes:
+    """Another word in the place of a number, in what is text."""
+    found = list(re.finditer(rb"\d+", bytes(data[:4000])))
+    if not found:
+        return bytes(data)
+    match = rng.choice(found)
+    return bytes(data[: match.start()] + rng.choice(WORDS) + data[match.end() :])
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"{", "expected JSON"), (b"[" * 100_000, "expected JSON"), (b"\xff", "expected JSON")]
+    ("name", "file"),
+    [
+        ("gemma_scope", "params.npz"),
+        ("gemma_scope_2", "params.safetensors"),
+        ("gemma_scope_2", "config.json"),
+        ("llama_scope", "hyperparams.json"),
+        ("sparsify", "cfg.json"),
+        ("saelens", "cfg.json"),
+    ],
 )
-def test_json_that_is_none(tmp_path: Path, data: bytes, message: str) -> None:
-    (tmp_path / "x.json").write_bytes(data)
-    with pytest.raises(ManifestError, match=message):
-        read_json(tmp_path / "x.json")
-
-
-def test_json_that_is_not_there_or_too_long(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="No such file"):
-        read_json(tmp_path / "x.json")
-    with (tmp_path / "x.json").open("wb") as file:
-        file.truncate(9 * 2**20)
-    with pytest.raises(ManifestError, match="at most 8388608"):
-        read_json(tmp_path / "x.json")
-
-
-@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "transcoder", "jumprelu_skip_transcoder"])
-def test_what_saelens_saves_is_what_we_read(tmp_path: Path, architecture: str) -> None:
-    folder = made.source(tmp_path / "source", made.saelens(architecture))
-    assert read_saelens(folder).W.shape == (made.LATENTS, made.D_IN)
+def test_a_damaged_file_is_refused_or_read(tmp_path: Path, name: str, file: str) -> None:
+    """80 seeded mutations each: another exception than ours would be a way to crash whoever imports."""
+    if name == "saelens":
+        made.saelens("gated").save_model(tmp_path)
+        asked = Asked()
+    else:
+        asked = layouts.layouts()[name].asked
+        layouts.layouts()[name].write(tmp_path)
+    folder, rng = tmp_path, random.Random(name + file)
+    whole = (folder / file).read_bytes()
+    refused: list[str] = []
+    for at in range(80):
+        damage: Damage = [flip, flip_head, cut, repeat, another_number][at % 5]
+        (folder / file).write_bytes(damage(bytearray(whole), rng))
+        try:
+            latents, _ = read_all(folder, asked)
+            assert latents is not None
+            convert(latents, exclusions=Exclusions())
+        except SaewatchError as error:
+            refused.append(str(error))
+    assert 20 < len(refused) <= 80
+    assert max(map(len, refused)) < 2000

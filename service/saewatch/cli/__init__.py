@@ -45,6 +45,7 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb("saewatch.cli.doctor", "examine an installation, and say what to do"),
     "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),
     "score": Verb("saewatch.cli.score", "score texts without serving: what fires on each token"),
+    "dictionary import": Verb("saewatch.cli.dictionary.import_", "make a bundle of a dictionary that others trained"),
     "version": Verb("saewatch.cli.version", "print the version"),
 }
 

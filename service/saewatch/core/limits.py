@@ -78,6 +78,27 @@ TENSOR_FILE_BYTES = 16 * 1024 * MIB
 TENSOR_HEADER_BYTES = MIB
 """The header of a safetensors file: ours hold under ten tensors."""
 
+ARCHIVE_MEMBERS = 64
+"""Members of an archive of weights: those that are read hold under ten arrays, and torch adds some of its own."""
+
+ARCHIVE_DIRECTORY_BYTES = 64 * KIB
+"""Its directory: it is read as a whole, and a member takes some 100 B."""
+
+ARCHIVE_RATIO = 16
+"""Times its own size that an archive may unpack to: weights hardly shrink, and a zip bomb grows a thousandfold."""
+
+ARRAY_HEADER_BYTES = 4 * KIB
+"""The header of one array in it, which numpy pads to 64 or 128 B."""
+
+CHECKPOINT_SCALARS_BYTES = MIB
+"""Plain values that a checkpoint holds beside its tensors."""
+
+CHECKPOINT_SPARE_BYTES = 512 * MIB
+"""Memory of the process that reads a checkpoint, over what torch has taken and twice the file."""
+
+CHECKPOINT_S = 60
+"""Processor seconds of that process, and of waiting for it twice as many, besides one for each 10 MiB."""
+
 D_IN = 65_536
 """Width of a hook point; the widest published model has 18,432."""
 

@@ -1,8 +1,8 @@
-"""From a folder of trained weights to a bundle: read, fold, check against the oracle, state, write.
+"""From trained weights to a bundle: read, fold, check against the oracle, state, write.
 
-A source folder holds what `saewatch.dictionary.formats` reads (a SAELens dictionary, probes, or both), the draft of its
-features (``features.json``), what its authors state (``stated.json``: among it which tokens were left out) and their
-quality sheet (``sheet.json``). Latents come first, then directions. In a
+A source folder holds what `saewatch.dictionary.formats` reads (a dictionary, probes, or both), and may hold the draft
+of its features (``features.json``), what its authors state (``stated.json``: among it which tokens were left out) and
+their quality sheet (``sheet.json``). Latents come first, then directions. In a
 bundle of both, directions are rounded to the latents' type: each row is brought to a magnitude near 1 by a power of
 two first, which float16 needs for small weights, and its limit and scale take the factor back exactly.
 
@@ -12,16 +12,18 @@ conformance rows are answered in float64.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saewatch.core import hookpoint
 from saewatch.core.attestation import Attestation, Fit
-from saewatch.core.errors import ConfigError, ManifestError
+from saewatch.core.errors import ManifestError
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.manifest import BundleSheet, EncoderSheet, Exclusions, Folding, Manifest, check_encoder
 from saewatch.dictionary.attest import (
@@ -34,7 +36,7 @@ from saewatch.dictionary.attest import (
     read_stated,
 )
 from saewatch.dictionary.bundle import Parts, write_bundle
-from saewatch.dictionary.formats import CONVERTERS, Source, read_json
+from saewatch.dictionary.formats import Asked, Source, read_all, read_json
 from saewatch.engine.dictionary_file import sheet_of
 from saewatch.engine.encode import F32, F64, Folded, activation_of, fold, ordered_norm, raise_limits
 from saewatch.engine.modelfacts import model_facts
@@ -48,9 +50,43 @@ class Converted:
     tensors: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Sources:
+    """What was read of a folder, and the folder."""
+
+    folder: Path
+    latents: Source | None
+    probes: Source | None
+    hook_point: str | None = None
+    """What was asked for, or is stated."""
+
+    @property
+    def first(self) -> Source:
+        """The latents where there are some."""
+        found = self.latents or self.probes
+        assert found is not None, "read_sources refuses a folder without either"
+        return found
+
+
 def import_source(
     source: Path,
-    model: Path,
+    model: Path | None,
+    out: Path,
+    *,
+    name: str = "",
+    asked: Asked | None = None,
+    oracle: Oracle | None = None,
+    threshold: float | None = None,
+    replace_bundle: bool = False,
+) -> BundleSheet:
+    """Makes the bundle ``out`` from a source folder, for the model in ``model``: `read_sources`, then `make_bundle`."""
+    found = read_sources(source, asked)
+    return make_bundle(found, model, out, name=name, oracle=oracle, threshold=threshold, replace_bundle=replace_bundle)
+
+
+def make_bundle(
+    sources: Sources,
+    model: Path | None,
     out: Path,
     *,
     name: str = "",
@@ -58,11 +94,12 @@ def import_source(
     threshold: float | None = None,
     replace_bundle: bool = False,
 ) -> BundleSheet:
-    """Makes the bundle ``out`` from a source folder, for the model in ``model``.
+    """Makes the bundle ``out`` from what was read.
 
     Args:
-        source: folder with the weights, ``features.json`` and ``stated.json``.
-        model: the served model's folder (safetensors, config.json, tokenizer).
+        sources: latents, directions or both.
+        model: the served model's folder (safetensors, config.json, tokenizer). Without one the bundle does not say
+            which model it fits, and leaves out only the tokens that ``stated.json`` names.
         out: the bundle's folder.
         name: what the dictionary is called; else as the source folder.
         oracle: the library to check the fold against; without one the bundle has no conformance rows.
@@ -71,54 +108,57 @@ def import_source(
 
     Raises:
         DictionaryError: the weights, features or stated figures are refused, or do not fit the model.
-        ConfigError: the folder holds no known format, or ``out`` holds something else.
+        ConfigError: ``out`` holds something else.
     """
-    latents, probes = read_sources(source)
-    stated = read_stated(source)
-    facts, special = read_model(model)
+    folder, latents, probes = sources.folder, sources.latents, sources.probes
+    stated = read_stated(folder)
+    facts, special = read_model(model) if model is not None else (None, ())
     rules = Exclusions(
         exclude_first=stated.exclude_first,
         special=special if stated.special is None else stated.special,
         max_norm=stated.max_norm,
     )
-    converted = convert(latents, probes, exclusions=rules, hook_point=stated.hook_point, threshold=threshold)
-    manifest, fit = converted.manifest, _fit(latents.model if latents else "", facts)
-    verify_fit(manifest, fit, facts)
+    converted = convert(latents, probes, exclusions=rules, hook_point=sources.hook_point, threshold=threshold)
+    manifest = converted.manifest
+    fit = None if facts is None else _fit(latents.model if latents else "", facts)
+    if facts is not None:
+        verify_fit(manifest, fit, facts)
     files = [file for part in (latents, probes) if part is not None for file in part.files]
     bodies = {
-        "fit": fit.body(),
-        "provenance": provenance(source, files, name=name or source.name),
+        "fit": {} if fit is None else fit.body(),
+        "provenance": provenance(folder, files, name=name or folder.resolve().name),
         "stated": stated.body,
-        "quality": read_sheet(source),
+        "quality": read_sheet(folder),
     }
     listed = [
         *((kind, body) for kind, body in bodies.items() if body),
-        *(("adapter", one) for one in read_adapters(source)),
+        *(("adapter", one) for one in read_adapters(folder)),
     ]
     attestations = [Attestation(kind=kind, weights=manifest.digest, body=body) for kind, body in listed]
     rows: Mapping[str, Tensor] = {}
     if oracle is not None:
-        attested, rows = conform(manifest, converted.tensors, source, oracle, norm=stated.mean_norm)
+        attested, rows = conform(manifest, converted.tensors, folder, oracle, norm=stated.mean_norm)
         attestations.append(attested)
     parts = Parts(
         manifest=manifest,
         tensors=converted.tensors,
-        catalogue=read_features(source, manifest.digest),
+        catalogue=read_features(folder, manifest.digest),
         attestations=attestations,
         rows=rows,
     )
     return write_bundle(parts, out, replace=replace_bundle)
 
 
-def read_sources(folder: Path) -> tuple[Source | None, Source | None]:
-    """Latents and directions of a source folder, by the files that it has; ConfigError when it has neither."""
-    found = {name: row.read(folder) for name, row in CONVERTERS.items() if (folder / row.marker).is_file()}
-    latents = next((source for source in found.values() if source.kind != "probes"), None)
-    probes = next((source for source in found.values() if source.kind == "probes"), None)
-    if latents is None and probes is None:
-        known = ", ".join(f"{row.marker} ({name})" for name, row in CONVERTERS.items())
-        raise ConfigError(str(folder), found="no dictionary in a known format", expected=f"one of {known}")
-    return latents, probes
+def read_sources(path: Path, asked: Asked | None = None) -> Sources:
+    """Latents and directions of a source folder, or of one file in it; see `formats.read_all` for what is refused.
+
+    Where ``asked`` names no hook point, the one that ``stated.json`` names is taken to be asked for.
+    """
+    asked, folder = asked or Asked(), path if path.is_dir() else path.parent
+    named = asked.hook_point or read_stated(folder).hook_point
+    point = str(hookpoint.parse(named)) if named else None
+    latents, probes = read_all(path, dataclasses.replace(asked, hook_point=point))
+    return Sources(folder=folder, latents=latents, probes=probes, hook_point=point)
 
 
 def convert(
@@ -233,7 +273,7 @@ def _fold_directions(source: Source, dtype: torch.dtype) -> tuple[Tensor, Folded
     if dtype == torch.float32:
         return source.W, folded
     rows, factor = _near_one(source.W)
-    return rows.to(dtype), replace(folded, lim=folded.lim * factor, s=folded.s / factor)
+    return rows.to(dtype), dataclasses.replace(folded, lim=folded.lim * factor, s=folded.s / factor)
 
 
 def _near_one(W: Tensor) -> tuple[Tensor, F32]:
@@ -254,7 +294,7 @@ def _decoder(latents: Source | None) -> dict[str, Tensor]:
 
 
 def _foldings(latents: Source | None, probes: Source | None, threshold: float | None) -> list[Folding]:
-    found = []
+    found = list(latents.folded) if latents else []
     if latents and latents.pre_bias:
         found.append(Folding(what="pre_bias"))
     if latents and latents.rescaled:
