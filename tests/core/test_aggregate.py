@@ -105,6 +105,13 @@ def test_a_token_more_never_makes_a_score_smaller_but_for_the_mean(tokens: Any, 
     assert math.isnan(before) or after >= before
 
 
+@given(TEXTS, FEATURE)
+def test_a_score_has_the_same_bits_whatever_it_is_computed_together_with(texts: list[Text], one: Feature) -> None:
+    whole = scores([one], *columns(texts))[0]
+    alone = [scores([one], *columns([text]))[0, 0] for text in texts]
+    np.testing.assert_array_equal(whole, alone)
+
+
 def test_windows_that_are_looked_at_in_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = np.random.default_rng(1)
     values = [tuple(((0, float(v)),) if v > 0.3 else () for v in chance.random(200)) for _ in range(5)]

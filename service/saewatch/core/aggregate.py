@@ -125,8 +125,16 @@ def scores(features: Sequence[Feature], requests: Requests, firings: Firings) ->
         whole = _aggregated(read(aggregation), requests, scope, entries, sum(widths))
         for i, width in zip(chosen, widths, strict=True):
             part = whole[base[i] : base[i] + width]
-            found[i] = np.array(features[i].head) @ np.log1p(part) if features[i].head else part[0]
+            found[i] = _headed(features[i].head, part) if features[i].head else part[0]
     return found
+
+
+def _headed(head: Sequence[float], part: F64) -> F64:
+    """One term after the other: a request's score has the same bits whatever it is computed together with."""
+    total = np.zeros(part.shape[1])
+    for weight, row in zip(head, part, strict=True):
+        total += weight * np.log1p(row)
+    return total
 
 
 def _checked(requests: Requests, firings: Firings, features: int) -> I64:
