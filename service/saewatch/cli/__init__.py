@@ -45,6 +45,7 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb("saewatch.cli.doctor", "examine an installation, and say what to do"),
     "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),
     "score": Verb("saewatch.cli.score", "score texts without serving: what fires on each token"),
+    "dictionary align": Verb("saewatch.cli.dictionary.align", "find the features of an old dictionary on a new one"),
     "dictionary calibrate": Verb(
         "saewatch.cli.dictionary.calibrate", "choose limits for a stated rate of false alarms"
     ),
