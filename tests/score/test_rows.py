@@ -28,8 +28,13 @@ def test_the_residual_stream_is_the_list_of_hidden_states(scorer: Scorer) -> Non
 
 
 def test_no_hook_stays(scorer: Scorer) -> None:
-    rows_at(scorer.model, "mlp_out.1", TOKENS)
-    assert not any(one._forward_hooks or one._forward_pre_hooks for one in scorer.model.modules())  # noqa: SLF001 - torch has no public list
+    def hooks() -> int:
+        return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in scorer.model.modules())  # noqa: SLF001 - torch lists them nowhere else
+
+    before = hooks()
+    for point in ("mlp_out.1", "resid_mid.1"):
+        assert rows_at(scorer.model, point, TOKENS).shape == (len(TOKENS), 128)
+    assert hooks() == before
 
 
 def test_texts_give_their_tokens_and_rows(scorer: Scorer) -> None:
