@@ -10,9 +10,11 @@ import pytest
 from saewatch.core.attestation import Attestation
 from saewatch.core.catalogue import Catalogue
 from saewatch.core.errors import ConfigError, ManifestError, TensorFileError
-from saewatch.dictionary.bundle import Parts, write_bundle
+from saewatch.dictionary.bundle import Parts, read_parts, write_bundle
 from saewatch.engine.dictionary_file import load_bundle
 from tests import made
+
+FIXTURE = Path(__file__).resolve().parents[1] / "fixture" / "bundle"
 
 
 def parts(seed: int = 0, **stated: str) -> Parts:
@@ -33,6 +35,15 @@ def test_a_bundle_is_written_whole(tmp_path: Path) -> None:
     sheet = write_bundle(parts(), tmp_path / "bundle")
     assert load_bundle(tmp_path / "bundle", decoder=True).sheet == sheet
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("folder", [FIXTURE, None])
+def test_what_a_bundle_is_made_of_makes_it_again(folder: Path | None, tmp_path: Path) -> None:
+    if folder is None:
+        folder = tmp_path / "bundle"
+        write_bundle(parts(), folder)
+    write_bundle(read_parts(folder), tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(folder)
 
 
 def test_writing_it_again_changes_nothing(tmp_path: Path) -> None:

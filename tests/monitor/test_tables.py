@@ -120,3 +120,8 @@ def test_many_features_agree_with_the_slow_way() -> None:
         if int(one.unit[slot[index]]) in feature.latents and value[index] > feature.floor
     }
     assert fired(one, *zip(slot.tolist(), value.tolist(), strict=True)) == expected
+    index, feature = one.fired(slot, value)
+    units = [
+        one.features[number].latents.index(int(one.unit[slot[i]])) for i, number in zip(index, feature, strict=True)
+    ]
+    assert one.units(feature, slot[index]).tolist() == units

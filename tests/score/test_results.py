@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from saewatch.core import aggregate
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Budget, Tally, raw
 from saewatch.score.results import Coverage, Scores, total, unit_of
@@ -117,3 +120,18 @@ def test_a_feature_fires_above_its_own_floor_only() -> None:
         ["low.l1"],
         ["high.l1", "low.l1"],
     ]
+
+
+def test_columns_give_the_scores_of_the_peaks(table: WatchTable) -> None:
+    texts = [scored(table, index=7), scored(table, (), index=9), scored(table, ((2, 3, 4.0),), index=3)]
+    requests, firings = Scores(texts, table).columns()
+    assert requests.tokens("all").tolist() == [5, 5, 5]
+    for part, scope in (("prompt", "prompt"), ("answer", "reply")):
+        features = [replace(one, scope=scope) for one in table.features]
+        found = aggregate.scores(features, requests, firings)
+        peaks = [{peak.feature.id: peak.value for peak in one.peaks if peak.part == part} for one in texts]
+        assert found.T.tolist() == [[of.get(one.id, 0.0) for one in table.features] for of in peaks]
+
+
+def test_columns_of_nothing(table: WatchTable) -> None:
+    assert aggregate.scores(table.features, *Scores([], table).columns()).shape == (3, 0)

@@ -46,6 +46,10 @@ VERBS: Mapping[str, Verb] = {
     "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),
     "score": Verb("saewatch.cli.score", "score texts without serving: what fires on each token"),
     "dictionary import": Verb("saewatch.cli.dictionary.import_", "make a bundle of a dictionary that others trained"),
+    "dictionary align": Verb("saewatch.cli.dictionary.align", "find the features of an old dictionary on a new one"),
+    "dictionary calibrate": Verb(
+        "saewatch.cli.dictionary.calibrate", "choose limits for a stated rate of false alarms"
+    ),
     "version": Verb("saewatch.cli.version", "print the version"),
 }
 

@@ -17,18 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from saewatch import cli
-from saewatch.cli import marked
+from saewatch.cli import marked, prompts
 from saewatch.cli.output import whole
 from saewatch.cli.terminal import in_colour
 from saewatch.cli.values import bundle, from_zero
-from saewatch.core import limits
-from saewatch.core.errors import ConfigError, UnreachableError
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Coverage, Peak, Scored, Scorer
-
-KEYS = ("text", "messages", "tokens")
-"""What a line of a *.jsonl file holds: one of these."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +53,12 @@ def run(options: argparse.Namespace) -> int:
     """Scores and prints; fails when rows were not finite."""
     form = _form(options)
     entries = (
-        _entries(options.file)
+        prompts.entries(options.file)
         if options.file
         else [(f"text {index}", {"text": text}) for index, text in enumerate(options.text)]
     )
-    score = _scoring()
-    given = [_given(entry, score, chat=options.chat) for _, entry in entries]
+    score = prompts.scoring()
+    given = [prompts.given(entry, score, chat=options.chat) for _, entry in entries]
     scorer = score.Scorer.load(
         options.model,
         bundle(options.dictionary),
@@ -99,67 +94,6 @@ def _judged(coverage: Coverage, *, shown: bool) -> int:
     if coverage.not_finite:
         print("saewatch: the model's numbers are not finite; try --dtype float32", file=sys.stderr)
     return cli.FAILED if coverage.not_finite else cli.GOOD
-
-
-def _scoring() -> Any:
-    """The module that scores. ConfigError where what it needs is not installed."""
-    try:
-        from saewatch import score
-    except ModuleNotFoundError as error:
-        hint = "Install it: pip install 'saewatch[score]'."
-        raise ConfigError("saewatch score", found=f"no {error.name}", expected="it installed", hint=hint) from error
-    return score
-
-
-# --- what is scored ---------------------------------------------------------------------------------------------------
-def _entries(name: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """The prompts of a file, and where each stands.
-
-    UnreachableError when it cannot be read, ConfigError naming the line that is wrong.
-    """
-    lines = [(f"{name}:{number}", line) for number, line in enumerate(_text(name).splitlines(), start=1)]
-    objects = name.endswith(".jsonl")
-    return [(where, _entry(line, where) if objects else {"text": line}) for where, line in lines if line.strip()]
-
-
-def _text(name: str) -> str:
-    try:
-        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
-            data = file.read(limits.SCORE_FILE_BYTES + 1)
-    except OSError as error:
-        raise UnreachableError(name, found=error.strerror, expected="a file of prompts") from error
-    if len(data) > limits.SCORE_FILE_BYTES:
-        raise ConfigError(name, found="a larger file", expected=f"at most {limits.SCORE_FILE_BYTES} bytes")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(name, found=str(error), expected="text in UTF-8") from error
-
-
-def _entry(line: str, subject: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(subject, found=str(error), expected="a JSON object") from error
-    keys = [key for key in KEYS if isinstance(found, dict) and key in found]
-    if len(keys) != 1:
-        raise ConfigError(subject, found=f"{line:.60}", expected=f"an object with one of {', '.join(KEYS)}")
-    kinds = {"text": str, "messages": dict, "tokens": int}
-    values = [found["text"]] if keys == ["text"] else found[keys[0]]
-    answer = found.get("answer", []) if keys == ["tokens"] else []
-    for key, of in ((keys[0], values), ("answer", answer)):
-        if not isinstance(of, list) or not all(type(one) is kinds.get(key, int) for one in of):
-            raise ConfigError(f"{subject}: {key}", found=f"{of!r:.60}", expected=f"{key} as the help says")
-    return dict(found)
-
-
-def _given(entry: Mapping[str, Any], score: Any, *, chat: bool) -> Any:
-    """As `Scorer.each` takes it."""
-    if "tokens" in entry:
-        return score.Exchange(entry["tokens"], entry.get("answer", ()))
-    if "messages" in entry:
-        return entry["messages"]
-    return [{"role": "user", "content": entry["text"]}] if chat else entry["text"]
 
 
 # --- how it is told ---------------------------------------------------------------------------------------------------

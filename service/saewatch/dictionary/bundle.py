@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from saewatch.core import manifest as sheets
-from saewatch.core.attestation import Attestation
+from saewatch.core.attestation import Attestation, read_conformance
 from saewatch.core.catalogue import Catalogue
 from saewatch.core.errors import ConfigError
 from saewatch.core.manifest import BundleSheet, Manifest, attestation_path
-from saewatch.engine.dictionary_file import load_bundle
+from saewatch.engine.dictionary_file import load_bundle, load_tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -37,6 +38,27 @@ class Parts:
         """The bundle's own sheet."""
         named = sorted((one.kind, one.digest) for one in self.attestations)
         return BundleSheet(weights=self.manifest.digest, catalogue=self.catalogue.digest, attestations=tuple(named))
+
+
+def read_parts(folder: Path) -> Parts:
+    """What the bundle in ``folder`` is made of, every digest checked, so that another one can be made of it.
+
+    Raises `ManifestError` and `TensorFileError` as `load_bundle` does.
+    """
+    bundle = load_bundle(folder, decoder=True)
+    held, attested = bundle.dictionary, bundle.attestation("conformance")
+    columns = {name: torch.from_numpy(getattr(held.limits, name)) for name in ("lim", "s", "c")}
+    if held.limits_thresholded is not None:
+        columns["lim_thresholded"] = torch.from_numpy(held.limits_thresholded.lim)
+    decoder = {name: tensor for name, tensor in (("W_dec", held.W_dec), ("b_dec", held.b_dec)) if tensor is not None}
+    expected = read_conformance(attested).tensors if attested else {}
+    return Parts(
+        manifest=bundle.manifest,
+        tensors={"W": held.W, **columns, **decoder},
+        catalogue=bundle.catalogue,
+        attestations=bundle.attestations,
+        rows=load_tensors(folder / sheets.CONFORMANCE_FILE, expected) if expected else {},
+    )
 
 
 def write_bundle(parts: Parts, out: Path, *, replace: bool = False) -> BundleSheet:

@@ -83,6 +83,13 @@ class WatchTable:
             return np.arange(len(slot)), self.pair_feature[slot]
         return pairs.fired((self.pair_start, self.pair_feature, self.pair_floor), slot, value)
 
+    def units(self, feature: I32, slot: U16) -> npt.NDArray[np.int64]:
+        """Which of its feature's slots each of these is, from 0, ``[K]``: which latent, where all are watched."""
+        own = [number * self.slots + one for number, slots in enumerate(self.feature_slots) for one in slots]
+        first = np.cumsum([0, *(len(slots) for slots in self.feature_slots)])
+        place = np.searchsorted(np.array(own, np.int64), feature.astype(np.int64) * self.slots + slot)
+        return np.asarray(place - first[feature], np.int64)
+
 
 def join(parts: Sequence[WatchSet], *, number: int, stream: StreamIdentity) -> WatchTable:
     """The table of a complete watch set. Raises `RecordError` when ``parts`` leave a slot out or give one twice."""

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers.utils import cached_file, logging
 
 from saewatch.core.catalogue import Catalogue
@@ -33,6 +34,7 @@ from saewatch.engine.batching import Encoded
 from saewatch.engine.hf import HfTap, Seen
 from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join
 from saewatch.score.results import Coverage, Fired, Peak, Scored, Scores, Token, total
+from saewatch.score.rows import rows_at
 
 __all__ = [
     "DTYPES",
@@ -183,6 +185,18 @@ class Scorer:
         subjects = names or [f"texts[{index}]" for index in range(len(texts))]
         ready = [self._ready(subject, one, generate, cut=cut) for subject, one in zip(subjects, texts, strict=True)]
         return (self._scored(index, one, generate) for index, one in enumerate(ready))
+
+    def rows(self, given: Given, *, cut: bool = False, names: Sequence[str] = ()) -> Iterator[tuple[list[int], Tensor]]:
+        """The tokens of each text, and what the model has at the dictionary's hook point there, ``[T, d_in]``.
+
+        Nothing is left out: what the dictionary excludes is among them. Raises as `each` does.
+        """
+        texts = _many(given)
+        subjects = names or [f"texts[{index}]" for index in range(len(texts))]
+        ready = [self._ready(subject, one, 0, cut=cut) for subject, one in zip(subjects, texts, strict=True)]
+        for ids in ([*one.prompt, *one.answer] for one in ready):
+            if ids:
+                yield ids, rows_at(self.model, self.opening.hook_point, ids)
 
     def _ready(self, subject: str, given: Any, generate: int, *, cut: bool) -> _Ready:
         """ConfigError unless the model can take it."""

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from saewatch.core.aggregate import Firings, Requests
 from saewatch.core.batch import F32, I32, U16, Reason, SlotKind
 from saewatch.core.catalogue import Feature
 from saewatch.monitor.tables import WatchTable
@@ -196,6 +197,21 @@ class Scores:
     def coverage(self) -> Coverage:
         """Over all texts."""
         return total([one.coverage for one in self.texts])
+
+    def columns(self) -> tuple[Requests, Firings]:
+        """What was read and what fired, as `core.aggregate` makes scores of it."""
+        scored = np.concatenate([np.zeros(0, np.bool_), *(~one.excluded for one in self.texts)])
+        requests = Requests.of(
+            [len(one.excluded) for one in self.texts], [one.prompt_len for one in self.texts], scored
+        )
+        firings = Firings(
+            request=np.repeat(np.arange(len(self.texts)), [len(one.position) for one in self.texts]),
+            position=self.position.astype(np.int64),
+            feature=self.feature.astype(np.int64),
+            unit=self.table.units(self.feature, self.slot),
+            value=self.value,
+        )
+        return requests, firings
 
     def frame(self) -> pd.DataFrame:
         """One row for each firing of a feature."""

@@ -1,0 +1,91 @@
+"""Files of requests that say what they carry, and which of them were made alike.
+
+Each line of a *.jsonl file is a prompt as `saewatch score` reads it, with, where known, "concept" (a concept of the
+catalogue or a list of them; null or nothing: none), and "template" or "author": what other requests share with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saewatch.cli import prompts
+from saewatch.core import limits
+from saewatch.core.errors import ConfigError, UnreachableError
+from saewatch.dictionary.calibration import Data
+
+SHARED = ("template", "author")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """The requests of a file, in its order."""
+
+    digest: str
+    """SHA-256 of the file."""
+    entries: tuple[tuple[str, Mapping[str, Any]], ...]
+    """Where each stands, and what stands there."""
+    concepts: tuple[frozenset[str], ...]
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """What tells the requests apart from those of another file, and where it stands first."""
+        found: dict[str, str] = {}
+        for where, entry in self.entries:
+            for key in _keys(entry):
+                found.setdefault(key, where)
+        return found
+
+    @property
+    def data(self) -> Data:
+        """As an attestation names it."""
+        distinct = {_keys(entry)[-1] for _, entry in self.entries}
+        return Data(digest=self.digest, requests=len(self.entries), distinct=len(distinct))
+
+
+def read(name: str, known: Collection[str]) -> Labelled:
+    """The requests of a file. `ConfigError` names the line whose concept is not ``known``, or that is no prompt."""
+    entries = tuple(prompts.entries(name))
+    for where, entry in entries:
+        for key in SHARED:
+            if not isinstance(entry.get(key, ""), str):
+                raise ConfigError(f"{where}: {key}", found=f"{entry[key]!r:.40}", expected="a name")
+    concepts = tuple(frozenset(_concepts(where, entry, known)) for where, entry in entries)
+    return Labelled(digest=_digest(name), entries=entries, concepts=concepts)
+
+
+def check_benign(requests: Labelled, wanted: Iterable[str]) -> None:
+    """`ConfigError` naming a request that carries one of ``wanted``."""
+    for (where, _), concepts in zip(requests.entries, requests.concepts, strict=True):
+        if carried := sorted(concepts & set(wanted)):
+            hint = "Limits are chosen on requests without it; put this one into --labelled."
+            raise ConfigError(f"{where}: concept", found=carried[0], expected="a benign request", hint=hint)
+
+
+def _concepts(where: str, entry: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+    said = entry.get("concept")
+    for concept in said if isinstance(said, list) else [] if said is None else [said]:
+        if concept not in known:
+            expected = f"null, or one of {', '.join(sorted(known))}"
+            raise ConfigError(f"{where}: concept", found=f"{concept!r:.40}", expected=expected)
+        yield concept
+
+
+def _keys(entry: Mapping[str, Any]) -> list[str]:
+    """The request itself, and behind it what it shares with others."""
+    own = json.dumps([entry.get(key) for key in (*prompts.KEYS, "answer")], sort_keys=True)
+    shared = [f"{key}:{entry[key]}" for key in SHARED if entry.get(key)]
+    return [f"text:{hashlib.sha256(own.encode()).hexdigest()}", *shared]
+
+
+def _digest(name: str) -> str:
+    try:
+        with Path(name).open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        expected = f"a file of at most {limits.SCORE_FILE_BYTES} bytes"
+        raise UnreachableError(name, found=error.strerror, expected=expected) from error
