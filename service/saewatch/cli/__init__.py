@@ -45,6 +45,7 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb("saewatch.cli.doctor", "examine an installation, and say what to do"),
     "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),
     "score": Verb("saewatch.cli.score", "score texts without serving: what fires on each token"),
+    "dictionary encode": Verb("saewatch.cli.dictionary.encode", "encode rows of activations with a bundle"),
     "version": Verb("saewatch.cli.version", "print the version"),
 }
 
