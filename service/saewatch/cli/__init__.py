@@ -46,6 +46,7 @@ VERBS: Mapping[str, Verb] = {
     "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),
     "score": Verb("saewatch.cli.score", "score texts without serving: what fires on each token"),
     "dictionary encode": Verb("saewatch.cli.dictionary.encode", "encode rows of activations with a bundle"),
+    "dictionary conformance": Verb("saewatch.cli.dictionary.conformance", "compare a bundle with its own library"),
     "version": Verb("saewatch.cli.version", "print the version"),
 }
 

@@ -99,6 +99,9 @@ ENCODE_PART_BYTES = 64 * MIB
 ENCODE_PART_ROWS = 1024
 """Rows of them at most: beyond it a product gets no faster."""
 
+ORACLE_S = 3600
+"""A dictionary's own library answers so long: it may have 16 GiB to read."""
+
 # --- sidecar ------------------------------------------------------------------------------------------------------
 LABEL_WAIT_NS = 1_000_000_000
 """A request's label may come later than its first firings by this much; then the request counts as unlabelled."""
