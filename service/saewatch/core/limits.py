@@ -99,6 +99,12 @@ ENCODE_PART_BYTES = 64 * MIB
 ENCODE_PART_ROWS = 1024
 """Rows of them at most: beyond it a product gets no faster."""
 
+JOURNAL_LINE_BYTES = 8 * KIB
+"""One move of a ref: three digests, an actor and a reason of at most TEXT_BYTES each."""
+
+JOURNAL_FILE_BYTES = 64 * MIB
+"""The moves of one slot: some 80,000."""
+
 ORACLE_S = 3600
 """A dictionary's own library answers so long: it may have 16 GiB to read."""
 
