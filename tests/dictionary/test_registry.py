@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,6 @@ from saewatch.dictionary.journal import NOTHING, GateRecord
 from saewatch.dictionary.registry import Registry, Slot, read_slot
 from saewatch.dictionary.store import TENSORS
 from saewatch.dictionary.verify import verify
-from tests import made
 from tests.dictionary.crashing import SLOT, Crash, CrashingDisk, bundle, move, registry
 
 
@@ -69,39 +69,39 @@ def test_the_slower_of_two_is_told_who_was_faster(stored: tuple[Registry, list[s
     assert len(one.journal(SLOT).lines) == 3
 
 
+def compete(root: Path, actor: str, bundle: str, expect: str, begin: Any, answers: Any) -> None:
+    """One of two operators, in a process of its own."""
+    found = registry(root)
+    begin.wait()
+    try:
+        found.promote(replace(move(), actor=actor), bundle, expect=expect)
+        answers.put((actor, "won"))
+    except SaewatchError as error:
+        answers.put((actor, str(error)))
+
+
 def test_two_promoters_in_two_processes(stored: tuple[Registry, list[str]]) -> None:
-    """Twenty times: exactly one wins, and the journal says who."""
-    one, (a, b, c) = stored
-    root = one.store.root
+    """Twenty times: exactly one wins, the other is told who it was, and the journal says so too."""
+    one, digests = stored
     context = multiprocessing.get_context("fork")
     current = NOTHING
     for turn in range(20):
-        new = {"ada": (a, b, c)[turn % 3], "grace": (a, b, c)[(turn + 1) % 3]}
-        barrier, answers = context.Barrier(2), context.SimpleQueue()
-
-        def promote(actor: str, barrier: object = barrier, answers: object = answers, new: dict[str, str] = new) -> None:
-            barrier.wait()  # type: ignore[attr-defined]  # multiprocessing's types are those of a context
-            try:
-                registry(root).promote(replace(move(), actor=actor), new[actor], expect=current)  # noqa: B023 - forked
-                answers.put((actor, "won"))  # type: ignore[attr-defined]  # as above
-            except SaewatchError as error:
-                answers.put((actor, str(error)))  # type: ignore[attr-defined]  # as above
-
-        workers = [context.Process(target=promote, args=(actor,)) for actor in new if new[actor] != current]
-        if len(workers) < 2:
-            new = {"ada": (a, b, c)[(turn + 2) % 3], "grace": (a, b, c)[(turn + 2) % 3]}
-            workers = [context.Process(target=promote, args=(actor, barrier, answers, new)) for actor in new]
+        others = [digest for digest in digests if digest != current][:2]
+        begin, answers = context.Barrier(2), context.SimpleQueue()
+        workers = [
+            context.Process(target=compete, args=(one.store.root, actor, bundle, current, begin, answers))
+            for actor, bundle in zip(("ada", "grace"), others, strict=True)
+        ]
         for worker in workers:
             worker.start()
         said = dict(answers.get() for _ in workers)
         for worker in workers:
             worker.join()
-        winners = [actor for actor, text in said.items() if text == "won"]
-        assert len(winners) == 1, said
-        loser = next(text for actor, text in said.items() if text != "won")
-        assert f"promoted by {winners[0]}" in loser
+        (winner,) = (actor for actor, text in said.items() if text == "won")
+        (loser,) = (text for text in said.values() if text != "won")
+        assert f"promoted by {winner}" in loser
         line = one.journal(SLOT).lines[-1]
-        assert (line.seq, line.actor) == (turn + 1, winners[0])
+        assert (line.seq, line.actor, line.before) == (turn + 1, winner, current)
         current = line.after
     assert verify(one).good
 
@@ -263,4 +263,17 @@ def test_a_store_may_have_slots_of_several_models(tmp_path: Path) -> None:
         one.promote(replace(move(), slot=slot), a, expect=NOTHING)
     assert [str(slot) for slot in one.slots()] == ["m-1/resid_post.1", "m-2/resid_post.1"]
     assert one.references() == {a: ["m-1/resid_post.1@stable", "m-2/resid_post.1@stable"]}
-    assert made.LATENTS
+
+
+def test_what_could_not_be_read_back_is_not_written(stored: tuple[Registry, list[str]]) -> None:
+    """A journal with such a line would be refused for ever."""
+    one, (a, _, _) = stored
+    for wrong in ({"reason": "x" * 4097}, {"actor": ""}, {"actor": "\ud800"}, {"reason": "e\u0301"}):
+        with pytest.raises(ManifestError):
+            one.promote(replace(move(), **wrong), a, expect=NOTHING)  # type: ignore[arg-type]  # mixed values
+    with pytest.raises(ManifestError):
+        one.promote(replace(move(), time_ms=2**53), a, expect=NOTHING)
+    assert one.journal(SLOT).lines == ()
+    one.promote(move(reason="two\nlines"), a, expect=NOTHING)
+    assert one.journal(SLOT).lines[0].reason == "two\nlines"
+    assert verify(one).good

@@ -21,6 +21,7 @@ ACTS = ("promote", "rollback")
 VERDICTS = ("passed", "failed", "none", "not_asked")
 NOTHING = ""
 """As a digest: a ref that points to nothing yet, and what stands before the first line."""
+_TIME_MS_MAX = 253_402_300_799_999  # the end of the year 9999, where calendars end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +136,13 @@ def read_journal(data: bytes, *, slot: str, subject: str) -> Journal:
     return Journal(tuple(lines), unfinished=len(torn), size=len(data) - len(torn))
 
 
+def line_bytes(line: Line) -> bytes:
+    """What is appended for a line. ManifestError naming a member that could not be read back."""
+    data = line.data()
+    _read(data, "journal")
+    return data + b"\n"
+
+
 _CHANGED = "The journal was changed after it was written. Restore it from a copy."
 
 
@@ -169,7 +177,7 @@ def _read(text: bytes, where: str) -> Line:
         gate=GateRecord(
             verdict=gate.choice("verdict", VERDICTS), attestation=_digest(gate, "attestation"), overridden=overridden
         ),
-        time_ms=sheet.integer("time_ms", 0, 2**53 - 1),
+        time_ms=sheet.integer("time_ms", 0, _TIME_MS_MAX),
     )
     gate.close()
     sheet.close()

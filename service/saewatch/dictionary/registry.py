@@ -26,7 +26,7 @@ from saewatch.dictionary import gate as gates
 from saewatch.dictionary.contents import Contents
 from saewatch.dictionary.disk import held, read
 from saewatch.dictionary.gate import Gate
-from saewatch.dictionary.journal import NOTHING, GateRecord, Journal, Line, read_journal
+from saewatch.dictionary.journal import NOTHING, GateRecord, Journal, Line, line_bytes, read_journal
 from saewatch.dictionary.store import BUNDLES, COLLECTED, JOURNAL, LOCK, PINS, REFS, SWEEP, TMP, Store
 
 CANDIDATE, SHADOW, STABLE = NAMES = ("candidate", "shadow", "stable")
@@ -153,9 +153,7 @@ class Registry:
         """Keeps a bundle's tensors."""
         with self.writing():
             self.store.contents(bundle)
-            path = self.store.root / PINS / bundle.removeprefix("sha256:")
-            if not path.is_file():
-                self.store.disk.create(path, [])
+            self.store.disk.append(self.store.root / PINS / bundle.removeprefix("sha256:"), b"")
 
     def unpin(self, bundle: str) -> None:
         """Keeps them no longer than others."""
@@ -187,10 +185,10 @@ class Registry:
             gate=_judged(contents, move, gate),
             time_ms=move.time_ms,
         )
-        data = line.data() + b"\n"
-        if len(data) > limits.JOURNAL_LINE_BYTES or journal.size + len(data) > limits.JOURNAL_FILE_BYTES:
-            expected = f"a line of at most {limits.JOURNAL_LINE_BYTES}, a journal of {limits.JOURNAL_FILE_BYTES} bytes"
-            raise ConfigError(f"journal of {move.slot}", found=f"{len(data)} bytes more", expected=expected)
+        data = line_bytes(line)
+        if journal.size + len(data) > limits.JOURNAL_FILE_BYTES:
+            found, expected = f"{journal.size} bytes", f"at most {limits.JOURNAL_FILE_BYTES} with another line"
+            raise ConfigError(f"journal of {move.slot}", found=found, expected=expected)
         path = self._journal_path(move.slot)
         self.store.disk.folder(path.parent)
         self.store.disk.append(path, data)

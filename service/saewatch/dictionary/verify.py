@@ -15,7 +15,7 @@ from pathlib import Path
 from saewatch.core import limits
 from saewatch.core.errors import SaewatchError
 from saewatch.dictionary.contents import Contents
-from saewatch.dictionary.disk import read
+from saewatch.dictionary.disk import held, read
 from saewatch.dictionary.journal import Journal
 from saewatch.dictionary.registry import NAMES, Registry, Slot, read_slot, ref_data
 from saewatch.dictionary.store import (
@@ -59,8 +59,11 @@ class Verified:
 
 def verify(registry: Registry) -> Verified:
     """Reads the whole store again. What a crash left is recovered first, and said."""
+    found = _Verification(registry)
+    with held(registry.store.root / SWEEP, shared=True):  # the long part: refs may move meanwhile
+        found.read_files()
     with registry.writing() as recovered:
-        return _Verification(registry).run(tuple(recovered))
+        return found.run(tuple(recovered))
 
 
 class _Verification:
@@ -70,10 +73,12 @@ class _Verification:
         self.named: set[Path] = set()
         self.lines = self.files = self.bytes = 0
 
-    def run(self, recovered: tuple[str, ...]) -> Verified:
+    def read_files(self) -> None:
         for kind in KINDS:
             for path in self._files(self.root / kind, depth=2):
                 self._file(path)
+
+    def run(self, recovered: tuple[str, ...]) -> Verified:
         bundles = {digest: self._bundle(digest) for digest in self.store.digests(BUNDLES)}
         journals = {slot: journal for slot in self._slots() if (journal := self._journal(slot)) is not None}
         kept = {journal.current(ref) for journal in journals.values() for ref in NAMES} | set(self._pins())

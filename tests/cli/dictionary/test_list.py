@@ -31,3 +31,14 @@ def test_no_store_and_an_empty_one(shop: Shop, tmp_path: Path, capsys: pytest.Ca
         path.unlink()
     assert cli.main(["dictionary", "list"]) == cli.GOOD
     assert capsys.readouterr().out == "the store has no bundles\n"
+
+
+def test_a_damaged_bundle_is_a_line_among_the_others(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shop.root / "bundles" / shop.old[7:9] / shop.old[9:]
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes().replace(b"weights", b"weight5"))
+    code, said = shop.ask("list")
+    assert (code, len(said["bundles"])) == (cli.GOOD, 2)
+    assert "Its bytes changed" in next(one["damaged"] for one in said["bundles"] if one["bundle"] == shop.old)
+    assert cli.main(["dictionary", "list"]) == cli.GOOD
+    assert f"{shop.old[:19]}  DAMAGED: " in capsys.readouterr().out
