@@ -20,7 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from saewatch.core import canonical, hookpoint, limits
-from saewatch.core.errors import ConfigError, HookPointError, ManifestError, MisfitError, SaewatchError, UnreachableError
+from saewatch.core.errors import (
+    ConfigError,
+    HookPointError,
+    ManifestError,
+    MisfitError,
+    SaewatchError,
+    UnreachableError,
+)
 from saewatch.core.manifest import NAME
 from saewatch.dictionary import gate as gates
 from saewatch.dictionary.contents import Contents
