@@ -46,10 +46,23 @@ VERBS: Mapping[str, Verb] = {
     "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),
     "score": Verb("saewatch.cli.score", "score texts without serving: what fires on each token"),
     "dictionary import": Verb("saewatch.cli.dictionary.import_", "make a bundle of a dictionary that others trained"),
+    "dictionary encode": Verb("saewatch.cli.dictionary.encode", "encode rows of activations with a bundle"),
+    "dictionary conformance": Verb("saewatch.cli.dictionary.conformance", "compare a bundle with its own library"),
     "dictionary align": Verb("saewatch.cli.dictionary.align", "find the features of an old dictionary on a new one"),
     "dictionary calibrate": Verb(
         "saewatch.cli.dictionary.calibrate", "choose limits for a stated rate of false alarms"
     ),
+    "dictionary add": Verb("saewatch.cli.dictionary.add", "take a bundle into the store"),
+    "dictionary list": Verb("saewatch.cli.dictionary.list", "list the bundles of the store"),
+    "dictionary show": Verb("saewatch.cli.dictionary.show", "show what a bundle is"),
+    "dictionary diff": Verb("saewatch.cli.dictionary.diff", "say what differs between two bundles"),
+    "dictionary promote": Verb("saewatch.cli.dictionary.promote", "move a ref to a bundle"),
+    "dictionary rollback": Verb("saewatch.cli.dictionary.rollback", "move a ref back to an earlier bundle"),
+    "dictionary history": Verb("saewatch.cli.dictionary.history", "tell how refs were moved"),
+    "dictionary verify": Verb("saewatch.cli.dictionary.verify", "read the whole store again"),
+    "dictionary gc": Verb("saewatch.cli.dictionary.gc", "remove tensors that nothing refers to"),
+    "dictionary pin": Verb("saewatch.cli.dictionary.pin", "keep a bundle's tensors"),
+    "dictionary export": Verb("saewatch.cli.dictionary.export", "make the folder of a stored bundle"),
     "version": Verb("saewatch.cli.version", "print the version"),
 }
 

@@ -114,6 +114,21 @@ ATTESTATIONS = 256
 CONFORMANCE_ROWS = 4096
 """Stored rows that an encoder is checked with; 64 are enough to tell every loading mistake that was tried."""
 
+ENCODE_PART_BYTES = 64 * MIB
+"""Values of a file's rows encoded at a time: 128 rows of 131,072 latents. The encoder holds some ten times it."""
+
+ENCODE_PART_ROWS = 1024
+"""Rows of them at most: beyond it a product gets no faster."""
+
+JOURNAL_LINE_BYTES = 8 * KIB
+"""One move of a ref: three digests, an actor and a reason of at most TEXT_BYTES each."""
+
+JOURNAL_FILE_BYTES = 64 * MIB
+"""The moves of one slot: some 80,000."""
+
+ORACLE_S = 3600
+"""A dictionary's own library answers so long: it may have 16 GiB to read."""
+
 # --- sidecar ------------------------------------------------------------------------------------------------------
 LABEL_WAIT_NS = 1_000_000_000
 """A request's label may come later than its first firings by this much; then the request counts as unlabelled."""

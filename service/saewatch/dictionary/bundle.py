@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,17 +75,23 @@ def write_bundle(parts: Parts, out: Path, *, replace: bool = False) -> BundleShe
         ManifestError, TensorFileError: the contents contradict each other.
     """
     sheet = parts.sheet()
+    files = {name: [data] for name, data in _files(parts, sheet).items()}
+    place(out, sheet, files, replace=replace)
+    return sheet
+
+
+def place(out: Path, sheet: BundleSheet, files: Mapping[str, Iterable[bytes]], *, replace: bool = False) -> None:
+    """Writes a bundle's files, each in chunks, and reads them back. Arguments and errors as `write_bundle` has."""
     if out.exists() and not replace:
         _refuse_other(out, sheet)
-        return sheet
+        return
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, data in _files(parts, sheet).items():
-        _write(partial / name, data)
+    for name, chunks in files.items():
+        _write(partial / name, chunks)
     load_bundle(partial, decoder=True)
     _put(partial, out)
-    return sheet
 
 
 def _files(parts: Parts, sheet: BundleSheet) -> dict[str, bytes]:
@@ -113,10 +119,10 @@ def _refuse_other(out: Path, sheet: BundleSheet) -> None:
         raise ConfigError(str(out), found="a folder with other contents", expected="no such folder", hint=hint)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as file:
-        file.write(data)
+        file.writelines(chunks)
         file.flush()
         os.fsync(file.fileno())
 

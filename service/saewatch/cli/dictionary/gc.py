@@ -1,0 +1,39 @@
+"""Remove tensors of bundles that nothing refers to any more. Sheets stay: an old record can always be explained.
+
+Kept: bundles that a ref or a pin points to, those of each slot's last moves, and what is younger than a day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+
+from saewatch import cli
+from saewatch.cli.dictionary import stored
+from saewatch.cli.values import from_zero
+from saewatch.core.footprint import mib
+from saewatch.dictionary.sweep import KEEP, sweep
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What stays."""
+    says = "moves of each slot whose bundles stay loadable (%(default)s)"
+    parser.add_argument("--keep", type=from_zero(int), default=KEEP, metavar="N", help=says)
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")
+    stored.store_argument(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Sweeps and says what went."""
+    registry = stored.opened(options, writes=not options.dry_run)
+    found = sweep(registry, now_s=time.time(), keep=options.keep, dry_run=options.dry_run)
+    if options.json:
+        print(json.dumps({"dry_run": options.dry_run, **dataclasses.asdict(found)}))
+        return cli.GOOD
+    verb = "would go" if options.dry_run else "went"
+    lines = [f"{found.tensors} tensors of {mib(found.bytes)} {verb}, {found.unfinished} unfinished files; "]
+    lines[0] += f"{found.kept} tensors stay"
+    stored.show([*lines, *(f"no longer loadable: {one}" for one in found.bundles)])
+    return cli.GOOD

@@ -1,0 +1,91 @@
+"""Show what a bundle is: its digests, dictionary, features, evidence, and what refers to it."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from saewatch import cli
+from saewatch.cli.dictionary import stored
+from saewatch.core.catalogue import HAZARDS, SEVERITIES, Feature
+from saewatch.core.errors import UnreachableError
+from saewatch.dictionary.contents import Contents
+from saewatch.dictionary.registry import Registry
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Which bundle."""
+    parser.add_argument("bundle", metavar="B", help=f"{stored.NAMED}, or a bundle's folder")
+    stored.store_argument(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints it."""
+    try:
+        registry: Registry | None = stored.opened(options)
+    except UnreachableError:  # a folder can be shown without a store
+        registry = None
+    contents = stored.contents_of(registry, options.bundle)
+    found = _facts(contents, registry)
+    print(json.dumps(found)) if options.json else stored.show([*_lines(found)])
+    return cli.GOOD
+
+
+def _facts(contents: Contents, registry: Registry | None) -> dict[str, Any]:
+    manifest = contents.manifest
+    rules = manifest.exclusions
+    return {
+        "bundle": contents.digest,
+        "weights_digest": contents.sheet.weights,
+        "catalogue_digest": contents.sheet.catalogue,
+        "kind": manifest.kind,
+        "hook_point": manifest.hook_point,
+        "hook_out": manifest.hook_out,
+        "encoder": manifest.encoder.json(),
+        "folded": [folding.json() for folding in manifest.folded],
+        "exclusions": {"exclude_first": rules.exclude_first, "special": len(rules.special), "max_norm": rules.max_norm},
+        "features": [_feature(one) for one in contents.catalogue.features],
+        "retired": list(contents.catalogue.retired),
+        "attestations": [
+            {"kind": one.kind, "digest": one.digest, "signed": False, "about": _about(one.body)}
+            for one in contents.attestations
+        ],
+        "referenced": registry.references().get(contents.digest, []) if registry else [],
+    }
+
+
+def _feature(one: Feature) -> dict[str, Any]:
+    return {"id": one.id, "label": one.label, "category": one.category, "severity": one.severity, "review": None}
+
+
+def _about(body: Any) -> dict[str, Any]:
+    """The plain members of an attestation, at most four: enough to know it by."""
+    plain = ((key, value) for key, value in sorted(body.items()) if isinstance(value, str | int) and value != "")
+    return dict(itertools.islice(plain, 4))
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    encoder, rules = found["encoder"], found["exclusions"]
+    yield f"bundle     {found['bundle']}"
+    yield f"weights    {found['weights_digest']}"
+    yield f"catalogue  {found['catalogue_digest']}"
+    out = f" -> {found['hook_out']}" if found["hook_out"] else ""
+    k = f", k {encoder['k']}" if encoder["k"] else ""
+    yield f"dictionary {found['kind']} on {found['hook_point']}{out}, {encoder['activation']}{k}"
+    shape = f"{encoder['latents']} latents and {encoder['directions']} directions of width {encoder['d_in']}"
+    yield f"           {shape}; modes {', '.join(encoder['modes'])}; input {encoder['input_norm']['kind']}"
+    yield f"           folded: {', '.join(one['what'] for one in found['folded']) or 'nothing'}"
+    norm = f"norms above {rules['max_norm']:g}" if rules["max_norm"] is not None else "no norm"
+    yield f"excluded   positions below {rules['exclude_first']}, {rules['special']} token ids, {norm}"
+    yield f"features   {len(found['features'])}, review not recorded; {len(found['retired'])} ids retired"
+    order = sorted(found["features"], key=lambda one: (one["category"], -SEVERITIES.index(one["severity"]), one["id"]))
+    for (category, severity), group in itertools.groupby(order, lambda one: (one["category"], one["severity"])):
+        yield f"  {category} ({HAZARDS.get(category, 'no hazard code')}), {severity}:"
+        yield from (f"    {one['id']}  {one['label']}" for one in group)
+    for one in found["attestations"]:
+        about = ", ".join(f"{key} {str(value)[:40]}" for key, value in one["about"].items())
+        yield f"attested   {one['kind']} {one['digest'][:19]}, unsigned: {about}"
+    yield f"referenced {', '.join(found['referenced']) or 'nowhere'}"

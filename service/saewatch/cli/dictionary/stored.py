@@ -1,0 +1,109 @@
+"""What the verbs on the store share: where it is, who acts, and how a bundle is named."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from saewatch.cli.terminal import printable
+from saewatch.core.errors import ConfigError
+from saewatch.core.manifest import BUNDLE_FILE
+from saewatch.dictionary.contents import Contents, read_folder
+from saewatch.dictionary.journal import NOTHING
+from saewatch.dictionary.registry import NAMES, NEVER, Registry, read_slot
+from saewatch.dictionary.store import BUNDLES, Store
+
+PLACE = "SAEWATCH_STORE"
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
+NAMED = "a digest, its first 6 digits or more, or SLOT@REF"
+
+
+def store_argument(parser: argparse.ArgumentParser) -> None:
+    """The store."""
+    says = f"the store's folder (${PLACE}, or saewatch/dictionaries in the user's folder for data)"
+    parser.add_argument("--store", type=Path, metavar="DIR", help=says)
+
+
+def actor_argument(parser: argparse.ArgumentParser) -> None:
+    """Who acts."""
+    parser.add_argument("--actor", metavar="NAME", help="who does it, for the journal (the user)")
+
+
+def place(options: argparse.Namespace) -> Path:
+    """Where the store is."""
+    if options.store is not None:
+        return Path(options.store)
+    data = os.environ.get("XDG_DATA_HOME", "")
+    folder = data if data.startswith("/") else os.path.expanduser("~/.local/share")  # noqa: PTH111 - Path raises without a home
+    return Path(os.environ.get(PLACE) or f"{folder}/saewatch/dictionaries")
+
+
+def opened(options: argparse.Namespace, *, writes: bool = False, create: bool = False) -> Registry:
+    """The store's registry; where the verb writes, what a crash left is recovered first, and said."""
+    registry = Registry(Store(place(options), create=create))
+    if writes:
+        with registry.writing() as recovered:
+            for note in recovered:
+                print(f"saewatch: recovered: {note}", file=sys.stderr)
+    return registry
+
+
+def actor(options: argparse.Namespace) -> str:
+    """Who acts, as was said or as the system knows the user. ConfigError where it does not."""
+    if options.actor:
+        return str(options.actor)
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise ConfigError("--actor", found="no user of a name", expected="who does it") from error
+
+
+def now_ms() -> int:
+    """The time, since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def digest_of(registry: Registry, text: str) -> str:
+    """The bundle that ``text`` names. ConfigError where none or several do."""
+    slot, at, ref = text.partition("@")
+    if at:
+        if ref not in NAMES:
+            raise ConfigError("ref", found=f"{ref!r:.80}", expected=f"one of {', '.join(NAMES)}")
+        found = registry.current(read_slot(slot)).get(ref)
+        if found is None:
+            raise ConfigError(text, found="no bundle", expected="a ref that points to one")
+        return found
+    match = _PREFIX.fullmatch(text)
+    if match is None:
+        raise ConfigError("bundle", found=f"{text!r:.80}", expected=NAMED)
+    hits = [digest for digest in registry.store.digests(BUNDLES) if digest.startswith(f"sha256:{match[1]}")]
+    if len(hits) != 1:
+        hint = "`saewatch dictionary list` names what there is."
+        raise ConfigError("bundle", found=f"{len(hits)} that begin with {match[1]}", expected="one", hint=hint)
+    return hits[0]
+
+
+def expected(registry: Registry, text: str) -> str:
+    """The bundle that is expected; nothing for ``none``. A digest need not be of the store."""
+    if text == NEVER:
+        return NOTHING
+    return text if re.fullmatch(r"sha256:[0-9a-f]{64}", text) else digest_of(registry, text)
+
+
+def contents_of(registry: Registry | None, text: str) -> Contents:
+    """The bundle in a folder, or the one of the store that ``text`` names."""
+    if (Path(text) / BUNDLE_FILE).is_file():
+        return read_folder(Path(text))
+    if registry is None:
+        raise ConfigError("bundle", found=f"{text!r:.80}", expected="a bundle's folder, since there is no store")
+    return registry.store.contents(digest_of(registry, text))
+
+
+def show(lines: list[str]) -> None:
+    """Lines for people."""
+    print("\n".join(map(printable, lines)))

@@ -1,0 +1,42 @@
+"""The gate reads what was attested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saewatch.core.attestation import Attestation
+from saewatch.core.errors import ManifestError
+from saewatch.dictionary.contents import Contents, read_folder
+from saewatch.dictionary.gate import Verdict, attested
+from tests import made
+
+
+def contents(folder: Path, *bodies: Any) -> Contents:
+    one = made.dictionary()
+    listed = [Attestation(kind="quality", weights=one.manifest.digest, body=body) for body in bodies]
+    made.bundle(folder, one, tuple(listed))
+    return read_folder(folder)
+
+
+def test_one_that_was_never_evaluated(tmp_path: Path) -> None:
+    assert attested(contents(tmp_path / "a")) == Verdict(verdict="none")
+    assert attested(contents(tmp_path / "b", {"auroc": "0.9"})) == Verdict(verdict="none")
+
+
+def test_all_verdicts_have_to_pass(tmp_path: Path) -> None:
+    passed, failed = {"gate": {"verdict": "passed"}}, {"gate": {"verdict": "failed", "failed": ["fvu", "l0"]}}
+    for name, bodies in (("a", (passed, failed)), ("b", (failed, passed, {"auroc": "1"}))):
+        found = attested(contents(tmp_path / name, *bodies))
+        assert (found.verdict, found.failed) == ("failed", ("fvu", "l0"))
+    found = attested(contents(tmp_path / "c", passed))
+    assert (found.verdict, found.failed, found.attestation[:7]) == ("passed", (), "sha256:")
+    assert found.record(overridden=False).verdict == "passed"
+
+
+@pytest.mark.parametrize("gate", ["passed", {}, {"verdict": "good"}, {"verdict": "failed", "failed": "fvu"}])
+def test_a_verdict_that_is_none(tmp_path: Path, gate: Any) -> None:
+    with pytest.raises(ManifestError, match=r"quality sha256:\w*: gate"):
+        attested(contents(tmp_path / "a", {"gate": gate}))
