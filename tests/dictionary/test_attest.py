@@ -89,6 +89,7 @@ def test_stated_figures_become_decimals(tmp_path: Path) -> None:
         ([1], "stated.json: found list"),
         ({"max_norm": "7"}, "stated.json: max_norm: found '7'"),
         ({"exclude_first": 0.5}, "stated.json: exclude_first: found 0.5"),
+        ({"hook_point": 5}, "stated.json: hook_point: found 5"),
         ({"exclude_special": [1, "2"]}, "stated.json: exclude_special: found [1, '2']"),
         ({"exclude_special": True}, "stated.json: exclude_special: found True"),
     ],

@@ -125,6 +125,21 @@ def test_what_is_asked_for_comes_into_force_or_is_refused(tmp_path: Path, asked:
         read_all(tmp_path, asked)
 
 
+def test_two_configurations_beside_probes_are_no_two_probes(tmp_path: Path) -> None:
+    folder = made.source(tmp_path / "source", made.saelens("standard"), directions=2)
+    (folder / "config.json").write_text("{}")
+    latents, probes = read_all(folder)
+    assert latents is not None
+    assert probes is not None
+    assert (latents.format, latents.files[0]) == ("saelens", "cfg.json")
+
+
+def test_a_file_that_is_said_to_be_probes_says_what_it_misses(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2, 24), "c": torch.ones(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(SaewatchError, match=r"x.safetensors: b: found nothing"):
+        read_all(tmp_path, Asked(format="probes"))
+
+
 # --- a little fuzzing -------------------------------------------------------------------------------------------------
 Damage = Callable[[bytearray, random.Random], bytes]
 WORDS = [b"0", b"-1", b"99999999999999999999", b"null", b"true", b'"x"', b"[]", b"{}", b"1e400", b"NaN", b"[[[["]

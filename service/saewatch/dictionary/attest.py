@@ -67,7 +67,9 @@ class Stated:
 def read_stated(folder: Path) -> Stated:
     """The folder's ``stated.json``, where there is one. ManifestError for one that is no object of numbers and text."""
     found = read_figures(folder, STATED)
-    special = found.get("exclude_special")
+    point, special = found.get("hook_point"), found.get("exclude_special")
+    if point is not None and not isinstance(point, str):
+        raise ManifestError(f"{STATED}: hook_point", found=f"{point!r:.60}", expected="a hook point, as text")
     if special is not None and not (isinstance(special, list) and all(type(token) is int for token in special)):
         raise ManifestError(f"{STATED}: exclude_special", found=f"{special!r:.60}", expected="a list of token ids")
     first = found.get("exclude_first", 1)
@@ -75,7 +77,7 @@ def read_stated(folder: Path) -> Stated:
         raise ManifestError(f"{STATED}: exclude_first", found=repr(first), expected="a number of positions")
     return Stated(
         body=_object(found),
-        hook_point=found.get("hook_point"),
+        hook_point=point,
         max_norm=_number(found, "max_norm"),
         mean_norm=_number(found, "mean_norm"),
         exclude_first=first,

@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> int:
             found = dict(flat(torch.load(file, map_location="cpu", weights_only=True)))
             _write(found, tensors, scalars)
         except Exception as error:  # whatever a hostile file makes torch raise: the parent says it to the user
-            print(f"{type(error).__name__}: {str(error).splitlines()[0]:.200}", file=sys.stderr)  # noqa: T201 - for the parent
+            said = f"{type(error).__name__}: {error!s:.200}".partition("\n")[0]
+            print(said, file=sys.stderr)  # noqa: T201 - for the parent
             return 2
     return 0
 

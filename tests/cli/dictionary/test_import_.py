@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +16,9 @@ from typing import Any
 import pytest
 
 from saewatch import cli
+from saewatch.cli.dictionary import import_
 from saewatch.dictionary import hub
+from saewatch.dictionary.formats import CONVERTERS
 from saewatch.engine.dictionary_file import load_bundle
 from tests import layouts, made
 
@@ -149,3 +154,32 @@ def test_a_wrong_usage(words: tuple[str, str], capsys: pytest.CaptureFixture[str
         cli.main([*IMPORT, "x", "--out", "y", *words])
     assert ended.value.code == cli.USAGE
     assert words[0] in capsys.readouterr().err
+
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "dictionaries.md"
+SHOWN = [line for line in PAGE.read_text().splitlines() if line.startswith("saewatch dictionary import")]
+
+
+def test_the_page_has_every_format_and_option() -> None:
+    text = PAGE.read_text()
+    assert not [name for name in CONVERTERS if f"| `{name}` |" not in text]
+    parser = argparse.ArgumentParser()
+    import_.arguments(parser)
+    options = set(re.findall(r"--[a-z-]*[a-z]", parser.format_help()))
+    assert len(options) > 15
+    assert not [option for option in options - {"--help", "--out"} if f"`{option}" not in text]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_command_of_the_page_does_what_it_says(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made.source(tmp_path / "path/of/saelens", made.saelens("standard"))
+    made.model(tmp_path / "path/of/the/model")
+    layouts.layouts()["sparsify"].write(tmp_path / "path/of/layers.14")
+    for folder in ("gemma-scope", "transcoder"):
+        layouts.layouts()["gemma_scope"].write(tmp_path / "path/of" / folder)
+    layouts.layouts()["qwen_scope"].write(tmp_path / "path/of")
+    (tmp_path / "path/of/layer1.sae.pt").rename(tmp_path / "path/of/layer20.sae.pt")
+    words = [str(tmp_path / word) if word.startswith(("path/", "my-")) else word for word in shlex.split(line)[1:]]
+    assert cli.main(words) == cli.GOOD, capsys.readouterr().err
+    assert "weights_digest" in capsys.readouterr().out
+    assert load_bundle(tmp_path / "my-bundle", decoder=True).manifest.encoder.latents == layouts.LATENTS

@@ -123,7 +123,7 @@ def test_a_directory_is_bounded_before_it_is_read(tmp_path: Path) -> None:
         members(path)
     far = struct.pack("<4sIQI", b"PK\6\7", 0, 2**40, 1)
     path.write_bytes(data[:-22] + far + data[-22:])
-    with pytest.raises(TensorFileError, match="a directory beyond its end"):
+    with pytest.raises(TensorFileError, match="a directory in another place"):
         members(path)
     many = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 10**6, 10**6, 10**9, 0)
     near = struct.pack("<4sIQI", b"PK\6\7", 0, len(data) - 22, 1)

@@ -123,6 +123,16 @@ def test_averages_may_lie_in_the_weights() -> None:
     layouts.check(source, lambda x: library(dict(layouts.LIBRARY), x)[0])
 
 
+def test_averages_that_were_never_set_are_not_looked_at() -> None:
+    average = {"dataset_average_activation_norm.blocks.1.hook_resid_post": torch.tensor(math.nan)}
+    looked = layouts.opened({**layouts.linear(), "log_jumprelu_threshold": LOG, **average}, layouts.LIBRARY)
+    with pytest.raises(DictionaryError, match=r"found nan, expected the average norm"):
+        read_library(looked, Asked())
+    folded = {**layouts.LIBRARY, "norm_activation": "inference"}
+    looked = layouts.opened({**layouts.linear(), "log_jumprelu_threshold": LOG, **average}, folded)
+    layouts.check(read_library(looked, Asked()), lambda x: library(folded, x)[0])
+
+
 def test_a_latent_without_a_direction_never_fires() -> None:
     tensors = {**layouts.linear(), "log_jumprelu_threshold": LOG}
     tensors["decoder.weight"] = tensors["decoder.weight"].clone()

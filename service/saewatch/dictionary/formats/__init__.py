@@ -69,8 +69,9 @@ def read_all(path: Path, asked: Asked | None = None) -> tuple[Source | None, Sou
     asked = asked or Asked()
     folder, plain, checkpoints = files.split(path)
     opened = list(files.open_all(folder, plain))
-    directions = [one for one in opened if probes.recognises(one)]
-    others = [one for one in opened if not probes.recognises(one)]
+    said = asked.format == PROBES and len(opened) == 1
+    directions = list({one.weights: one for one in opened if said or probes.recognises(one)}.values())
+    others = [one for one in opened if one.weights not in {probe.weights for probe in directions}]
     found = list(_choose(others, asked)) if asked.format != PROBES else []
     if not found and checkpoints and asked.format != PROBES:
         found = list(_choose(_open_checkpoints(folder, checkpoints, asked), asked))
@@ -148,7 +149,8 @@ def _refuse_none(path: Path, opened: Iterable[Opened]) -> None:
     seen = ", ".join(f"{one.weights} with {', '.join(sorted(one.forms)[:8])}" for one in opened)
     hint = "--format NAME makes that format's reader say what it misses."
     found = f"no dictionary in a known format{f' ({seen:.300})' if seen else ''}"
-    raise ConfigError(str(path), found=found, expected=f"one of {', '.join(CONVERTERS)}", hint=hint)
+    known = ", ".join(f"{name} ({row.says})" for name, row in CONVERTERS.items())
+    raise ConfigError(str(path), found=found, expected=f"one of {known}", hint=hint)
 
 
 _LAYER = re.compile(r"(?:^|[/._-])(?:layers?[._]?|blocks[._])(\d{1,3})(?!\d)|(?:^|[/-])[lL](\d{1,3})(?![\d_])")

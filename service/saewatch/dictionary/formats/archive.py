@@ -132,10 +132,10 @@ def _check_directory(name: str, file: IO[bytes]) -> None:
     if len(tail) < _END.size or not (tail[-_END.size :].startswith(b"PK\5\6") and tail.endswith(b"\0\0")):
         raise TensorFileError(name, found="no directory at its end", expected="a zip archive", hint=_HINT)
     _, _, _, _, count, extent, _, _ = _END.unpack(tail[-_END.size :])
-    if tail.startswith(b"PK\6\7"):  # a locator: the directory of archives beyond 4 GiB is described elsewhere
+    if tail.startswith(b"PK\6\7"):  # a locator: an archive beyond 4 GiB describes its directory just before it
         _, _, at, _ = _LOCATOR.unpack(tail[: _LOCATOR.size])
-        if at + _END64.size > size:
-            raise TensorFileError(name, found="a directory beyond its end", expected="a zip archive", hint=_HINT)
+        if at + _END64.size != size - len(tail):
+            raise TensorFileError(name, found="a directory in another place", expected="a zip archive", hint=_HINT)
         file.seek(at)
         _, _, _, _, _, _, _, count, extent, _ = _END64.unpack(file.read(_END64.size))
     if count > limits.ARCHIVE_MEMBERS or extent > limits.ARCHIVE_DIRECTORY_BYTES:

@@ -15,21 +15,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from saewatch.core import limits
 from saewatch.core.errors import TensorFileError
-from saewatch.core.tensorfile import read_header
 from saewatch.dictionary import unpickle
 from saewatch.dictionary.formats import archive
-from saewatch.dictionary.formats.forms import Form
-
-_SCALARS = (bool, int, float, str)
+from saewatch.dictionary.formats.forms import Form, load_safetensors, safetensors_forms
 
 
 def read(path: Path) -> tuple[dict[str, Form], dict[str, Tensor], dict[str, Any]]:
@@ -38,9 +33,8 @@ def read(path: Path) -> tuple[dict[str, Form], dict[str, Tensor], dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="saewatch-") as name:
         out = Path(name)
         _unpickle(path, out)
-        tensors_file = out / unpickle.TENSORS
-        forms = {entry.name: Form(entry.dtype, entry.shape) for entry in read_header(tensors_file, foreign=True)}
-        return forms, dict(load_file(tensors_file)), _scalars(path.name, out / unpickle.SCALARS)
+        tensors = out / unpickle.TENSORS
+        return safetensors_forms(tensors), load_safetensors(tensors), _scalars(path.name, out / unpickle.SCALARS)
 
 
 def _check_archive(path: Path) -> None:
@@ -81,9 +75,11 @@ def _unpickle(path: Path, out: Path) -> None:
 def _scalars(name: str, path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         data = file.read(limits.CHECKPOINT_SCALARS_BYTES + 1)
-    if len(data) > limits.CHECKPOINT_SCALARS_BYTES:
-        expected = f"at most {limits.CHECKPOINT_SCALARS_BYTES} bytes"
-        raise TensorFileError(name, found="more plain values", expected=expected)
-    found: Mapping[str, Any] = json.loads(data)
-    assert all(isinstance(value, _SCALARS) or value is None for value in found.values())
-    return dict(found)
+    try:
+        found = json.loads(data) if len(data) <= limits.CHECKPOINT_SCALARS_BYTES else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or any(isinstance(value, dict | list) for value in found.values()):
+        expected = f"an object of plain values of at most {limits.CHECKPOINT_SCALARS_BYTES} bytes"
+        raise TensorFileError(name, found="something else beside its tensors", expected=expected)
+    return found

@@ -6,23 +6,20 @@ an index of shards may name files of its own folder only, and what is no regular
 
 from __future__ import annotations
 
-import functools
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, ManifestError, TensorFileError
-from saewatch.core.tensorfile import read_header
 from saewatch.dictionary.formats import archive, checkpoint
-from saewatch.dictionary.formats.forms import Form, Opened
+from saewatch.dictionary.formats.forms import Form, Opened, load_safetensors, safetensors_forms
 
 CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
 ROWS = "rows.safetensors"
@@ -54,11 +51,12 @@ def split(path: Path) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
     ConfigError where there is nothing of this name.
     """
     if path.is_file():
+        own_file(path.parent, path.name)
         pickled = path.name.endswith(_PICKLES) or (_is_zip(path) and _is_checkpoint(path))
         return path.parent, () if pickled else (path.name,), (path.name,) if pickled else ()
     if not path.is_dir():
         raise ConfigError(str(path), found="nothing that can be read", expected="a folder or a file of weights")
-    names = sorted(one.name for one in path.iterdir())
+    names = _names(path)
     plain = [name for name in names if name.endswith((".safetensors", ".npz")) and name != ROWS]
     plain += [name for name in names if name.endswith(_INDEX)]
     if (path / _CHECKPOINTS).is_dir():
@@ -81,7 +79,7 @@ def open_one(folder: Path, name: str) -> Opened:
     path = own_file(folder, name)
     if _is_zip(path):
         return Opened(folder=folder, weights=name, forms=archive.forms(path), load=lambda: archive.arrays(path))
-    return Opened(folder=folder, weights=name, forms=_header(path), load=lambda: _load(path))
+    return Opened(folder=folder, weights=name, forms=safetensors_forms(path), load=lambda: load_safetensors(path))
 
 
 def open_checkpoint(folder: Path, name: str) -> Opened:
@@ -109,6 +107,13 @@ def with_configs(opened: Opened) -> Iterator[Opened]:
         yield opened
 
 
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(one.name for one in folder.iterdir())
+    except OSError as error:
+        raise ConfigError(str(folder), found=error.strerror, expected="a folder that can be read") from error
+
+
 def own_file(folder: Path, name: str) -> Path:
     """The file ``name`` of the folder. ConfigError when it is none, or a link that leads out of the folder."""
     path = folder / name
@@ -120,8 +125,8 @@ def own_file(folder: Path, name: str) -> Path:
     if not any(real.is_relative_to(one) for one in roots):
         hint = "Copy what it points to into the folder."
         raise ConfigError(str(path), found="a link that leads out of the folder", expected="a file of it", hint=hint)
-    if not real.exists() or not stat.S_ISREG(real.stat().st_mode):
-        raise ConfigError(str(path), found="no regular file", expected="a file")
+    if not (real.exists() and stat.S_ISREG(real.stat().st_mode) and os.access(real, os.R_OK)):
+        raise ConfigError(str(path), found="no regular file that can be read", expected="a file")
     return path
 
 
@@ -136,7 +141,7 @@ def _open_index(folder: Path, name: str) -> Opened:
             subject = f"{name}: weight_map.{tensor[:80]}"
             raise ManifestError(subject, found=f"{file!r:.80}", expected="the name of a file beside it")
     shards = tuple(sorted(set(named.values())))
-    headers = {shard: _header(own_file(folder, shard)) for shard in shards}
+    headers = {shard: safetensors_forms(own_file(folder, shard)) for shard in shards}
     forms: dict[str, Form] = {}
     for shard, header in headers.items():
         stated = {tensor for tensor, file in named.items() if file == shard}
@@ -150,18 +155,7 @@ def _open_index(folder: Path, name: str) -> Opened:
 
 
 def _load_all(folder: Path, shards: tuple[str, ...]) -> Mapping[str, Tensor]:
-    return functools.reduce(lambda found, shard: found | _load(folder / shard), shards, dict[str, Tensor]())
-
-
-def _header(path: Path) -> dict[str, Form]:
-    return {entry.name: Form(entry.dtype, entry.shape) for entry in read_header(path, foreign=True)}
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise TensorFileError(path.name, found=f"{error!s:.160}", expected="a readable safetensors file") from error
+    return {name: tensor for shard in shards for name, tensor in load_safetensors(folder / shard).items()}
 
 
 def _is_zip(path: Path) -> bool:

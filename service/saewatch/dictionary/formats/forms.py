@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from saewatch.core import limits
 from saewatch.core.errors import ManifestError, TensorFileError
 from saewatch.core.fields import Fields
+from saewatch.core.tensorfile import read_header
 from saewatch.dictionary.formats.source import Asked
 
 _NARROWER = ("F16", "BF16")  # than F32: widening them is exact
@@ -93,6 +96,7 @@ class Opened:
         *,
         dtype: str = "F32",
         integers: Collection[str] = (),
+        unchecked: Collection[str] = (),
     ) -> dict[str, Tensor]:
         """All tensors, which must have exactly these shapes, be finite, and not be wider than ``dtype``.
 
@@ -100,6 +104,7 @@ class Opened:
             shapes: name -> shape.
             dtype: the type that it was trained in.
             integers: names of those that hold integers.
+            unchecked: names of those that may hold any value: the reader looks at what it uses of them.
         """
         for name in sorted(shapes.keys() ^ self.forms.keys()):
             there = name in self.forms
@@ -112,7 +117,7 @@ class Opened:
             self._check(name, shape, _INTEGERS if name in integers else (dtype, *_NARROWER[: 2 * (dtype == "F32")]))
         tensors = dict(self.load())
         for name, tensor in tensors.items():
-            if not bool(torch.isfinite(tensor).all()):
+            if name not in unchecked and not bool(torch.isfinite(tensor).all()):
                 raise TensorFileError(f"{self.weights}: {name}", found="NaN or infinity", expected="finite values")
         return tensors
 
@@ -125,6 +130,19 @@ class Opened:
             hint = "A reader would round it when loading; save it in the type that the dictionary was trained in."
             expected = f"{next(iter(dtypes))} or narrower"
             raise TensorFileError(f"{self.weights}: {name}", found=form.dtype, expected=expected, hint=hint)
+
+
+def safetensors_forms(path: Path) -> dict[str, Form]:
+    """Types and shapes in a safetensors file of anybody's. TensorFileError for a header that lies."""
+    return {entry.name: Form(entry.dtype, entry.shape) for entry in read_header(path, foreign=True)}
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Its tensors. TensorFileError for what the library cannot read."""
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise TensorFileError(path.name, found=f"{error!s:.160}", expected="a readable safetensors file") from error
 
 
 def where(cfg: Fields, key: str) -> str:

@@ -109,7 +109,7 @@ def read_library(opened: Opened, asked: Asked) -> Source:
     log = next((name for name in _LOG if name in opened.forms), _LOG[0])
     averages: Mapping[str, tuple[int, ...]] = {name: () for name in opened.forms if name.startswith(_AVERAGE)}
     shapes = {**_shapes(head), **averages, **({log: (head.rows,)} if head.act == "jumprelu" else {})}
-    stored = opened.tensors(shapes)
+    stored = opened.tensors(shapes, unchecked=averages)  # never set where nothing is scaled by them
     a, o = _scales(head, {name.removeprefix(_AVERAGE): float(stored[name]) for name in averages}, asked)
     W = stored["encoder.weight"] if a == 1.0 else (stored["encoder.weight"].double() * a).float()
     W_dec, folded = stored["decoder.weight"].t().double(), _normalisation(a)
@@ -154,8 +154,9 @@ def _read_head(cfg: Fields, opened: Opened, asked: Asked, *, acts: Collection[st
 
 def _check_sizes(cfg: Fields, rows: int, d_in: int) -> None:
     width = cfg.integer("d_model", 1, limits.D_IN)
-    factor = number(cfg, "expansion_factor") if cfg.has("expansion_factor") else rows / d_in
-    stated = cfg.integer("d_sae", 1, limits.LATENTS) if cfg.has("d_sae") else int(width * factor)
+    stated = int(width * number(cfg, "expansion_factor")) if cfg.has("expansion_factor") else rows
+    if cfg.has("d_sae"):
+        stated = cfg.integer("d_sae", 1, limits.LATENTS)
     if (stated, width) != (rows, d_in):
         found, expected = f"{stated} latents of width {width}", f"{rows} of {d_in}, as the weights have"
         raise ManifestError(f"{cfg.subject}d_model and d_sae", found=found, expected=expected)

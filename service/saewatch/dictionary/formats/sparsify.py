@@ -30,9 +30,12 @@ def read(opened: Opened, asked: Asked) -> Source:
     cfg = opened.fields(asked)
     rows, d_in = opened.sizes("encoder.weight")
     _check_sizes(cfg, rows, d_in)
-    if cfg.has("activation") and cfg.text("activation") != "topk":
-        hint = "Each group's largest wins: that is no threshold, and no choice of the k largest."
-        raise ManifestError(where(cfg, "activation"), found="groupmax", expected="topk", hint=hint)
+    name = cfg.text("activation") if cfg.has("activation") else "topk"
+    if name != "topk":
+        hint = "Of groups, each one's largest wins: that is no threshold, and no choice of the k largest."
+        raise ManifestError(
+            where(cfg, "activation"), found=name, expected="topk", hint=hint if name == "groupmax" else ""
+        )
     if cfg.has("signed") and flag(cfg, "signed"):
         raise ManifestError(where(cfg, "signed"), found=True, expected="false: a latent fires above zero")
     k = cfg.integer("k", 1, rows)
