@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from saewatch.core.attestation import Attestation
 from saewatch.core.catalogue import Catalogue
 from saewatch.core.manifest import Exclusions
 from saewatch.dictionary.bundle import Parts, write_bundle
 from saewatch.dictionary.contents import Contents, read_folder
 from saewatch.dictionary.difference import difference
+from saewatch.engine.dictionary_file import sheet_of
 from tests import made
 from tests.dictionary.crashing import bundle
 
@@ -43,8 +46,8 @@ def changed(folder: Path) -> Contents:
     """Another dictionary: thresholds, exclusions, features."""
     one = made.dictionary(exclusions=Exclusions(exclude_first=2, max_norm=7.5))
     lim = one.limits.lim + 1
-    tensors = {**made.tensors_of(one), "lim": made.torch.from_numpy(lim)}
-    sheets = {**one.manifest.tensors, "lim": made.sheet_of("lim", tensors["lim"])}
+    tensors = {**made.tensors_of(one), "lim": torch.from_numpy(lim)}
+    sheets = {**one.manifest.tensors, "lim": sheet_of("lim", tensors["lim"])}
     manifest = replace(one.manifest, tensors=sheets)
     group, latent, probe = made.features(one.manifest.encoder)
     latent = replace(latent, severity="high", floor=0.75)

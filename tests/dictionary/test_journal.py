@@ -80,7 +80,7 @@ def test_a_changed_byte_is_found(at: int, byte: int) -> None:
     data = bytearray(chain(*MOVES))
     hypothesis.assume(data[at] != byte)
     data[at] = byte
-    with pytest.raises(ManifestError, match="journal: line [1-4]"):
+    with pytest.raises(ManifestError, match=r"journal: line [1-4]"):
         read(bytes(data))
 
 
@@ -103,7 +103,7 @@ def test_lines_that_are_no_moves() -> None:
         ({"reason": "x" * limits.JOURNAL_LINE_BYTES}, "expected at most 8192 bytes"),
     ):
         with pytest.raises(ManifestError, match=message):
-            read(replace(line, **wrong).data() + b"\n")  # type: ignore[arg-type]  # mixed values
+            read(replace(line, **wrong).data() + b"\n")
     text = line.data().replace(b'"overridden":false', b'"overridden":1')
     with pytest.raises(ManifestError, match="overridden: found 1, expected true or false"):
         read(text + b"\n")

@@ -69,7 +69,7 @@ def test_the_slower_of_two_is_told_who_was_faster(stored: tuple[Registry, list[s
     assert len(one.journal(SLOT).lines) == 3
 
 
-def compete(root: Path, actor: str, bundle: str, expect: str, begin: Any, answers: Any) -> None:
+def compete(root: Path, actor: str, *, bundle: str, expect: str, begin: Any, answers: Any) -> None:
     """One of two operators, in a process of its own."""
     found = registry(root)
     begin.wait()
@@ -89,7 +89,11 @@ def test_two_promoters_in_two_processes(stored: tuple[Registry, list[str]]) -> N
         others = [digest for digest in digests if digest != current][:2]
         begin, answers = context.Barrier(2), context.SimpleQueue()
         workers = [
-            context.Process(target=compete, args=(one.store.root, actor, bundle, current, begin, answers))
+            context.Process(
+                target=compete,
+                args=(one.store.root, actor),
+                kwargs={"bundle": bundle, "expect": current, "begin": begin, "answers": answers},
+            )
             for actor, bundle in zip(("ada", "grace"), others, strict=True)
         ]
         for worker in workers:
@@ -213,8 +217,8 @@ def test_what_may_not_be_promoted(stored: tuple[Registry, list[str]], tmp_path: 
         one.rollback(move())
     with pytest.raises(ConfigError, match="expected an earlier bundle of its journal"):
         one.rollback(move(), stored[1][2])
+    one.store.add(tmp_path / "bundle0")
     with pytest.raises(ConfigError, match="--reason: found nothing, expected why it is rolled back"):
-        one.store.add(tmp_path / "bundle0")
         one.rollback(replace(move(), reason=""))
 
 
@@ -229,7 +233,7 @@ def test_the_gate(tmp_path: Path) -> None:
         one.promote(move(), failed, expect=NOTHING)
     with pytest.raises(ConfigError, match="found failed"):
         one.promote(replace(silent, override=True), failed, expect=NOTHING)
-    with pytest.raises(ConfigError, match="found no verdict, expected passed. Nobody evaluated it: say --reason"):
+    with pytest.raises(ConfigError, match=r"found no verdict, expected passed. Nobody evaluated it: say --reason"):
         one.promote(silent, unknown, expect=NOTHING)
     assert one.promote(replace(silent, ref="shadow"), failed, expect=NOTHING).gate == GateRecord(verdict="not_asked")
     line = one.promote(silent, passed, expect=NOTHING)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from saewatch.core import canonical
 from saewatch.core.catalogue import Feature
@@ -15,7 +16,7 @@ from saewatch.dictionary.contents import read_folder
 from saewatch.dictionary.convert import import_source
 from saewatch.dictionary.store import BUNDLES, SHEETS, TENSORS, Store
 from saewatch.dictionary.verify import verify
-from saewatch.engine.dictionary_file import load_bundle
+from saewatch.engine.dictionary_file import load_bundle, sheet_of
 from tests import made
 from tests.dictionary.crashing import Crash, CrashingDisk, bundle, registry
 
@@ -76,7 +77,7 @@ def test_other_thresholds_share_the_rest(tmp_path: Path) -> None:
     store.add(bundle(tmp_path / "one", one=one))
     before = set(store.digests(TENSORS))
     lim = one.limits.lim + 1
-    sheet = made.sheet_of("lim", made.torch.from_numpy(lim))
+    sheet = sheet_of("lim", torch.from_numpy(lim))
     manifest = replace(one.manifest, tensors={**one.manifest.tensors, "lim": sheet})
     store.add(bundle(tmp_path / "two", one=replace(one, manifest=manifest, limits=replace(one.limits, lim=lim))))
     assert set(store.digests(TENSORS)) - before == {sheet.sha256}
@@ -179,7 +180,7 @@ def test_tensors_that_are_not_those_of_the_sheet(tmp_path: Path) -> None:
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError, match="found no store, expected one. `saewatch dictionary add` makes one"):
+    with pytest.raises(UnreachableError, match=r"found no store, expected one. `saewatch dictionary add` makes one"):
         Store(tmp_path / "none")
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(ConfigError, match="a folder of something else"):
