@@ -50,7 +50,7 @@ def sweep(registry: Registry, *, now_s: float, keep: int = KEEP, dry_run: bool =
     store = registry.store
     with held(store.root / SWEEP), held(store.root / LOCK):
         contents = {digest: store.contents(digest) for digest in store.digests(BUNDLES)}
-        roots = set(registry.pins()) | set(registry.references())
+        roots = set(registry.references())
         for slot in registry.slots():
             lines = registry.journal(slot).lines
             last = lines[max(0, len(lines) - keep) :]

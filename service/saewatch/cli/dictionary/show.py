@@ -83,7 +83,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"features   {len(found['features'])}, review not recorded; {len(found['retired'])} ids retired"
     order = sorted(found["features"], key=lambda one: (one["category"], -SEVERITIES.index(one["severity"]), one["id"]))
     for (category, severity), group in itertools.groupby(order, lambda one: (one["category"], one["severity"])):
-        yield f"  {category} ({HAZARDS.get(category, 'no hazard code')}), {severity}:"
+        yield f"  {category}{f' ({HAZARDS[category]})' if category in HAZARDS else ''}, {severity}:"
         yield from (f"    {one['id']}  {one['label']}" for one in group)
     for one in found["attestations"]:
         about = ", ".join(f"{key} {str(value)[:40]}" for key, value in one["about"].items())
