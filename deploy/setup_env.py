@@ -64,9 +64,7 @@ class Level(NamedTuple):  # not a slotted dataclass: an old Python must get as f
 
 LEVELS = {
     "demo": Level(("demo.txt",), 5 * GIB, extras=EXTRAS),
-    "test": Level(
-        ("demo.txt", "test.txt"), 7 * GIB, extras=(*EXTRAS, "score", "tables"), alone=("triton.txt", "oracles.txt")
-    ),
+    "test": Level(("demo.txt", "test.txt"), 7 * GIB, (*EXTRAS, "score", "tables"), ("triton.txt", "oracles.txt")),
 }
 
 

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from saewatch.dictionary.oracle import ORACLES
 from tests import tidy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,10 +21,12 @@ IMPORTED_AS = {
     "grpc_reflection": "grpcio-reflection",
     "google": "protobuf",
     "yaml": "pyyaml",
-    "sae_lens": "sae-lens",
     "prometheus_client": "prometheus-client",
 }
 """Import name to distribution where they differ."""
+
+BY_NAME = {"sae-lens"}
+"""Imported by name, and when it is asked: a row of `saewatch.dictionary.oracle.ORACLES`."""
 
 HOSTS = {"vllm", "triton", "pytest"}
 """What a room lives in and never installs: its host brings them."""
@@ -47,7 +50,8 @@ def imported(sources: Iterable[tidy.Source]) -> set[str]:
 
 
 def test_declared_is_what_is_imported() -> None:
-    assert declared() == imported(tidy.read(ROOT, path) for path in PACKAGE.rglob("*.py"))
+    assert declared() == imported(tidy.read(ROOT, path) for path in PACKAGE.rglob("*.py")) | BY_NAME
+    assert {one.package for one in ORACLES.values()} >= BY_NAME
 
 
 def test_missing_dependency_is_found() -> None:
