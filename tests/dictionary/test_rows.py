@@ -69,6 +69,7 @@ def test_the_row_that_is_not_finite_is_named(tmp_path: Path, value: float) -> No
     refused = pytest.raises(ConfigError, match=r"x.npz: x: row 7: found NaN or infinity")
     with RowsFile(npz(tmp_path / "x.npz", x=x)) as rows, refused:
         list(rows.parts(3))
+    assert tmp_path / "x.npz" not in [one.resolve() for one in Path("/proc/self/fd").iterdir()], "it is closed"
 
 
 def lying(path: Path, header: bytes, data: bytes = b"") -> Path:

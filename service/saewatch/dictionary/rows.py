@@ -75,8 +75,9 @@ class RowsFile:
             path.open("rb").close()
         except OSError as error:
             raise UnreachableError(str(path), found=error.strerror or error, expected="a file of rows") from error
+        self._opened = contextlib.ExitStack()  # members too: an archive's file stays open as long as one of them is
         try:
-            self._archive = zipfile.ZipFile(path)
+            self._archive = self._opened.enter_context(zipfile.ZipFile(path))
         except _DAMAGED as error:
             raise ConfigError(str(path), found=f"{error!s:.200}", expected="an .npz", hint=_HOW) from error
         try:
@@ -84,7 +85,7 @@ class RowsFile:
             self.count, self.d_in = self._x.shape
             optional = {name: self._optional(name) for name in (POSITIONS, TOKEN_IDS)}
         except BaseException:  # whatever it is, the file is closed before it goes on
-            self._archive.close()
+            self._opened.close()
             raise
         self._positions, self._token_ids = optional[POSITIONS], optional[TOKEN_IDS]
 
@@ -92,7 +93,7 @@ class RowsFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._archive.close()
+        self._opened.close()
 
     @property
     def has_positions(self) -> bool:
@@ -132,16 +133,24 @@ class RowsFile:
             there = ", ".join(sorted({info.filename for info in self._archive.infolist()})[:8]) or "nothing"
             found = f"{len(held)} arrays of that name beside {there}" if held else there
             raise ConfigError(subject, found=f"{found:.200}", expected=f"the array {name}", hint=_HOW)
-        return _Member(self._archive, held[0], subject, dimensions=dimensions)
+        return _Member(self._opened, self._archive, held[0], subject, dimensions=dimensions)
 
 
 class _Member:
     """One array of the file, read from its beginning to its end."""
 
-    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, subject: str, *, dimensions: int) -> None:
+    def __init__(
+        self,
+        opened: contextlib.ExitStack,
+        archive: zipfile.ZipFile,
+        info: zipfile.ZipInfo,
+        subject: str,
+        *,
+        dimensions: int,
+    ) -> None:
         self._subject = subject
         try:
-            self._file: IO[bytes] = archive.open(info)
+            self._file: IO[bytes] = opened.enter_context(archive.open(info))
             self.shape, fortran, self._dtype = _header(self._file)
             start = self._file.tell()
         except _NO_HEADER as error:
