@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,7 +108,7 @@ def bundle_of_all(source: Path, model: Path, out: Path) -> Path:
     work.mkdir(parents=True)
     for file in source.iterdir():
         if file.name != "features.json":
-            (work / file.name).symlink_to(file.resolve())
+            shutil.copyfile(file, work / file.name)
     latents = json.loads((source / "cfg.json").read_text())["d_sae"]
     features = json.loads((source / "features.json").read_text()) if (source / "features.json").exists() else []
     everything = {
