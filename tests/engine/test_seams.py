@@ -91,6 +91,7 @@ TABLE: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
         ("runner_type", "is_encoder_decoder", "is_multimodal_model", "enable_prompt_embeds", "enable_sleep_mode"),
     ),
     (MODES_FILE, "the modes that are refused", "vllm.config:CompilationConfig", ("cache_dir",)),
+    (MODES_FILE, "the modes that are refused", "vllm.config:LoadConfig", ("load_format",)),
     (MODES_FILE, "the modes that are refused", "vllm.config:KVTransferConfig", ("kv_connector",)),
     (MODES_FILE, "the modes that are refused", "vllm.config.offload:OffloadConfig", ("uva", "prefetch")),
     (MODES_FILE, "the modes that are refused", "vllm.config.offload:UVAOffloadConfig", ("cpu_offload_gb",)),
