@@ -6,6 +6,7 @@ a test needs is made by `make setup` or by the test itself.
 
 from __future__ import annotations
 
+import importlib
 import signal
 from collections.abc import Iterator
 
@@ -56,3 +57,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says which tests were skipped and that this failed the run."""
     for nodeid in skipped:
         terminalreporter.write_line(f"SKIPPED, which fails the run outside {MAY_SKIP}: {nodeid}", red=True)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For models and products so small that two threads would only wait for each other, on a busy machine above all."""
+    torch = importlib.import_module("torch")  # seconds, and most tests need none
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

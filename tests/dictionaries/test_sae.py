@@ -1,7 +1,5 @@
 """The trainer on data with a known structure, and its pieces."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -10,13 +8,7 @@ from dictionaries.train import baselines, logistic, measure, sae
 RECIPE = sae.Recipe(width=64, k=4, k_start=8, k_steps=20, steps=150, batch=128)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Steps this small are slower on two threads, and much slower on two busy cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ class HfTap:
         """One forward pass over ``tokens``, at least one, and what fired on each of them."""
         ids = torch.tensor([list(tokens)], dtype=torch.int64, device=self._slab.device)
         parts: list[Seen] = []
-        with self._hooked(lambda hidden: parts.extend(self._encoded(hidden.flatten(0, -2), ids[0]))):
+        with hooked(self._watched.place, lambda hidden: parts.extend(self._encoded(hidden.flatten(0, -2), ids[0]))):
             self._model.base_model(input_ids=ids, use_cache=False)
         found = _joined(parts)
         if len(found.encoded.excluded) != len(tokens):
@@ -186,21 +186,6 @@ class HfTap:
             rows = f"{len(found.encoded.excluded)} rows"
             raise SelfTestFailed(f"tap of {self.opening.hook_point}", found=rows, expected=len(tokens), hint=hint)
         return found
-
-    @contextmanager
-    def _hooked(self, take: Callable[[Tensor], None]) -> Iterator[None]:
-        place = self._watched.place
-        target = place.target()
-        if place.site.side == "output":
-            handle = target.register_forward_hook(lambda _module, _inputs, output: take(_first(output)))
-        else:
-            handle = target.register_forward_pre_hook(
-                lambda _module, inputs, named: take(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
-            )
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _encoded(self, hidden: Tensor, tokens: Tensor) -> Iterator[Seen]:
         """Rows ``hidden [T, d_in]`` through the sink's buffer and the encoder, some at a time."""
@@ -267,6 +252,22 @@ def facts_of(model: Any, folder: Path | None = None) -> ModelFacts:
 
 def _holds(only: tuple[str, object] | None, config: Any) -> bool:
     return only is None or getattr(config, only[0], None) == only[1]
+
+
+@contextmanager
+def hooked(place: Place, take: Callable[[Tensor], None]) -> Iterator[None]:
+    """``take`` gets the activations at ``place``, as the model has them, at each forward pass meanwhile."""
+    target = place.target()
+    if place.site.side == "output":
+        handle = target.register_forward_hook(lambda _module, _inputs, output: take(_first(output)))
+    else:
+        handle = target.register_forward_pre_hook(
+            lambda _module, inputs, named: take(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
+        )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _first(output: Any) -> Tensor:

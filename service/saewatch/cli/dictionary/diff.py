@@ -8,9 +8,7 @@ import json
 
 from saewatch import cli
 from saewatch.cli.dictionary import stored
-from saewatch.core.errors import UnreachableError
 from saewatch.dictionary.difference import difference
-from saewatch.dictionary.registry import Registry
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the difference."""
-    try:
-        registry: Registry | None = stored.opened(options)
-    except UnreachableError:  # two folders can be compared without a store
-        registry = None
+    registry = stored.opened_if_any(options)
     old, new = (stored.contents_of(registry, text) for text in (options.a, options.b))
     found = difference(old, new)
     if options.json:

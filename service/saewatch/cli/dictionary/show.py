@@ -11,7 +11,6 @@ from typing import Any
 from saewatch import cli
 from saewatch.cli.dictionary import stored
 from saewatch.core.catalogue import HAZARDS, SEVERITIES, Feature
-from saewatch.core.errors import UnreachableError
 from saewatch.dictionary.contents import Contents
 from saewatch.dictionary.registry import Registry
 
@@ -24,10 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints it."""
-    try:
-        registry: Registry | None = stored.opened(options)
-    except UnreachableError:  # a folder can be shown without a store
-        registry = None
+    registry = stored.opened_if_any(options)
     contents = stored.contents_of(registry, options.bundle)
     found = _facts(contents, registry)
     print(json.dumps(found)) if options.json else stored.show([*_lines(found)])

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from saewatch.cli.terminal import printable
-from saewatch.core.errors import ConfigError
+from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.manifest import BUNDLE_FILE
 from saewatch.dictionary.contents import Contents, read_folder
 from saewatch.dictionary.journal import NOTHING
@@ -51,6 +51,14 @@ def opened(options: argparse.Namespace, *, writes: bool = False, create: bool = 
             for note in recovered:
                 print(f"saewatch: recovered: {note}", file=sys.stderr)
     return registry
+
+
+def opened_if_any(options: argparse.Namespace) -> Registry | None:
+    """The same for a verb that a bundle's folder is enough for; None where there is no store."""
+    try:
+        return opened(options)
+    except UnreachableError:
+        return None
 
 
 def actor(options: argparse.Namespace) -> str:
