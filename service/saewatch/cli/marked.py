@@ -71,7 +71,7 @@ def _peak(scored: Scored, peak: Peak) -> str:
     feature: Feature = peak.feature
     where = f"{peak.position} {_quoted(scored.pieces[peak.position])}"
     counted = f"{peak.firings} in the {peak.part}"
-    return f"{feature.id:<26} {feature.category:<18} {counted:<17} max {peak.value:.4g} at {where}   {feature.label}"
+    return f"{feature.id:<26} {feature.category:<18} {counted:<17} max {peak.value:.4g} at {where}   {feature.shown}"
 
 
 def _quoted(text: str) -> str:

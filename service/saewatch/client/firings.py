@@ -33,6 +33,8 @@ class Firing:
     feature: str
     """Its id; empty when the sidecar does not know what the latent or direction stands for."""
     label: str
+    label_review: str
+    """What a person said of the label: unreviewed, accepted, rejected; empty where nothing is recorded."""
     category: str
     severity: str
     value: float
@@ -145,6 +147,7 @@ class Firings:
         return Firing(
             feature=of.id if of else "",
             label=of.label if of else "",
+            label_review=of.review_state if of else "",
             category=of.category if of else "",
             severity=of.severity if of else "",
             value=value,

@@ -30,6 +30,8 @@ class StoredFiring:
     feature: str
     label: str
     """As it was then, like the category."""
+    label_review: str
+    """What had been said of it: unreviewed, accepted, rejected; empty where nothing was recorded."""
     category: str
     value: float
     request: Request | None
@@ -183,6 +185,7 @@ def _firing(one: history_pb2.StoredFiring) -> StoredFiring:
         time_ns=time_ns(one.time),
         feature=one.feature_id,
         label=one.label,
+        label_review=word(common_pb2.LabelReview, one.label_review),
         category=one.category,
         value=one.value,
         request=who if one.engine_id else None,

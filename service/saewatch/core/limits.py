@@ -72,6 +72,24 @@ FEATURES = 65_536
 LABEL_BYTES = 512
 """A feature's label: it travels in API answers and on dashboards."""
 
+NAME_BYTES = 256
+"""Who reviewed a label, and which model wrote it: a person's name, or a path on a hub."""
+
+EXPLANATION_LINE_BYTES = 256 * KIB
+"""One line of an export of explanations: some hundred bytes, and an embedding of a thousand numbers."""
+
+EXPLANATIONS_FILE_BYTES = 1024 * MIB
+"""One such file, unpacked: 65,536 explanations with their embeddings are under half of it."""
+
+EXPLANATIONS = 262_144
+"""Explanations kept of an export: 131,072 latents with two each."""
+
+LABEL_FILE_BYTES = 64 * MIB
+"""A CSV of labels: as many features as a catalogue takes, each with a label and its other columns."""
+
+LISTED = 50
+"""Features that a verb lists for people where there may be thousands; --json has all."""
+
 TENSOR_FILE_BYTES = 16 * 1024 * MIB
 """One safetensors file: 131,072 x 16,384 in float32 is half of it."""
 
