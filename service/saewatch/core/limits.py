@@ -87,6 +87,27 @@ EXPLANATIONS = 262_144
 LABEL_FILE_BYTES = 64 * MIB
 """A CSV of labels: as many features as a catalogue takes, each with a label and its other columns."""
 
+DECISIONS = 65_536
+"""Verdicts on labels in one review, over all times: one of each feature; they end at MANIFEST_BYTES before that."""
+
+EXAMPLE_FEATURES = 4096
+"""Features that examples are gathered for in one pass: some 100 examples each, half a KiB an example."""
+
+EXAMPLES_EACH = 64
+"""Examples of one kind: a person reads ten, and an interval over 64 is a quarter wide."""
+
+EXAMPLE_WINDOW = 64
+"""Tokens on either side of an example's token: a paragraph."""
+
+EXAMPLE_LINE_BYTES = 16 * MIB
+"""A feature's examples: 448 of 129 tokens of some 40 B, many times over."""
+
+RECORDED_TOKENS = 2**20
+"""Tokens of one recorded request: what is made for each is bounded, whatever position a file claims."""
+
+RECORDED_FIRINGS = 2**22
+"""Firings of one recorded request: 16 on each of its tokens, for 262,144 tokens."""
+
 LISTED = 50
 """Features that a verb lists for people where there may be thousands; --json has all."""
 
