@@ -108,6 +108,12 @@ RECORDED_TOKENS = 2**20
 RECORDED_FIRINGS = 2**22
 """Firings of one recorded request: 16 on each of its tokens, for 262,144 tokens."""
 
+CHAT_ANSWER_BYTES = MIB
+"""An answer of a chat endpoint: some hundred bytes are asked for, and some models think aloud."""
+
+PROGRESS_BYTES = 64 * MIB
+"""What a run that labels features has noted of its progress: half a KiB a feature."""
+
 LISTED = 50
 """Features that a verb lists for people where there may be thousands; --json has all."""
 

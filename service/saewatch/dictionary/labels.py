@@ -27,7 +27,10 @@ _NUMBER_MAX = 9999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A label that somebody proposes, for a feature or for a latent, and what else is said of it. Empty: not said."""
+    """A label that somebody proposes, for a feature or for a latent, and what else is said of it. Empty: not said.
+
+    Without a label it says what the one that is there is worth.
+    """
 
     where: str
     source: Source
@@ -147,6 +150,9 @@ class _Made:
 
     def _relabel(self, name: str, one: Proposal) -> None:
         feature = self._features[name]
+        if not one.label:
+            self._put(name, replace(feature, score=one.score))
+            return
         if not (self._overwrite or yields(feature, one.source)):
             self._kept.append(name)
             return
@@ -163,7 +169,10 @@ class _Made:
         if one.floor not in {None, feature.floor}:
             hint = "Another floor is another feature: it needs another id, and limits of its own."
             raise ManifestError(f"{one.where}: floor", found=one.floor, expected=feature.floor, hint=hint)
-        if new != feature:
+        self._put(name, new)
+
+    def _put(self, name: str, new: Feature) -> None:
+        if new != self._features[name]:
             self._features[name] = new
             self._changed.append(name)
 

@@ -148,7 +148,8 @@ def _read(options: argparse.Namespace, collector: Collector) -> Head:
     each = scorer.each(given, generate=options.generate, cut=options.cut, names=names)
     for index, one in enumerate(_progress(each, len(given), "texts")):
         encoded += one.coverage.encoded
-        collector.add(_seen(str(entries[index][1].get("request", names[index])), one, options.content))
+        name = entries[index][1].get("request") or names[index].rpartition("/")[2]
+        collector.add(_seen(str(name), one, options.content))
     return _head(options, scorer.opening.weights_digest, scorer.opening.model_digest, collector, encoded)
 
 
