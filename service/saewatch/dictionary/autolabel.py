@@ -1,9 +1,9 @@
 """A label from a language model, and what it is worth: precision and recall on examples that it was not made from.
 
 A feature's examples are parted by a hash of their text, so that the same words are never on both sides. From the one
-side the model is shown some that fire, their tokens marked, and some that do not, and names what they have in common. On
-the other side it is given the label and plain texts, firing and not firing ones mixed, and says which of them fire
-(detection scoring: Paulo et al. 2024, "Automatically interpreting millions of features in large language models"). Then
+side the model is shown some that fire, their tokens marked, and some that do not, and names what they have in common.
+On the other side it is given the label and plain texts, firing and not firing ones mixed, and says which of them fire
+(detection scoring: Paulo et al. 2024, "Automatically interpreting millions of features in large language models"):
 
     precision = said and fired / said        a label that is too broad fails it
     recall    = said and fired / fired       a label that is too narrow fails it; a wrong one fails both
@@ -125,10 +125,10 @@ def split(found: FeatureExamples, *, seed: int) -> Split:
     own = {_plain(one) for one in found.firing}
     contrasting, held_contrasting = _halves((one for one in found.contrasting if _plain(one) not in own), seed)
     return Split(
-        firing=firing[:SHOWN],
-        contrasting=contrasting[:SHOWN],
-        held_firing=held_firing[:HELD_OUT],
-        held_contrasting=held_contrasting[:HELD_OUT],
+        firing=tuple(firing[:SHOWN]),
+        contrasting=tuple(contrasting[:SHOWN]),
+        held_firing=tuple(held_firing[:HELD_OUT]),
+        held_contrasting=tuple(held_contrasting[:HELD_OUT]),
     )
 
 
@@ -171,9 +171,9 @@ def _judged(chat: Chat, text: str, asked: Sequence[Example]) -> set[int]:
     said = ""
     for _ in range(_TRIES):
         said = chat.ask([("system", JUDGING), ("user", "\n".join(lines))], tokens=ANSWER_TOKENS)
-        lists = re.findall(r"\[[\d,\s]*\]", said[:4096], re.ASCII)
-        if len(lists) == 1:
-            numbers = [int(number) for number in re.findall(r"\d{1,6}", lists[0])]
+        lists = re.findall(r"\[[\d,\s]*\]", said[-4096:], re.ASCII)  # some models think aloud before it
+        if lists:
+            numbers = [int(number) for number in re.findall(r"\d{1,6}", lists[-1])]
             if all(1 <= number <= len(asked) for number in numbers):
                 return set(numbers)
     raise UnreachableError("judgement", found=f"{said!r:.60}", expected=f"a list of numbers from 1 to {len(asked)}")

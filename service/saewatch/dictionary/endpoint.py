@@ -114,7 +114,7 @@ class Endpoint:
                 found = response.status, response.read(limits.CHAT_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             said = (
-                f"nothing within {self._timeout_s:g} s" if late.is_set() else f"{error or type(error).__name__!s:.100}"
+                f"nothing within {self._timeout_s:g} s" if late.is_set() else f"{type(error).__name__}: {error!s:.100}"
             )
             raise UnreachableError(self._name, found=said, expected="an answer") from error
         finally:

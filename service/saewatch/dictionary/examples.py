@@ -181,9 +181,9 @@ class Collector:
         """The positions and values of each feature that fires within its scope."""
         order = np.argsort(seen.feature, kind="stable")
         feature, position, value = seen.feature[order], seen.position[order], seen.value[order]
-        numbers, first = np.unique(feature, return_index=True)
+        numbers, first, count = np.unique(feature, return_index=True, return_counts=True)
         found = []
-        for number, start, stop in zip(numbers.tolist(), first, [*first[1:], len(feature)], strict=True):
+        for number, start, stop in zip(numbers.tolist(), first, first + count, strict=True):
             scope = self._features[number].scope
             own, values = position[start:stop], value[start:stop]
             inside = np.ones(len(own), bool) if scope == "all" else (own < seen.prompt_len) == (scope == "prompt")

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     identity |= {"prompts": autolabel.prompts_digest(), "seed": str(options.seed)}
     with Progress(options.out, identity) as progress:
         failed = _ask(tasks, endpoint, progress, options)
-        done = [progress.done[task.feature.id] for task in tasks if task.feature.id in progress.done]
+        done = [one for task in tasks if (one := _noted(task, progress)) is not None]
         proposals = [_proposal(one, options.model) for one in done]
         made = labels.relabelled(parts.catalogue, parts.manifest, proposals, overwrite=True)
         told: dict[str, Json] = {
@@ -164,8 +164,7 @@ def _ask(tasks: Sequence[_Task], endpoint: Endpoint, progress: Progress, options
         if sys.stderr.isatty():
             end = "\r\x1b[K" if number == len(tasks) else ""
             print(f"\r\x1b[K{number} of {len(tasks)} features{end}", end="", file=sys.stderr, flush=True)
-        known = progress.done.get(name)
-        if known is not None and known.named == task.naming and (task.naming or known.label == task.feature.label):
+        if _noted(task, progress) is not None:
             continue
         try:
             text = autolabel.name(endpoint, task.parts) if task.naming else task.feature.label
@@ -180,6 +179,14 @@ def _ask(tasks: Sequence[_Task], endpoint: Endpoint, progress: Progress, options
         in_a_row = 0
         progress.note(measured)
     return failed
+
+
+def _noted(task: _Task, progress: Progress) -> Measured | None:
+    """What is known of a feature, if it is what is asked now."""
+    known = progress.done.get(task.feature.id)
+    if known is None or known.named != task.naming or (not task.naming and known.label != task.feature.label):
+        return None
+    return known
 
 
 def _proposal(one: Measured, model: str) -> Proposal:
