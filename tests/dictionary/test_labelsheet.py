@@ -36,7 +36,7 @@ def test_every_column(tmp_path: Path) -> None:
 WRONG = {
     "no label column": ("feature\na.l1\n", "labels.csv:1: found feature, expected label, and feature or latent"),
     "nothing that says which": ("label\nx\n", "expected label, and feature or latent"),
-    "a misspelt column": ("feature,lable\na.l1,x\n", "found the column 'lable'"),
+    "a misspelt column": ("feature,tag\na.l1,x\n", "found the column 'tag'"),
     "a column twice": ("feature,label,label\na.l1,x,y\n", "a column twice"),
     "a cell too many": ("feature,label\na.l1,x,y\n", "labels.csv:2: found 3 cells, expected 2"),
     "no feature": ("feature,latent,label\n,,x\n", "labels.csv:2: found no feature"),

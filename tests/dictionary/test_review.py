@@ -109,6 +109,6 @@ WRONG: dict[str, dict[str, Any]] = {
 def test_a_malformed_review_is_refused(changes: dict[str, Any]) -> None:
     sheet = decision("a.l1").json()
     assert isinstance(sheet, dict)
-    body = {"decisions": [{**sheet, **changes}]}
+    body: dict[str, Any] = {"decisions": [{**sheet, **changes}]}
     with pytest.raises(ManifestError, match=r"review: decisions\[0\]"):
         review.read_review(Attestation(kind="review", weights=WEIGHTS, body=body))

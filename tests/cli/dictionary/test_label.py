@@ -62,7 +62,7 @@ def test_an_export_labels_the_latents_of_features_once_somebody_confirmed_the_we
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batch(tmp_path, line("3", scores=[{"value": 0.75}]), line("3", "another view"), line("12", "cities"))
-    words = ("--neuronpedia", tmp_path, "--out", tmp_path / "new")
+    words: tuple[object, ...] = ("--neuronpedia", tmp_path, "--out", tmp_path / "new")
     assert label(bundle, *words) == cli.FAILED
     weights = load_bundle(bundle).sheet.weights
     assert f"expected {weights}. An export does not name the weights" in capsys.readouterr().err
@@ -82,7 +82,7 @@ def test_an_export_labels_the_latents_of_features_once_somebody_confirmed_the_we
         Review(state="unreviewed"),
     )
     (attested,) = [one for one in new.attestations if one.kind == "label"]
-    kept = attested.body["explanations"]
+    kept: Any = attested.body["explanations"]
     assert [(one["latent"], one["text"]) for one in kept] == [
         (3, "names of capital cities"),
         (3, "another view"),
