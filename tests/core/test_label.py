@@ -43,6 +43,10 @@ def test_only_an_accepted_label_stands_without_a_mark(state: str | None, text: s
     assert label.shown("Threats", state) == text
 
 
+def test_what_has_no_label_has_no_mark() -> None:
+    assert label.shown("", None) == ""
+
+
 def test_what_is_not_known_changes_no_digest() -> None:
     sheet = catalogue().features[0].json()
     assert isinstance(sheet, dict)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.client.tables import UNLABELLED, Request, Table
+from saewatch.core import label as labels
 from saewatch.core.batch import F32, I32, U32
 
 SHOWN = 4
@@ -48,6 +49,11 @@ class Firing:
     """When the engine's step ended; of the last one in its message, which gathers 20 ms."""
     unit: str
     """What fired: ``latent 12`` or ``direction 0``."""
+
+    @property
+    def shown(self) -> str:
+        """The label, marked unless a person accepted it."""
+        return labels.shown(self.label, self.label_review)
 
     def __str__(self) -> str:
         where = "?" if self.prompt is None else "prompt" if self.prompt else "answer"

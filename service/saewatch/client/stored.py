@@ -16,6 +16,7 @@ from saewatch.client.decode import time_ns, word
 from saewatch.client.firings import words
 from saewatch.client.plain import time_text
 from saewatch.client.tables import Request
+from saewatch.core import label as labels
 from saewatch.edge.pb import common_pb2, history_pb2
 
 Item_co = TypeVar("Item_co", covariant=True)
@@ -48,6 +49,11 @@ class StoredFiring:
     hook_point: str
     weights_digest: str
     catalogue_digest: str
+
+    @property
+    def shown(self) -> str:
+        """The label, marked unless a person accepted it."""
+        return labels.shown(self.label, self.label_review)
 
     def __str__(self) -> str:
         where = "?" if self.prompt is None else "prompt" if self.prompt else "answer"

@@ -94,7 +94,7 @@ class Review:
 
 def shown(label: str, state: str | None) -> str:
     """A label as it is printed: marked unless a person accepted it. ``state``: empty or None where none is recorded."""
-    return label if state == ACCEPTED else f"{label} ({state if state == REJECTED else UNREVIEWED})"
+    return label if state == ACCEPTED or not label else f"{label} ({state if state == REJECTED else UNREVIEWED})"
 
 
 def spelt(text: str, *, subject: str) -> str:
