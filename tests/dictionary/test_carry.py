@@ -55,7 +55,7 @@ def test_features_of_accepted_latents_keep_their_ids_and_read_the_new_ones() -> 
 
 def test_a_label_was_measured_and_reviewed_on_other_latents() -> None:
     score = Score(precision=Counted(hits=9, n=10), recall=Counted(hits=9, n=10))
-    said = {"score": score, "review": Review(state="accepted", by="ada"), "source": Source(kind="hand")}
+    said: dict[str, Any] = {"score": score, "review": Review(state="accepted", by="ada"), "source": Source(kind="hand")}
     features = tuple(replace(one, **said) for one in OLD.catalogue.features)
     old = replace(OLD, catalogue=replace(OLD.catalogue, features=features))
     new, went = permuted(old)

@@ -130,15 +130,15 @@ def test_who_hangs_or_trickles_is_left(first: bytes) -> None:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError):
                 connection.sendall(first)
-                while not done.wait(0.05):
+                for _ in range(200):  # it ends by itself where nobody leaves
+                    if done.wait(0.05):
+                        break
                     connection.sendall(b"H")
 
         thread = threading.Thread(target=trickle)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
-        with pytest.raises(
-            UnreachableError, match=r"found nothing (whole )?within 0.4 s|IncompleteRead|status line|form"
-        ):
+        with pytest.raises(UnreachableError, match=r"found nothing (whole )?within 0.4 s"):
             Endpoint(url, "rule", timeout_s=0.4, tries=1).ask(ASKED, tokens=9)
         done.set()
         thread.join()
