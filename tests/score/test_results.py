@@ -91,7 +91,7 @@ def test_frames_have_words(table: WatchTable) -> None:
         "prompt": True,
         "feature": "threat.p1",
         "label": "label of threat.p1",
-        "label_review": "",
+        "label_review": "unreviewed",
         "category": "vcr",
         "unit": "direction 0",
         "value": 9.0,

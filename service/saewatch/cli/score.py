@@ -21,6 +21,7 @@ from saewatch.cli import marked, prompts
 from saewatch.cli.output import whole
 from saewatch.cli.terminal import in_colour
 from saewatch.cli.values import bundle, from_zero
+from saewatch.core.label import UNREVIEWED
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Coverage, Peak, Scored, Scorer
@@ -174,7 +175,7 @@ def _plain(scored: Scored) -> dict[str, Any]:
 
 def _plain_peak(peak: Peak) -> dict[str, Any]:
     feature = peak.feature
-    named = {"id": feature.id, "label": feature.label, "label_review": feature.review_state or None}
+    named = {"id": feature.id, "label": feature.label, "label_review": feature.review_state or UNREVIEWED}
     named["category"] = feature.category
     return named | {"part": peak.part, "firings": peak.firings, "value": peak.value, "position": peak.position}
 

@@ -18,6 +18,7 @@ import pandas as pd
 from saewatch.core.aggregate import Firings, Requests
 from saewatch.core.batch import F32, I32, U16, Reason, SlotKind
 from saewatch.core.catalogue import Feature
+from saewatch.core.label import UNREVIEWED
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import sums_of
 
@@ -254,7 +255,7 @@ class Scores:
         return {
             "feature": _words([one.id for one in features]),
             "label": _words([one.label for one in features]),
-            "label_review": _words([one.review_state for one in features]),
+            "label_review": _words([one.review_state or UNREVIEWED for one in features]),
             "category": _words([one.category for one in features]),
         }
 

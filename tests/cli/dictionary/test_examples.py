@@ -85,7 +85,7 @@ def test_they_are_shown_with_their_tokens_marked(
     assert "[" in said.split("── largest")[1].splitlines()[1]
     assert "A mark is correlational evidence" in said
     assert examples("--show", "threat.p1", "--out", tmp_path / "out", "--json") == cli.GOOD
-    assert json.loads(capsys.readouterr().out)["label_review"] is None
+    assert json.loads(capsys.readouterr().out)["label_review"] == "unreviewed"
     assert examples("--show", "fraud.p1", "--out", tmp_path / "out") == cli.FAILED
     assert "no examples of fraud.p1" in capsys.readouterr().err
 

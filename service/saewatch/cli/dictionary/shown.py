@@ -12,6 +12,7 @@ from saewatch.cli import marked
 from saewatch.cli.terminal import in_colour, printable
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import ConfigError
+from saewatch.core.label import UNREVIEWED
 from saewatch.dictionary import labels
 from saewatch.dictionary.contents import Contents
 from saewatch.dictionary.examplefile import ExampleFile, Head, feature_json
@@ -25,7 +26,7 @@ def show(examples: ExampleFile, contents: Contents, options: argparse.Namespace)
     if found is None:
         raise ConfigError(str(options.out), found=f"no examples of {feature.id}", expected="a feature that has some")
     if options.json:
-        told = {"label": feature.label, "label_review": feature.review_state or None, "digest": examples.digest}
+        told = {"label": feature.label, "label_review": feature.review_state or UNREVIEWED, "digest": examples.digest}
         print(json.dumps({**told, **feature_json(found, examples.head)}))
         return cli.GOOD
     print("\n".join(lines(feature, found, examples.head, colour=in_colour(sys.stdout))))
