@@ -13,7 +13,7 @@ There is no clock here: who acts and when is told.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,10 +112,20 @@ class Registry:
         found = sorted(f"sha256:{path.name}" for path in (self.store.root / PINS).iterdir())
         return [digest for digest in found if canonical.is_digest(digest)]
 
-    def references(self) -> Mapping[str, list[str]]:
-        """For each bundle that is referred to: the refs (``slot@ref``) and ``pinned``."""
-        found: dict[str, list[str]] = {digest: ["pinned"] for digest in self.pins()}
+    def damaged(self) -> Mapping[Slot, str]:
+        """Slots whose journal cannot be read, and why."""
+        found = {}
         for slot in self.slots():
+            try:
+                self.journal(slot)
+            except SaewatchError as error:
+                found[slot] = str(error)
+        return found
+
+    def references(self, *, without: Collection[Slot] = ()) -> Mapping[str, list[str]]:
+        """For each bundle that is referred to: the refs (``slot@ref``) and ``pinned``; ``without`` some slots."""
+        found: dict[str, list[str]] = {digest: ["pinned"] for digest in self.pins()}
+        for slot in (one for one in self.slots() if one not in without):
             for ref, digest in self.current(slot).items():
                 found.setdefault(digest, []).append(f"{slot}@{ref}")
         return found

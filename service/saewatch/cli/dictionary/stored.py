@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from saewatch.cli.terminal import printable
@@ -15,7 +16,7 @@ from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.manifest import BUNDLE_FILE
 from saewatch.dictionary.contents import Contents, read_folder
 from saewatch.dictionary.journal import NOTHING
-from saewatch.dictionary.registry import NAMES, NEVER, Registry, read_slot
+from saewatch.dictionary.registry import NAMES, NEVER, Registry, Slot, read_slot
 from saewatch.dictionary.store import BUNDLES, Store
 
 PLACE = "SAEWATCH_STORE"
@@ -110,6 +111,12 @@ def contents_of(registry: Registry | None, text: str) -> Contents:
     if registry is None:
         raise ConfigError("bundle", found=f"{text!r:.80}", expected="a bundle's folder, since there is no store")
     return registry.store.contents(digest_of(registry, text))
+
+
+def damage(journals: Mapping[Slot, str]) -> Iterator[str]:
+    """A line for each slot whose refs are not known."""
+    for slot, why in journals.items():
+        yield f"{slot}: where it points is not known, its journal is DAMAGED: {why}"
 
 
 def show(lines: list[str]) -> None:
