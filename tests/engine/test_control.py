@@ -81,7 +81,7 @@ def test_what_fires_is_what_the_same_features_fired_before(running: Running) -> 
         return dict(zip(keys, batch.value.tolist(), strict=True))
 
     expected = {key: value for key, value in fired(first, before).items() if key[1:] in rows}
-    assert fired(second, after) == pytest.approx(expected)
+    assert fired(second, after) == pytest.approx(expected, rel=1e-5, abs=1e-5)  # another shape, another order of sums
     assert expected
 
 
