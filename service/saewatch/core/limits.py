@@ -211,6 +211,10 @@ HELD_BYTES = 8 * MIB
 """Batches that wait for a label: one second of a busy engine is under 3 MiB; beyond it the oldest request counts as
 unlabelled at once."""
 
+DICTIONARIES_KEPT = 64
+"""Dictionaries of a store that the sidecar keeps beside the configured ones: what 8 engines run, and what ran before.
+Oldest out first, to be read again when it is needed: a catalogue of 2,048 features is some MiB."""
+
 RECORD_FIRINGS = 32_768
 """Firings of an open request that its record keeps apart, 12 B each, so that a recomputed position can replace them."""
 

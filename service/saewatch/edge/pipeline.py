@@ -15,7 +15,7 @@ from typing import Any
 
 from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
-from saewatch.core.records import Ack, Record, Result
+from saewatch.core.records import Ack, Record, Result, StreamOpen
 from saewatch.edge.commands import SELF_TEST, Asked, Commands, Examined
 from saewatch.monitor.events import Event, Observed
 from saewatch.monitor.monitor import Monitor, Status
@@ -156,7 +156,9 @@ class Pipeline:
         dictionaries: Mapping[str, KnownDictionary],
         queues: Sequence[SinkQueue] = (),
         clock: Callable[[], int] | None = None,
+        meet: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._meet = meet  # told of the weights of each stream that opens, before it does
         self._monitor = Monitor(dictionaries=dictionaries)
         self._queues = tuple(queues)
         self._clock = clock or Clock()
@@ -171,6 +173,8 @@ class Pipeline:
 
     def receive(self, link: int, record: Record) -> None:
         """Observes a record and hands on what it came to. Raises `RecordError` when it makes no sense."""
+        if isinstance(record, StreamOpen):
+            self._meet(record.weights_digest)
         with self._lock:
             if isinstance(record, Result):
                 events = self._answer(link, record)
@@ -185,6 +189,12 @@ class Pipeline:
             with self._lock:
                 _, events = self._monitor.self_test(link, test, self._clock())
             self._hand_on(events)
+
+    def relabel(self, known: KnownDictionary) -> None:
+        """``known`` explains its weights from here on, also in streams that are open."""
+        with self._lock:
+            events = self._monitor.relabel(known, self._clock())
+        self._hand_on(events)
 
     def acknowledge(self, link: int, stream: int) -> Ack | None:
         """What has been received of a stream."""

@@ -154,6 +154,12 @@ class Monitor:
         stream.self_test(test)
         return stream.identity, self._look(now_ns)
 
+    def relabel(self, known: KnownDictionary, now_ns: int) -> list[Event]:
+        """``known`` explains its weights from here on, also in streams that are open."""
+        self._streams.relabel(known)
+        self._see(now_ns)
+        return [self.standing(now_ns)]
+
     # --- what others ask ------------------------------------------------------------------------------------------
     def engines(self) -> dict[str, int]:
         """The engines that are connected, and their links."""

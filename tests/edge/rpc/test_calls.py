@@ -27,6 +27,7 @@ METHODS = [
     ("taps", "SetWatching", tap_pb2.SetWatchingRequest(engine="nobody", on=False)),
     ("taps", "SetWatchList", tap_pb2.SetWatchListRequest(engine="nobody")),
     ("taps", "LoadDictionary", tap_pb2.LoadDictionaryRequest(engine="nobody")),
+    ("taps", "ApplyBundle", tap_pb2.ApplyBundleRequest(engine="nobody")),
 ]
 
 
