@@ -17,6 +17,7 @@ from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Record, Result, StreamOpen
 from saewatch.edge.commands import SELF_TEST, Asked, Commands, Examined
+from saewatch.monitor.compared import Comparison
 from saewatch.monitor.events import Event, Observed
 from saewatch.monitor.monitor import Monitor, Status
 from saewatch.monitor.record import RequestRecord
@@ -243,6 +244,11 @@ class Pipeline:
         """The state of things."""
         with self._lock:
             return self._monitor.status(self._clock())
+
+    def comparisons(self) -> list[Comparison]:
+        """Shadow dictionaries beside the stable ones."""
+        with self._lock:
+            return self._monitor.comparisons(self._clock())
 
     def records(self, name: str) -> list[RequestRecord]:
         """The records of the requests of that name."""

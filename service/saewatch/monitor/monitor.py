@@ -29,6 +29,7 @@ from saewatch.core.records import (
 from saewatch.core.selftest import SelfTest
 from saewatch.monitor import observe
 from saewatch.monitor.blindness import HINTS, REPLACED, Blindness
+from saewatch.monitor.compared import Comparison
 from saewatch.monitor.events import BlindState, EngineCost, Event, RequestEnded, Standing, StreamState, Unreadable
 from saewatch.monitor.record import RequestRecord, record_of
 from saewatch.monitor.requests import RequestTable
@@ -188,6 +189,11 @@ class Monitor:
             links=len(self._links),
             queues=tuple((name, state.queue_bytes) for (name, _), state in self._engines.items()),
         )
+
+    def comparisons(self, now_ns: int) -> list[Comparison]:
+        """Shadow dictionaries beside the stable ones."""
+        self._requests.settle()
+        return self._requests.shadows.comparisons(now_ns)
 
     def records(self, name: str) -> list[RequestRecord]:
         """The records of the requests of that key, engine's id or client's id, latest first."""

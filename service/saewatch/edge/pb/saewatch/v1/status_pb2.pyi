@@ -299,6 +299,7 @@ class ShadowComparison(google.protobuf.message.Message):
     FEATURES_FIELD_NUMBER: builtins.int
     STABLE_ONLY_FIELD_NUMBER: builtins.int
     SHADOW_ONLY_FIELD_NUMBER: builtins.int
+    SILENT_FIELD_NUMBER: builtins.int
     model_name: builtins.str
     """The model that the engines serve."""
     hook_point: builtins.str
@@ -307,6 +308,8 @@ class ShadowComparison(google.protobuf.message.Message):
     """Live requests that ended, and that both of them saw in whole or in the same number of tokens."""
     uneven: builtins.int
     """Live requests that one of them saw less of than the other. They are in no other count but this one."""
+    silent: builtins.int
+    """Features that both have, and that fired by neither."""
     @property
     def stable(self) -> Global___ShadowSide:
         """The stable one."""
@@ -325,7 +328,7 @@ class ShadowComparison(google.protobuf.message.Message):
 
     @property
     def features(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ShadowFeature]:
-        """Features that both catalogues have under one id, by id."""
+        """Features that both catalogues have under one id, and that fired by either, by id."""
 
     @property
     def stable_only(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -349,9 +352,10 @@ class ShadowComparison(google.protobuf.message.Message):
         features: collections.abc.Iterable[Global___ShadowFeature] | None = ...,
         stable_only: collections.abc.Iterable[builtins.str] | None = ...,
         shadow_only: collections.abc.Iterable[builtins.str] | None = ...,
+        silent: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "shadow", b"shadow", "stable", b"stable"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "features", b"features", "hook_point", b"hook_point", "model_name", b"model_name", "requests", b"requests", "shadow", b"shadow", "shadow_only", b"shadow_only", "stable", b"stable", "stable_only", b"stable_only", "uneven", b"uneven"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "features", b"features", "hook_point", b"hook_point", "model_name", b"model_name", "requests", b"requests", "shadow", b"shadow", "shadow_only", b"shadow_only", "silent", b"silent", "stable", b"stable", "stable_only", b"stable_only", "uneven", b"uneven"]) -> None: ...
 
 Global___ShadowComparison: typing_extensions.TypeAlias = ShadowComparison
 

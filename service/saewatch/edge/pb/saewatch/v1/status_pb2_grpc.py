@@ -59,7 +59,8 @@ class StatusServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CompareShadow(self, request, context):
-        """Compares each shadow dictionary with the stable one beside it, on the live requests that ended lately.
+        """Compares each shadow dictionary with the stable one beside it, on the live requests that ended within a day.
+        RESOURCE_EXHAUSTED: all of it is too much for one answer; name a model and a hook point.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

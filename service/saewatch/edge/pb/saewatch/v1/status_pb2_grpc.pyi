@@ -88,7 +88,9 @@ class StatusServiceStub(typing.Generic[_StatusServiceGetStatusType, _StatusServi
     """Gets the state of this sidecar and of the streams that it receives."""
 
     CompareShadow: _StatusServiceCompareShadowType
-    """Compares each shadow dictionary with the stable one beside it, on the live requests that ended lately."""
+    """Compares each shadow dictionary with the stable one beside it, on the live requests that ended within a day.
+    RESOURCE_EXHAUSTED: all of it is too much for one answer; name a model and a hook point.
+    """
 
 StatusServiceAsyncStub: typing_extensions.TypeAlias = StatusServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -118,6 +120,8 @@ class StatusServiceServicer(metaclass=abc.ABCMeta):
         request: saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
         context: _ServicerContext,
     ) -> typing.Union[saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse]]:
-        """Compares each shadow dictionary with the stable one beside it, on the live requests that ended lately."""
+        """Compares each shadow dictionary with the stable one beside it, on the live requests that ended within a day.
+        RESOURCE_EXHAUSTED: all of it is too much for one answer; name a model and a hook point.
+        """
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
