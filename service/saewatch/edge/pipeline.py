@@ -226,7 +226,10 @@ class Pipeline:
             if result.good and asked.command.verb != SELF_TEST:
                 number = result.details.get("opened", "")
                 streams = (one for one in self._monitor.opened(link) if str(one.opening.stream) == number)
-                self._commands.settle(asked, result.details, next(streams, None))
+                opened = next(streams, None)
+                if opened is not None:
+                    self._monitor.replaced(link, opened.opening.stream, asked.command.arguments)
+                self._commands.settle(asked, result.details, opened)
             else:
                 self._commands.refuse(asked, result.message)
         except RecordError as error:

@@ -161,14 +161,23 @@ class Monitor:
         self._see(now_ns)
         return [self.standing(now_ns)]
 
+    def replaced(self, link: int, opened: int, arguments: Mapping[str, str]) -> None:
+        """The engine on ``link`` has opened a stream in the place of the one that a ``load`` of these named."""
+        for stream in self._streams:
+            opening = stream.opening
+            there = {"replace": opening.weights_digest, "hook_point": opening.hook_point, "role": opening.role}
+            meant = all(arguments.get(name) in {None, "", value} for name, value in there.items())
+            if stream.link == link and opening.stream < opened and meant:
+                stream.leaving = True
+
     # --- what others ask ------------------------------------------------------------------------------------------
     def engines(self) -> dict[str, int]:
         """The engines that are connected, and their links."""
         return {engine[0]: state.link for engine, state in self._engines.items() if state.link is not None}
 
     def opened(self, link: int) -> list[StreamIdentity]:
-        """The streams that are open on a connection."""
-        return [stream.identity for stream in self._streams if stream.link == link]
+        """The streams that are open on a connection, but for those in whose place others are."""
+        return [stream.identity for stream in self._streams if stream.link == link and not stream.leaving]
 
     def standing(self, now_ns: int) -> Standing:
         """The books and what is blind."""

@@ -34,6 +34,7 @@ class StreamRecord:
     beat_time_ns: int = 0
     base: tuple[int, int] | None = None  # what of it the engine had told others, by its first beat
     ended: str = ""
+    leaving: bool = False  # another is in its place, and it ends when all of it was acknowledged
     seq: int = 0
     rows: int = 0
     missed: int = 0

@@ -14,7 +14,7 @@ import structlog
 
 from saewatch import cli
 from saewatch.core import served as layout
-from saewatch.core.records import Command, Result, StreamBeat, StreamEnd
+from saewatch.core.records import Command, Result
 from saewatch.edge import dictionaries
 from saewatch.edge.pb import status_pb2
 from saewatch.monitor.tables import KnownDictionary
@@ -50,9 +50,7 @@ class Serving:
             result = Result(command=command.command, good=False, message=self.refuses)
         else:
             known = dictionaries.load_one(Path(command.arguments["path"]))
-            final = StreamBeat(stream=self.number, seq=0)
-            self.served.put(StreamEnd(stream=self.number, reason="swap", final=final))
-            self.number += 1
+            self.number += 1  # and the one before ends when all of it was acknowledged: here, never
             details = {"weights": known.weights_digest, "opened": str(self.number), "slots": "2"}
             self.served.put(*opening(known, self.number, command.arguments.get("role", "stable")))
             result = Result(command=command.command, good=True, details=details)

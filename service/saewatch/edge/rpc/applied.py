@@ -84,7 +84,7 @@ def _place(streams: Sequence[StreamIdentity], new: KnownDictionary, role: Role) 
     ]
     if len(found) > 1:
         several = f"{len(found)} {role} streams at {new.manifest.hook_point} in engine {found[0].opening.engine}"
-        hint = "Say which one is to go with `saewatch tap load --replaces`."
+        hint = "Say which one is to go with `saewatch tap load --replaces`, or try again if one has just been replaced."
         raise invalid("role", found=several, expected="one", hint=hint)
     return found[0] if found else None
 
