@@ -48,6 +48,8 @@ class Rig:
     bundle: Path
     others: Sequence[Path] = ()
     """Bundles that the sidecar knows too."""
+    store: Path | None = None
+    """Of bundles that may be applied."""
     port: int = field(default_factory=free_port)
     grpc: str = LOOPBACK
     """Where the sidecar serves: a port of its own, where it is to be found after a restart."""
@@ -63,7 +65,11 @@ class Rig:
     def start_sidecar(self) -> None:
         """Starts the sidecar and waits for its addresses."""
         self.sidecar = start_sidecar(
-            socket_path=self.socket, bundles=[self.bundle, *self.others], folder=self.folder, grpc=self.grpc
+            socket_path=self.socket,
+            bundles=[self.bundle, *self.others],
+            folder=self.folder,
+            grpc=self.grpc,
+            store=self.store,
         )
         self.addresses = addresses(self.sidecar, self.folder)
 

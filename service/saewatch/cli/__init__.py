@@ -58,6 +58,8 @@ VERBS: Mapping[str, Verb] = {
     "dictionary diff": Verb("saewatch.cli.dictionary.diff", "say what differs between two bundles"),
     "dictionary promote": Verb("saewatch.cli.dictionary.promote", "move a ref to a bundle"),
     "dictionary rollback": Verb("saewatch.cli.dictionary.rollback", "move a ref back to an earlier bundle"),
+    "dictionary apply": Verb("saewatch.cli.dictionary.apply", "bring what a ref points to into running engines"),
+    "dictionary shadow": Verb("saewatch.cli.dictionary.shadow", "compare a shadow with the stable one beside it"),
     "dictionary history": Verb("saewatch.cli.dictionary.history", "tell how refs were moved"),
     "dictionary verify": Verb("saewatch.cli.dictionary.verify", "read the whole store again"),
     "dictionary gc": Verb("saewatch.cli.dictionary.gc", "remove tensors that nothing refers to"),

@@ -211,6 +211,17 @@ HELD_BYTES = 8 * MIB
 """Batches that wait for a label: one second of a busy engine is under 3 MiB; beyond it the oldest request counts as
 unlabelled at once."""
 
+DICTIONARIES_KEPT = 64
+"""Dictionaries of a store that the sidecar keeps beside the configured ones: what 8 engines run, and what ran before.
+Oldest out first, to be read again when it is needed: a catalogue of 2,048 features is some MiB."""
+
+SHADOW_PAIRS = 16
+"""Pairs of a stable dictionary and its shadow whose comparison is kept: two of each of 8 hook points. One of 65,536
+features takes 8 MiB over a day, one of 2,048 some 250 KiB. Oldest out first."""
+
+SHADOW_IDS = 100
+"""Ids of features of one side only that an answer names: they are listed to be looked at, and `diff` has them all."""
+
 RECORD_FIRINGS = 32_768
 """Firings of an open request that its record keeps apart, 12 B each, so that a recomputed position can replace them."""
 

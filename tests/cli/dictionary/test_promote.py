@@ -26,7 +26,7 @@ def test_it_says_what_is_in_force_what_it_costs_and_what_is_next(
     assert cli.main(["dictionary", "promote", SLOT, *words]) == cli.GOOD
     text = capsys.readouterr().out
     assert f"{SLOT}@stable: {shop.old[:19]} -> {shop.new[:19]}, line 3, gate none" in text
-    assert f"  saewatch dictionary export {shop.new[7:19]} --out DIR\n  saewatch tap load --dictionary sha256:" in text
+    assert f"  saewatch dictionary apply {SLOT} --ref stable\n" in text
     assert "an estimate, no measurement" in text
 
 
