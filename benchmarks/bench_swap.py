@@ -108,7 +108,7 @@ def measure(folder: Path, promotions: int, *, seed: int) -> Found:
     latents = json.loads((bundles[0] / "dictionary.json").read_text())["encoder"]["latents"]
     tables = {number: table_of(table, latents=latents) for number, table in collector.tables.items()}
     oracles = {digest: one.expected for digest, one in zip(digests, models, strict=True)}
-    judged = judge(answers, collector.batches, tables, oracles, left_out_of(collector), late)
+    judged = judge(answers, collector.batches, tables, oracles, left_out=left_out_of(collector), late=late)
     books = [one.books for one in state.streams]
     facts = {
         "promotions": len(promoter.seconds),

@@ -121,6 +121,7 @@ def judge(
     batches: Sequence[firing_pb2.FiringBatch],
     tables: Mapping[int, Table],
     oracles: Mapping[str, Encode],
+    *,
     left_out: Mapping[str, int],
     late: Mapping[str, str],
 ) -> Judged:

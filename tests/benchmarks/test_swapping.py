@@ -50,7 +50,7 @@ def batch(table: int, first: int, values: Sequence[float], *, slot: int = 0) -> 
 
 
 def judged(*batches: firing_pb2.FiringBatch, left_out: int = 0) -> Judged:
-    return judge({"a": ANSWER}, batches, TABLES, ORACLES, {"a": left_out}, {})  # type: ignore[arg-type]  # stand-ins
+    return judge({"a": ANSWER}, batches, TABLES, ORACLES, left_out={"a": left_out}, late={})  # type: ignore[arg-type]  # stand-ins
 
 
 def test_a_request_that_crosses_a_swap_cleanly() -> None:
@@ -87,7 +87,7 @@ def test_lost_and_twice() -> None:
 def test_a_request_whose_label_came_late_is_found_by_the_engines_id() -> None:
     whole = batch(1, 0, [1, 2, 3, 4])
     whole.requests[0].client_id, whole.requests[0].engine_id = "", "e"
-    found = judge({"a": ANSWER}, [whole], TABLES, ORACLES, {}, {"a": "e"})  # type: ignore[arg-type]  # stand-ins
+    found = judge({"a": ANSWER}, [whole], TABLES, ORACLES, left_out={}, late={"a": "e"})  # type: ignore[arg-type]  # stand-ins
     assert (found.unknown, found.lost, found.mixed) == (0, 0, set())
 
 
