@@ -11,11 +11,8 @@ under the digest that its stream names.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -27,15 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-
 from benchmarks import form
 from benchmarks.oracle import Oracle, Reading
-from benchmarks.rig import MODEL_NAME, Rig, bundle_of_all, text_tokens
-from benchmarks.swapping import Judged, KeepingCollector, differing, judge, left_out_of, near, table_of
+from benchmarks.rig import MODEL_NAME, Rig, bundle_of_all, scaled, text_tokens
+from benchmarks.swapping import Judged, KeepingCollector, differing, judge, late_of, left_out_of, near, table_of
 from deploy.demo.chat import Answer, ChatError, complete
 from deploy.demo.servers import ServerError
-from saewatch import cli
+from saewatch.client import Client
 from saewatch.edge import dictionaries
 
 FIXTURE = form.ROOT / "tests/fixture"
@@ -88,12 +83,12 @@ class Found:
 
 def measure(folder: Path, promotions: int, *, seed: int) -> Found:
     """One engine, first without swaps and then with them."""
-    sources = [FIXTURE / "source", scaled(folder / "scaled")]
+    sources = [FIXTURE / "source", scaled(FIXTURE / "source", folder / "scaled")]
     bundles = [
         bundle_of_all(source, FIXTURE / "model", folder / f"bundle{number}") for number, source in enumerate(sources)
     ]
     rig = Rig(folder, FIXTURE / "model", bundles[0], store=folder / "store")
-    promoter = Promoter(rig, [_added(bundle, folder / "store") for bundle in bundles])
+    promoter = Promoter(rig, [rig.dictionary("add", str(bundle))["bundle"] for bundle in bundles])
     rig.start_sidecar()
     try:
         rig.start_engine(extra=("--dtype", "float32", "--max-num-batched-tokens", "512", "--no-enable-prefix-caching"))
@@ -104,6 +99,8 @@ def measure(folder: Path, promotions: int, *, seed: int) -> Found:
             answers = promoter.run(promotions, bodies)
             state = collector.settled()
             time.sleep(0.5)  # the last flush reaches the client
+            with Client(rig.addresses["grpc"]) as client:
+                late = late_of(client, answers, collector)
     finally:
         rig.stop()
     models = [Oracle(rig.model, source, Reading("model.layers.2")) for source in sources]
@@ -111,7 +108,7 @@ def measure(folder: Path, promotions: int, *, seed: int) -> Found:
     latents = json.loads((bundles[0] / "dictionary.json").read_text())["encoder"]["latents"]
     tables = {number: table_of(table, latents=latents) for number, table in collector.tables.items()}
     oracles = {digest: one.expected for digest, one in zip(digests, models, strict=True)}
-    judged = judge(answers, collector.batches, tables, oracles, left_out_of(collector))
+    judged = judge(answers, collector.batches, tables, oracles, left_out=left_out_of(collector), late=late)
     books = [one.books for one in state.streams]
     facts = {
         "promotions": len(promoter.seconds),
@@ -123,6 +120,7 @@ def measure(folder: Path, promotions: int, *, seed: int) -> Found:
         "streams": len({one.stream.number for one in state.streams}),
         "at_once": AT_ONCE,
         "requests": len(answers),
+        "labels_late": len(late),
         "requests_crossed": judged.crossed,
         "batches": judged.batches,
         **outputs(answers, reference, models[0]),
@@ -222,33 +220,9 @@ class Promoter:
 
     def _promote(self, bundle: str, expect: str) -> None:
         told = ["--bundle", bundle, "--ref", "stable", "--expect", expect, "--reason", "a benchmark", "--apply"]
-        words = ["promote", SLOT, *told, "--address", self.rig.addresses["grpc"]]
-        said = dictionary(words, self.rig.store)
+        said = self.rig.dictionary("promote", SLOT, *told, "--address", self.rig.addresses["grpc"])
         if not said.get("applied", {}).get("good"):
             raise ServerError(f"a promotion was refused: {said}")
-
-
-def dictionary(words: Sequence[str], store: Path | None) -> dict[str, Any]:
-    """What ``saewatch dictionary`` says, as JSON."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        cli.main(["dictionary", *words, "--store", str(store), "--json"])
-    found: dict[str, Any] = json.loads(printed.getvalue())
-    return found
-
-
-def _added(bundle: Path, store: Path) -> str:
-    return str(dictionary(["add", str(bundle)], store)["bundle"])
-
-
-def scaled(folder: Path) -> Path:
-    """The fixture's dictionary with a longer encoder: other latents fire, with other values."""
-    shutil.copytree(FIXTURE / "source", folder)
-    file = folder / "sae_weights.safetensors"
-    tensors = load_file(file)
-    file.unlink()  # the copy may be read-only
-    save_file({**tensors, "W_enc": tensors["W_enc"] * 1.25}, file)
-    return folder
 
 
 _GOALS: Mapping[str, tuple[str, str]] = {

@@ -7,8 +7,9 @@ own data sheet leaves it out.
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from benchmarks.oracle import Expected, Tally
 from deploy.demo.chat import Answer
 from deploy.demo.collect import Collector
+from saewatch.client import Client
+from saewatch.core.errors import SaewatchError
 from saewatch.edge.pb.saewatch.v1 import common_pb2, firing_pb2
 
 I64 = npt.NDArray[np.int64]
@@ -81,7 +84,7 @@ class Judged:
 
 
 def parts_of(batches: Sequence[firing_pb2.FiringBatch]) -> dict[str, list[Part]]:
-    """The spans by the client's id of their request."""
+    """The spans by the client's id of their request; by the engine's where its label came too late to be counted."""
     found: dict[str, list[Part]] = defaultdict(list)
     for place, batch in enumerate(batches):
         tokens = np.array(batch.span_tokens, np.int64)
@@ -91,7 +94,8 @@ def parts_of(batches: Sequence[firing_pb2.FiringBatch]) -> dict[str, list[Part]]
         bounds = np.searchsorted(row, starts)
         for index, (request, position) in enumerate(zip(batch.span_request, batch.span_position, strict=True)):
             own = slice(bounds[index], bounds[index + 1])
-            found[batch.requests[request].client_id].append(
+            asked = batch.requests[request]
+            found[asked.client_id or asked.engine_id].append(
                 Part(
                     batch=place,
                     table=batch.table,
@@ -117,7 +121,9 @@ def judge(
     batches: Sequence[firing_pb2.FiringBatch],
     tables: Mapping[int, Table],
     oracles: Mapping[str, Encode],
+    *,
     left_out: Mapping[str, int],
+    late: Mapping[str, str],
 ) -> Judged:
     """All batches, by the answers of the clients.
 
@@ -126,18 +132,20 @@ def judge(
         batches: as they came.
         tables: by number.
         oracles: by weights digest.
-        left_out: tokens of a request that its data sheet leaves out, as they were told; by the client's id.
+        left_out: tokens of a request that its data sheet leaves out, as they were told; by the same name as its spans.
+        late: the engine's id of requests whose label came too late, by the client's id.
     """
     judged = Judged(batches=len(batches))
     parts = parts_of(batches)
     for name, answer in answers.items():
         fed = [*answer.prompt, *answer.tokens[:-1]]
-        own = parts.get(name, [])
+        known = late.get(name, name)
+        own = parts.get(known, [])
         judged.unknown += not own
         positions = np.concatenate([np.zeros(0, np.int64), *(part.position for part in own)])
         seen = np.unique(positions)
         judged.twice += len(positions) - len(seen)
-        judged.lost += len(fed) - len(seen) - left_out.get(name, 0)
+        judged.lost += len(fed) - len(seen) - left_out.get(known, 0)
         judged.crossed += len({part.table for part in own}) > 1
         _compare(judged, own, tables, oracles, fed)
     return judged
@@ -166,8 +174,19 @@ def _rows(expected: Expected, position: I64) -> Expected:
     return Expected(*(column[position] for column in columns))
 
 
+def late_of(client: Client, answers: Collection[str], collector: Collector) -> dict[str, str]:
+    """The engine's id of those answered requests that no batch names by the client's id: the record knows both."""
+    seen = {name for name, _ in collector.seen}
+    found = {}
+    for name in answers:
+        if name not in seen:
+            with contextlib.suppress(SaewatchError):  # of a request that was never seen there is no record
+                found[name] = client.record(name)[0].request.engine_id
+    return found
+
+
 def left_out_of(collector: Collector) -> dict[str, int]:
-    """Tokens that the data sheet leaves out, by the client's id."""
+    """Tokens that the data sheet leaves out, by the name of their request as `parts_of` has it."""
     return {name: int(seen.missed[LEFT_OUT]) for (name, _), seen in collector.seen.items()}
 
 

@@ -158,17 +158,11 @@ class Monitor:
     def relabel(self, known: KnownDictionary, now_ns: int) -> list[Event]:
         """``known`` explains its weights from here on, also in streams that are open."""
         self._streams.relabel(known)
-        self._see(now_ns)
-        return [self.standing(now_ns)]
+        return self._look(now_ns) or [self.standing(now_ns)]
 
     def replaced(self, link: int, opened: int, arguments: Mapping[str, str]) -> None:
         """The engine on ``link`` has opened a stream in the place of the one that a ``load`` of these named."""
-        for stream in self._streams:
-            opening = stream.opening
-            there = {"replace": opening.weights_digest, "hook_point": opening.hook_point, "role": opening.role}
-            meant = all(arguments.get(name) in {None, "", value} for name, value in there.items())
-            if stream.link == link and opening.stream < opened and meant:
-                stream.leaving = True
+        self._streams.leave(link, opened, arguments)
 
     # --- what others ask ------------------------------------------------------------------------------------------
     def engines(self) -> dict[str, int]:

@@ -167,6 +167,15 @@ class StreamTable:
             del stream.tables[next(iter(stream.tables))]
         return table
 
+    def leave(self, link: int, opened: int, arguments: Mapping[str, str]) -> None:
+        """The stream ``opened`` is in the place of the one that a ``load`` of these named, which ends later."""
+        for stream in self._streams.values():
+            opening = stream.opening
+            there = {"replace": opening.weights_digest, "hook_point": opening.hook_point, "role": opening.role}
+            meant = all(arguments.get(name) in {None, "", value} for name, value in there.items())
+            if stream.link == link and opening.stream < opened and meant:
+                stream.leaving = True
+
     def relabel(self, known: KnownDictionary) -> None:
         """Other labels for weights: open streams go on under their numbers, with tables of their own from here on."""
         for stream in self._streams.values():
