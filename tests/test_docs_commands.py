@@ -20,21 +20,28 @@ from pathlib import Path
 
 import pytest
 
+from saewatch.engine.dictionary_file import load_bundle
+from tests.dictionary import exemplary
+from tests.dictionary import test_neuronpedia as neuronpedia
 from tests.sidecar import ENVIRONMENT, ROOT, command
 
 PAGES = (
     "README.md",
     "docs/changing.md",
     "docs/clients.md",
+    "docs/labels.md",
     "docs/score.md",
     "docs/troubleshooting.md",
     "recordings/README.md",
 )
 FIXTURE = ROOT / "tests" / "fixture"
+WEIGHTS = load_bundle(FIXTURE / "bundle").sheet.weights
 DEMO = ROOT / "dictionaries" / "smollm2-135m-it.resid_post.14"
 NAMES: Mapping[str, str] = {
     "BUNDLE": str(FIXTURE / "bundle"),
     "MODEL": str(FIXTURE / "model"),
+    "WEIGHTS": WEIGHTS,
+    "EXAMPLES": "gathered",
     "path/of/the/bundle": str(FIXTURE / "bundle"),
     "path/of/the/model": str(FIXTURE / "model"),
     "/tmp/saewatch/tap.sock": "tap.sock",  # made absolute below: a socket's path is short
@@ -103,6 +110,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("d")
     (folder / "recordings").symlink_to(ROOT / "recordings")
     (folder / "prompts.txt").write_text("I will find out where you live.\n")
+    (folder / "labels.csv").write_text("feature,label,severity\nthreat.p1,Threats,critical\n")
+    neuronpedia.batch(folder, neuronpedia.line("12"))
+    exemplary.write(folder / "gathered", WEIGHTS, exemplary.pets("threat.p1"))
     local = {"grpc": {"listen": "127.0.0.1:0"}, "web": {"listen": "127.0.0.1:0"}}
     settings = {"socket": str(folder / "own.sock"), "dictionaries": [str(DEMO)], **local}
     (folder / "saewatch.yaml").write_text(json.dumps(settings))

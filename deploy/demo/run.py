@@ -46,6 +46,7 @@ from deploy.demo.servers import (
     tap_arguments,
     wait_healthy,
 )
+from saewatch.client import decode
 from saewatch.core.batch import Reason
 from saewatch.edge.pb.saewatch.v1 import common_pb2
 
@@ -271,7 +272,7 @@ class Shows:
                 if feature.scope in (side, "all") and value > feature.floor and (probe or weight):
                     here = found.setdefault(position, {})
                     more = value if probe else weight * math.log1p(value) + _value(here, feature.id)
-                    here[feature.id] = Mark(feature.id, feature.label, feature.category, more, probe)
+                    here[feature.id] = Mark(feature.id, decode.feature(feature).shown, feature.category, more, probe)
         return {position: [m for m in marks.values() if m.value > 0] for position, marks in found.items()}
 
     def coverage(self, seen: Seen | None, answer: Answer, took: float) -> str:

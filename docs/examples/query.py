@@ -9,7 +9,7 @@ yesterday = datetime.now(UTC) - timedelta(days=1)
 with Client(sys.argv[1]) as client:
     for page in client.query_firings(category="vcr", min_value=1.0, since=yesterday):
         for firing in page:
-            print(f"{firing.request}: {firing.label} at {firing.position}, {firing.value:.2f}")
+            print(f"{firing.request}: {firing.shown} at {firing.position}, {firing.value:.2f}")
         for loss in page.losses:
             print(f"not stored ({loss.cause}): {loss.tokens} tokens")
     for counts in client.count_firings("category", since=yesterday):

@@ -15,7 +15,7 @@ def main(address: str, seconds: float) -> None:
             match event:
                 case Firings():
                     for firing in event:
-                        print(f"{firing.request}: {firing.label} at {firing.position}, {firing.value:.2f}")
+                        print(f"{firing.request}: {firing.shown} at {firing.position}, {firing.value:.2f}")
                     incomplete |= {str(event.requests[one]) for one in event.missed_request.tolist() if one >= 0}
                 case RequestEnded():
                     verdict = "not all of it was seen" if str(event.request) in incomplete else "seen as a whole"

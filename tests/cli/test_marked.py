@@ -23,7 +23,7 @@ def test_each_feature_says_where_it_was_largest() -> None:
     assert first == "── text 0"
     said = [line.split() for line in lines if line.startswith("   ")]
     assert [line[0] for line in said] == ["threat.p1", "animals.g1", "animals.g1", "threat.l1", "coverage"]
-    assert " ".join(said[0]) == "threat.p1 vcr 2 in the answer max 7.5 at 5 “f” label of threat.p1"
+    assert " ".join(said[0]) == "threat.p1 vcr 2 in the answer max 7.5 at 5 “f” label of threat.p1 (unreviewed)"
     assert "1 in the prompt" not in lines[2]
     assert lines[-1] == "   coverage 83.3% of 6 tokens fed (missed: 1 excluded)"
 

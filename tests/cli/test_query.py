@@ -291,3 +291,14 @@ async def test_columns_come_as_they_were_asked_for_and_times_to_the_nanosecond(
         for until, rows in ((moment, 0), ("2023-11-14T22:13:20.123456790Z", 1)):
             assert await ask(one, "firings", "--until", until, "--format", "jsonl") == cli.GOOD
             assert len(capsys.readouterr().out.splitlines()) == rows
+
+
+async def test_a_label_is_never_without_what_was_said_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with storing(tmp_path) as one:
+        two_requests(one)
+        assert await ask(one, "firings", "--fields", "feature_id,label") == cli.GOOD
+        head, first, *_ = capsys.readouterr().out.splitlines()
+        assert head.split() == ["feature_id", "label", "label_review"]
+        assert "label of threat.l1 (unreviewed)" in first
+        assert await ask(one, "firings", "--fields", "label", "--format", "csv") == cli.GOOD
+        assert capsys.readouterr().out.splitlines()[:2] == ["label,label_review", "label of threat.l1,unspecified"]

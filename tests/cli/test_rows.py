@@ -46,6 +46,11 @@ def test_a_table_is_as_wide_as_it_has_to_be() -> None:
     assert rows.table([{"end_time": 10**9}], ["end_time"]) == ["end_time", "1970-01-01T00:00:01.000000000Z"]
 
 
+def test_a_label_in_a_table_is_marked_until_somebody_accepted_it() -> None:
+    found = [{"label": "a", "label_review": "accepted"}, {"label": "b", "label_review": "unspecified"}]
+    assert rows.table(found, ["label"]) == ["label", "a", "b (unreviewed)"]
+
+
 def test_a_cell_says_how_many_features_it_leaves_out() -> None:
     features = [{"feature_id": f"f{number}", "count": 1, "max_value": 2.0} for number in range(5)]
     for count, said in ((3, "f0 2x1, f1 2x1, f2 2x1"), (5, "f0 2x1, f1 2x1, f2 2x1, 2 more")):

@@ -36,7 +36,7 @@ def shown(*events: Event, live: bool = False, colour: bool = False) -> str:
 
 def test_a_line_for_each_token_on_which_something_fires() -> None:
     lines = [line[9:] for line in shown(firings(), firings()).splitlines()]
-    assert lines[0] == "violence.p1: Threats of violence (vcr, high)", "explained when it is first seen"
+    assert lines[0] == "violence.p1: Threats of violence (unreviewed) (vcr, high)", "explained when it is first seen"
     tokens = [line for line in lines if line.startswith("r1")]
     assert tokens[:3] == [
         "r1 prompt 3: violence.p1 2.50",

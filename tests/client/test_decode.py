@@ -13,6 +13,7 @@ from saewatch.client.filters import chosen, firing_filter
 from saewatch.client.tables import Request, Stream, Table
 from saewatch.core.batch import Origin, Reason
 from saewatch.core.errors import RecordError
+from saewatch.core.label import Review, Source
 from saewatch.core.records import Role, TrafficClass
 from saewatch.edge.pb import common_pb2, firing_pb2
 from saewatch.edge.rpc import messages
@@ -144,6 +145,7 @@ def test_a_feature_is_what_the_sidecar_was_configured_with() -> None:
     features = [
         fakes.feature("a.g1", latents=(3, 4), floor=1.5, head=(0.25, -0.5), scope="prompt", aggregation="top3"),
         fakes.feature("b.p1", direction=0),
+        fakes.feature("c.p1", direction=1, review=Review(state="rejected"), source=Source(kind="auto", model="m")),
     ]
     assert [decode.feature(messages.feature(one)) for one in features] == features
 

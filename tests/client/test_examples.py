@@ -54,13 +54,17 @@ def talk(server: FakeServer) -> None:
         (
             "react.py",
             ["1.5"],
-            ["r7: Threats of violence at 1, 2.50", "r7 has ended: seen as a whole"],
+            ["r7: Threats of violence (unreviewed) at 1, 2.50", "r7 has ended: seen as a whole"],
         ),
         ("watch_async.py", [], ["r0 prompt 1 violence.p1 2.50", "32 tokens seen"]),
         (
             "query.py",
             [],
-            ["r0: Threats of violence at 1, 2.50", "vcr: 8 feature firings on 32 tokens", "x.hesitation: 8 feature"],
+            [
+                "r0: Threats of violence (unreviewed) at 1, 2.50",
+                "vcr: 8 feature firings on 32 tokens",
+                "x.hesitation: 8 feature",
+            ],
         ),
         ("columns.py", [], ["3 of 4 feature firings are above 2", "violence.p1      0.25"]),
     ],

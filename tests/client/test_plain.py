@@ -39,6 +39,7 @@ def test_firings() -> None:
         "prompt": True,
         "feature": "violence.p1",
         "label": "Threats of violence",
+        "label_review": "",
         "category": "vcr",
         "severity": "high",
         "value": 2.5,

@@ -25,6 +25,12 @@ def test_a_firing_as_a_line() -> None:
     assert str(firing(engine_id="e", prompt=True)) == f"{MOMENT} e prompt 3 a.l1 1.50"
 
 
+def test_a_label_is_shown_with_what_had_been_said_of_it() -> None:
+    assert firing(label="Threats").shown == "Threats (unreviewed)"
+    accepted = firing(label="Threats", label_review=common_pb2.LABEL_REVIEW_ACCEPTED)
+    assert (accepted.shown, accepted.label_review) == ("Threats", "accepted")
+
+
 def test_a_firing_through_an_adapter_says_what_is_not_known() -> None:
     adapted = firing(engine_id="e", adapter="sql", fit=common_pb2.FIT_UNVERIFIED)
     assert adapted.request is not None

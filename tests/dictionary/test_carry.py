@@ -11,6 +11,7 @@ import torch
 from saewatch.core.attestation import Attestation, Conformance
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import ManifestError
+from saewatch.core.label import Counted, Review, Score, Source
 from saewatch.core.manifest import Exclusions, InputNorm
 from saewatch.dictionary.align import Pair
 from saewatch.dictionary.bundle import Parts, write_bundle
@@ -50,6 +51,17 @@ def test_features_of_accepted_latents_keep_their_ids_and_read_the_new_ones() -> 
     assert group.latents == tuple(sorted(went[latent] for latent in GROUP.latents))
     assert latent.latents == (went[LATENT.latents[0]],)
     assert (probe.direction, done.rows) == (PROBE.direction, ())
+
+
+def test_a_label_was_measured_and_reviewed_on_other_latents() -> None:
+    score = Score(precision=Counted(hits=9, n=10), recall=Counted(hits=9, n=10))
+    said = {"score": score, "review": Review(state="accepted", by="ada"), "source": Source(kind="hand")}
+    features = tuple(replace(one, **said) for one in OLD.catalogue.features)
+    old = replace(OLD, catalogue=replace(OLD.catalogue, features=features))
+    new, went = permuted(old)
+    _, latent, probe = (one.new for one in move(old, new, found(went)).moved)
+    assert (latent.score, latent.review, latent.source) == (None, None, Source(kind="hand"))
+    assert (probe.score, probe.review) == (score, said["review"]), "the very same row"
 
 
 def test_weights_of_a_head_go_with_their_latents() -> None:

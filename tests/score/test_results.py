@@ -80,7 +80,8 @@ def test_frames_have_words(table: WatchTable) -> None:
     scores = Scores([scored(table), scored(table, [(2, 3, 9.0)], index=5)], table)
     frame = scores.frame()
     assert list(frame) == [
-        "text", "position", "token_id", "token", "prompt", "feature", "label", "category", "unit", "value",
+        "text", "position", "token_id", "token", "prompt", "feature", "label", "label_review", "category", "unit",
+        "value",
     ]  # fmt: skip
     assert frame.iloc[-1].to_dict() == {
         "text": 5,
@@ -90,6 +91,7 @@ def test_frames_have_words(table: WatchTable) -> None:
         "prompt": True,
         "feature": "threat.p1",
         "label": "label of threat.p1",
+        "label_review": "",
         "category": "vcr",
         "unit": "direction 0",
         "value": 9.0,

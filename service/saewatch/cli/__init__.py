@@ -52,6 +52,10 @@ VERBS: Mapping[str, Verb] = {
     "dictionary calibrate": Verb(
         "saewatch.cli.dictionary.calibrate", "choose limits for a stated rate of false alarms"
     ),
+    "dictionary label": Verb("saewatch.cli.dictionary.label", "give features labels, from an export or a CSV"),
+    "dictionary examples": Verb("saewatch.cli.dictionary.examples", "gather or show what features fire on"),
+    "dictionary autolabel": Verb("saewatch.cli.dictionary.autolabel", "let an endpoint name features, and measure it"),
+    "dictionary review": Verb("saewatch.cli.dictionary.review", "list labels that wait for a review, or give one"),
     "dictionary add": Verb("saewatch.cli.dictionary.add", "take a bundle into the store"),
     "dictionary list": Verb("saewatch.cli.dictionary.list", "list the bundles of the store"),
     "dictionary show": Verb("saewatch.cli.dictionary.show", "show what a bundle is"),

@@ -67,11 +67,23 @@ def _token(token: Token, fired: Fired | None, *, colour: bool) -> str:
     return lead + _styled(word or "·", COLOURS[kind_of(fired.feature.category)], colour=True)
 
 
+def piece(text: str, feature: Feature | None, *, colour: bool) -> str:
+    """A token's text on one line, marked where ``feature`` fired on it."""
+    shown = _shown(text).replace("\n", " ").replace("\t", " ")
+    if feature is None:
+        return shown
+    word = shown.lstrip()
+    lead = shown[: len(shown) - len(word)]
+    if not colour:
+        return f"{lead}[{word or '·'}]"
+    return lead + _styled(word or "·", COLOURS[kind_of(feature.category)], colour=True)
+
+
 def _peak(scored: Scored, peak: Peak) -> str:
     feature: Feature = peak.feature
     where = f"{peak.position} {_quoted(scored.pieces[peak.position])}"
     counted = f"{peak.firings} in the {peak.part}"
-    return f"{feature.id:<26} {feature.category:<18} {counted:<17} max {peak.value:.4g} at {where}   {feature.label}"
+    return f"{feature.id:<26} {feature.category:<18} {counted:<17} max {peak.value:.4g} at {where}   {feature.shown}"
 
 
 def _quoted(text: str) -> str:

@@ -337,7 +337,9 @@ def _value(text: str) -> float:
 
 
 def _names(text: str) -> list[str]:
-    return [one.strip() for one in text.split(",")]
+    """Columns, each once; a label is never without what a person said of it."""
+    found = [one.strip() for one in text.split(",")]
+    return list(dict.fromkeys(name for one in found for name in ((one, "label_review") if one == "label" else (one,))))
 
 
 def _count(text: str) -> int:

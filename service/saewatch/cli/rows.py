@@ -16,6 +16,7 @@ from typing import Any
 from saewatch.cli import UsageError
 from saewatch.cli.terminal import printable
 from saewatch.client.plain import time_text
+from saewatch.core import label
 from saewatch.edge.pb import common_pb2, history_pb2
 
 Row = Mapping[str, Any]
@@ -96,9 +97,14 @@ def csv_lines(rows: Iterable[Row], fields: Sequence[Any], *, head: bool) -> str:
 
 def table(rows: Sequence[Row], shown: Sequence[str]) -> list[str]:
     """Lines for people: some columns, each as wide as it has to be."""
-    cells = [list(shown), *([_cell(key, one[key]) for key in shown] for one in rows)]
+    cells = [list(shown), *([_cell(key, _marked(key, one)) for key in shown] for one in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(shown))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _marked(key: str, one: Row) -> Any:
+    """The value; a label's with its mark."""
+    return label.shown(one[key], one.get("label_review")) if key == "label" else one[key]
 
 
 def _cell(key: str, value: Any) -> str:

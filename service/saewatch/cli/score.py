@@ -174,7 +174,8 @@ def _plain(scored: Scored) -> dict[str, Any]:
 
 def _plain_peak(peak: Peak) -> dict[str, Any]:
     feature = peak.feature
-    named = {"id": feature.id, "label": feature.label, "category": feature.category}
+    named = {"id": feature.id, "label": feature.label, "label_review": feature.review_state or None}
+    named["category"] = feature.category
     return named | {"part": peak.part, "firings": peak.firings, "value": peak.value, "position": peak.position}
 
 

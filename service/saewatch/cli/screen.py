@@ -28,6 +28,7 @@ from saewatch.client.events import (
 )
 from saewatch.client.firings import Firing, Firings, clock
 from saewatch.client.plain import plain
+from saewatch.core.label import shown
 
 RATE_S = 5.0
 """Over which tokens a second are taken."""
@@ -104,7 +105,8 @@ class Screen:
             for one in fired:
                 if one.feature and one.feature not in self._explained:
                     self._explained.add(one.feature)
-                    yield f"         {one.feature}: {one.label} ({one.category}, {one.severity})", DIM
+                    label = shown(one.label, one.label_review)
+                    yield f"         {one.feature}: {label} ({one.category}, {one.severity})", DIM
             yield _token(fired), max((SEVERITIES.get(one.severity, PLAIN) for one in fired), key=_RANK.index)
 
     def _status(self, now_s: float) -> str:

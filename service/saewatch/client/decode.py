@@ -20,6 +20,7 @@ from saewatch.client.tables import Request, Stream, Table, table
 from saewatch.core.batch import F32, I32, U32
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import RecordError
+from saewatch.core.label import Review, Source
 from saewatch.edge.pb import common_pb2, firing_pb2
 
 FAULT = "A fault of the sidecar: its log may say more."
@@ -97,6 +98,8 @@ def feature(one: common_pb2.Feature) -> Feature:
         scope=one.scope,
         head=tuple(one.head),
         claim=one.claim,
+        source=Source(kind=one.label_source, model=one.label_model) if one.label_source else None,
+        review=Review(state=word(common_pb2.LabelReview, one.label_review)) if one.label_review else None,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.client.tables import UNLABELLED, Request, Table
+from saewatch.core import label as labels
 from saewatch.core.batch import F32, I32, U32
 
 SHOWN = 4
@@ -33,6 +34,8 @@ class Firing:
     feature: str
     """Its id; empty when the sidecar does not know what the latent or direction stands for."""
     label: str
+    label_review: str
+    """What a person said of the label: unreviewed, accepted, rejected; empty where nothing is recorded."""
     category: str
     severity: str
     value: float
@@ -46,6 +49,11 @@ class Firing:
     """When the engine's step ended; of the last one in its message, which gathers 20 ms."""
     unit: str
     """What fired: ``latent 12`` or ``direction 0``."""
+
+    @property
+    def shown(self) -> str:
+        """The label, marked unless a person accepted it."""
+        return labels.shown(self.label, self.label_review)
 
     def __str__(self) -> str:
         where = "?" if self.prompt is None else "prompt" if self.prompt else "answer"
@@ -145,6 +153,7 @@ class Firings:
         return Firing(
             feature=of.id if of else "",
             label=of.label if of else "",
+            label_review=of.review_state if of else "",
             category=of.category if of else "",
             severity=of.severity if of else "",
             value=value,

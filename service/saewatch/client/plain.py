@@ -51,6 +51,7 @@ def _firing(one: Firing) -> dict[str, Any]:
         "prompt": one.prompt,
         "feature": one.feature,
         "label": one.label,
+        "label_review": one.label_review,
         "category": one.category,
         "severity": one.severity,
         "value": one.value,

@@ -16,6 +16,7 @@ from saewatch.client.decode import time_ns, word
 from saewatch.client.firings import words
 from saewatch.client.plain import time_text
 from saewatch.client.tables import Request
+from saewatch.core import label as labels
 from saewatch.edge.pb import common_pb2, history_pb2
 
 Item_co = TypeVar("Item_co", covariant=True)
@@ -30,6 +31,8 @@ class StoredFiring:
     feature: str
     label: str
     """As it was then, like the category."""
+    label_review: str
+    """What had been said of it: unreviewed, accepted, rejected; empty where nothing was recorded."""
     category: str
     value: float
     request: Request | None
@@ -46,6 +49,11 @@ class StoredFiring:
     hook_point: str
     weights_digest: str
     catalogue_digest: str
+
+    @property
+    def shown(self) -> str:
+        """The label, marked unless a person accepted it."""
+        return labels.shown(self.label, self.label_review)
 
     def __str__(self) -> str:
         where = "?" if self.prompt is None else "prompt" if self.prompt else "answer"
@@ -183,6 +191,7 @@ def _firing(one: history_pb2.StoredFiring) -> StoredFiring:
         time_ns=time_ns(one.time),
         feature=one.feature_id,
         label=one.label,
+        label_review=word(common_pb2.LabelReview, one.label_review),
         category=one.category,
         value=one.value,
         request=who if one.engine_id else None,

@@ -19,9 +19,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from saewatch.core import canonical, limits
+from saewatch.core import label as labels
 from saewatch.core.canonical import Json
 from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.core.fields import Fields
+from saewatch.core.label import Review, Score, Source
 from saewatch.core.manifest import CATALOGUE_FILE, EncoderSheet, Manifest
 
 SCHEMA = "saewatch.catalogue/1"
@@ -89,6 +91,22 @@ class Feature:
     head: tuple[float, ...] = ()
     """Of a group with a linear head, a weight for each latent: its score is the sum of weight * log1p(aggregate)."""
     claim: str = "correlational"
+    source: Source | None = None
+    """Where the label comes from; None: not recorded, as in catalogues of before."""
+    score: Score | None = None
+    """What the label is worth, as far as anybody says."""
+    review: Review | None = None
+    """None: not recorded, which is shown as unreviewed."""
+
+    @property
+    def review_state(self) -> str:
+        """unreviewed | accepted | rejected; empty where nothing is recorded."""
+        return self.review.state if self.review else ""
+
+    @property
+    def shown(self) -> str:
+        """The label, marked unless a person accepted it."""
+        return labels.shown(self.label, self.review_state)
 
     @property
     def concept(self) -> str:
@@ -100,12 +118,14 @@ class Feature:
         return self.latents if self.direction is None else (encoder.latents + self.direction,)
 
     def json(self) -> Json:
-        """As in the file, where scope and head stand only if they say something."""
+        """As in the file, where scope, head and what is known of the label stand only if they say something."""
         optional: dict[str, Json] = {}
         if self.scope != "all":
             optional["scope"] = self.scope
         if self.head:
             optional["head"] = [canonical.decimal_text(weight) for weight in self.head]
+        told = {"source": self.source, "score": self.score, "review": self.review}
+        optional |= {name: one.json() for name, one in told.items() if one is not None}
         return optional | {
             "id": self.id,
             "label": self.label,
@@ -242,6 +262,9 @@ def _read_feature(entry: Fields) -> Feature:
         scope=entry.choice("scope", SCOPES[1:]) if entry.has("scope") else "all",
         head=entry.decimals("head", -_HEAD_MAX, _HEAD_MAX, limits.WATCH_SLOTS) if entry.has("head") else (),
         claim=entry.choice("claim", CLAIMS),
+        source=labels.read_source(entry.section("source")) if entry.has("source") else None,
+        score=labels.read_score(entry.section("score")) if entry.has("score") else None,
+        review=labels.read_review(entry.section("review")) if entry.has("review") else None,
     )
     entry.close()
     return feature

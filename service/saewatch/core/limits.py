@@ -72,6 +72,51 @@ FEATURES = 65_536
 LABEL_BYTES = 512
 """A feature's label: it travels in API answers and on dashboards."""
 
+NAME_BYTES = 256
+"""Who reviewed a label, and which model wrote it: a person's name, or a path on a hub."""
+
+EXPLANATION_LINE_BYTES = 256 * KIB
+"""One line of an export of explanations: some hundred bytes, and an embedding of a thousand numbers."""
+
+EXPLANATIONS_FILE_BYTES = 1024 * MIB
+"""One such file, unpacked: 65,536 explanations with their embeddings are under half of it."""
+
+EXPLANATIONS = 262_144
+"""Explanations kept of an export: 131,072 latents with two each."""
+
+LABEL_FILE_BYTES = 64 * MIB
+"""A CSV of labels: as many features as a catalogue takes, each with a label and its other columns."""
+
+DECISIONS = 65_536
+"""Verdicts on labels in one review, over all times: one of each feature; they end at MANIFEST_BYTES before that."""
+
+EXAMPLE_FEATURES = 4096
+"""Features that examples are gathered for in one pass: some 100 examples each, half a KiB an example."""
+
+EXAMPLES_EACH = 64
+"""Examples of one kind: a person reads ten, and an interval over 64 is a quarter wide."""
+
+EXAMPLE_WINDOW = 64
+"""Tokens on either side of an example's token: a paragraph."""
+
+EXAMPLE_LINE_BYTES = 16 * MIB
+"""A feature's examples: 448 of 129 tokens of some 40 B, many times over."""
+
+RECORDED_TOKENS = 2**20
+"""Tokens of one recorded request: what is made for each is bounded, whatever position a file claims."""
+
+RECORDED_FIRINGS = 2**22
+"""Firings of one recorded request: 16 on each of its tokens, for 262,144 tokens."""
+
+CHAT_ANSWER_BYTES = MIB
+"""An answer of a chat endpoint: some hundred bytes are asked for, and some models think aloud."""
+
+PROGRESS_BYTES = 64 * MIB
+"""What a run that labels features has noted of its progress: half a KiB a feature."""
+
+LISTED = 50
+"""Features that a verb lists for people where there may be thousands; --json has all."""
+
 TENSOR_FILE_BYTES = 16 * 1024 * MIB
 """One safetensors file: 131,072 x 16,384 in float32 is half of it."""
 

@@ -128,6 +128,8 @@ def _aligned(feature: Feature, pairs: Mapping[int, Pair]) -> Moved | Lost:
         latents=tuple(own[index].new or 0 for index in order),
         head=tuple(feature.head[index] for index in order) if feature.head else (),
         floor=feature.floor * own[0].scale if len(own) == 1 else feature.floor,
+        score=None,  # it was measured, and the label reviewed, on what another latent does
+        review=None,
     )
     return Moved(old=feature, new=new, method=ALIGNED, pairs=tuple(own))
 

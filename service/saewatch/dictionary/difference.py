@@ -14,7 +14,21 @@ from saewatch.core.catalogue import Feature
 from saewatch.core.manifest import Manifest
 from saewatch.dictionary.contents import Contents
 
-FIELDS = ("label", "category", "severity", "floor", "latents", "direction", "aggregation", "scope", "head", "claim")
+FIELDS = (
+    "label",
+    "source",
+    "score",
+    "review",
+    "category",
+    "severity",
+    "floor",
+    "latents",
+    "direction",
+    "aggregation",
+    "scope",
+    "head",
+    "claim",
+)
 """What of a feature is compared, as the catalogue spells it."""
 
 

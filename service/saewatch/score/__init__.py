@@ -198,6 +198,13 @@ class Scorer:
             if ids:
                 yield ids, rows_at(self.model, self.opening.hook_point, ids)
 
+    def tokens(self, given: Given, *, names: Sequence[str] = ()) -> list[tuple[list[int], tuple[str, ...]]]:
+        """The tokens of each text and the text that each adds, without reading any. Raises as `each` does."""
+        texts = _many(given)
+        subjects = names or [f"texts[{index}]" for index in range(len(texts))]
+        ready = [self._ready(subject, one, 0, cut=False) for subject, one in zip(subjects, texts, strict=True)]
+        return [([*one.prompt, *one.answer], self._pieces([*one.prompt, *one.answer])) for one in ready]
+
     def _ready(self, subject: str, given: Any, generate: int, *, cut: bool) -> _Ready:
         """ConfigError unless the model can take it."""
         prompt, answer = self._ids(subject, given)

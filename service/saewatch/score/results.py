@@ -254,6 +254,7 @@ class Scores:
         return {
             "feature": _words([one.id for one in features]),
             "label": _words([one.label for one in features]),
+            "label_review": _words([one.review_state for one in features]),
             "category": _words([one.category for one in features]),
         }
 

@@ -21,7 +21,7 @@ def test_bundles_and_refs(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Non
     assert one["referenced"] == [f"{SLOT}@stable"]
     assert cli.main(["dictionary", "list"]) == cli.GOOD
     lines = capsys.readouterr().out.splitlines()
-    assert f"{shop.old[:19]}  resid_post.1 jumprelu 96+2, 3 features; {SLOT}@stable" in lines
+    assert f"{shop.old[:19]}  resid_post.1 jumprelu 96+2, 3 features, 0 accepted; {SLOT}@stable" in lines
 
 
 def test_no_store_and_an_empty_one(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

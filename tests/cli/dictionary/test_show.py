@@ -23,13 +23,15 @@ def test_all_that_is_known_of_a_stored_bundle(shop: Shop, capsys: pytest.Capture
         "label": "made",
         "category": "vcr",
         "severity": "low",
+        "source": None,
+        "score": None,
         "review": None,
     }
     assert cli.main(["dictionary", "show", f"{SLOT}@stable"]) == cli.GOOD
     text = capsys.readouterr().out
     assert f"bundle     {shop.old}" in text
-    assert "  vcr (violent crimes), low:\n    threat.g1  made\n" in text
-    assert "review not recorded" in text
+    assert "  vcr (violent crimes), low:\n    threat.g1  made (unreviewed)\n" in text
+    assert "3 unreviewed; 0 ids retired" in text
 
 
 def test_a_folder_without_a_store(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
 
+from saewatch.core.label import Review
 from saewatch.edge.history.watched import read_stream, read_table, stream_text, table_bytes
 from saewatch.monitor.tables import StreamIdentity, WatchTable, join
 from tests import fakes
@@ -51,6 +53,17 @@ def test_a_table_fires_as_it_did() -> None:
     ]
     assert (again.kind.tolist(), again.unit.tolist()) == (table.kind.tolist(), table.unit.tolist())
     assert not table.direct
+
+
+def test_a_label_keeps_what_had_been_said_of_it_then() -> None:
+    table = a_table()
+    first, *others = table.features
+    reviewed = replace(table, features=(replace(first, review=Review(state="accepted", by="ada")), *others))
+    stored = read_stream(stream_text(table.stream))
+    again = read_table(table_bytes(reviewed)[1], stream=stored)
+    assert [one.review_state for one in again.features] == ["accepted", *([""] * len(others))]
+    assert table_bytes(reviewed)[0] != table_bytes(table)[0]
+    assert b"review" not in zlib.decompress(table_bytes(table)[1]), "as it was written before there were any"
 
 
 def test_one_content_has_one_digest() -> None:

@@ -11,6 +11,7 @@ from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import SEVERITIES
 from saewatch.core.errors import RecordError
 from saewatch.core.fit import AdapterFit
+from saewatch.core.label import STATES
 from saewatch.core.records import Outcome, RequestStart, Role, StreamBeat, TrafficClass
 from saewatch.core.selftest import CheckState
 from saewatch.edge.pb import common_pb2, firing_pb2, tap_pb2
@@ -26,6 +27,7 @@ LISTS = [
     (common_pb2.MissedReason, [one.name for one in Reason]),
     (common_pb2.UnitKind, [one.name for one in SlotKind]),
     (common_pb2.Severity, [one.upper() for one in SEVERITIES]),
+    (common_pb2.LabelReview, [one.upper() for one in STATES]),
     (common_pb2.Fit, [one.name for one in AdapterFit]),
     (tap_pb2.CheckState, [one.name for one in CheckState]),
     (firing_pb2.Outcome, [one.name for one in Outcome if one is not Outcome.OPEN]),

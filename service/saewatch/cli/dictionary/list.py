@@ -9,6 +9,7 @@ from typing import Any
 from saewatch import cli
 from saewatch.cli.dictionary import stored
 from saewatch.core.errors import SaewatchError
+from saewatch.core.label import ACCEPTED
 from saewatch.dictionary.registry import Registry
 from saewatch.dictionary.store import BUNDLES
 
@@ -50,6 +51,7 @@ def _bundle(registry: Registry, digest: str, referenced: list[str]) -> dict[str,
         "latents": encoder.latents,
         "directions": encoder.directions,
         "features": len(contents.catalogue.features),
+        "accepted": sum(one.review_state == ACCEPTED for one in contents.catalogue.features),
         "loadable": not registry.store.missing(contents),
         "referenced": referenced,
     }
@@ -59,5 +61,6 @@ def _line(one: dict[str, Any]) -> str:
     by = ", ".join(one["referenced"]) or "not referred to"
     if "damaged" in one:
         return f"{one['bundle'][:19]}  DAMAGED: {one['damaged']}; {by}"
-    what = f"{one['hook_point']} {one['activation']} {one['latents']}+{one['directions']}, {one['features']} features"
+    what = f"{one['hook_point']} {one['activation']} {one['latents']}+{one['directions']}"
+    what += f", {one['features']} features, {one['accepted']} accepted"
     return f"{one['bundle'][:19]}  {what}{'' if one['loadable'] else ', tensors collected'}; {by}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from saewatch import cli
 from saewatch.cli.dictionary import stored
 from saewatch.core.catalogue import HAZARDS, SEVERITIES, Feature
+from saewatch.core.label import STATES, UNREVIEWED
+from saewatch.dictionary import labels
 from saewatch.dictionary.contents import Contents
 
 
@@ -30,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found | {"damaged": {str(slot): why for slot, why in damaged.items()}}))
     else:
-        stored.show([*_lines(found), *stored.damage(damaged)])
+        stored.show([*_lines(found, contents.catalogue.features), *stored.damage(damaged)])
     return cli.GOOD
 
 
@@ -58,7 +61,15 @@ def _facts(contents: Contents, referenced: list[str]) -> dict[str, Any]:
 
 
 def _feature(one: Feature) -> dict[str, Any]:
-    return {"id": one.id, "label": one.label, "category": one.category, "severity": one.severity, "review": None}
+    told = {"source": one.source, "score": one.score, "review": one.review}
+    known = {name: None if value is None else value.json() for name, value in told.items()}
+    return {"id": one.id, "label": one.label, "category": one.category, "severity": one.severity, **known}
+
+
+def reviewed(features: Iterable[Feature]) -> str:
+    """How many labels are in which state: ``12 unreviewed, 3 accepted``."""
+    counted = Counter(one.review_state or UNREVIEWED for one in features)
+    return ", ".join(f"{counted[state]} {state}" for state in STATES if counted[state]) or "none reviewed"
 
 
 def _about(body: Any) -> dict[str, Any]:
@@ -67,7 +78,7 @@ def _about(body: Any) -> dict[str, Any]:
     return dict(itertools.islice(plain, 4))
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
+def _lines(found: dict[str, Any], features: Sequence[Feature]) -> Iterator[str]:
     encoder, rules = found["encoder"], found["exclusions"]
     yield f"bundle     {found['bundle']}"
     yield f"weights    {found['weights_digest']}"
@@ -80,11 +91,11 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"           folded: {', '.join(one['what'] for one in found['folded']) or 'nothing'}"
     norm = f"norms above {rules['max_norm']:g}" if rules["max_norm"] is not None else "no norm"
     yield f"excluded   positions below {rules['exclude_first']}, {rules['special']} token ids, {norm}"
-    yield f"features   {len(found['features'])}, review not recorded; {len(found['retired'])} ids retired"
-    order = sorted(found["features"], key=lambda one: (one["category"], -SEVERITIES.index(one["severity"]), one["id"]))
-    for (category, severity), group in itertools.groupby(order, lambda one: (one["category"], one["severity"])):
+    yield f"features   {len(found['features'])}, {reviewed(features)}; {len(found['retired'])} ids retired"
+    order = sorted(features, key=lambda one: (one.category, -SEVERITIES.index(one.severity), one.id))
+    for (category, severity), group in itertools.groupby(order, lambda one: (one.category, one.severity)):
         yield f"  {category}{f' ({HAZARDS[category]})' if category in HAZARDS else ''}, {severity}:"
-        yield from (f"    {one['id']}  {one['label']}" for one in group)
+        yield from (f"    {one.id}  {labels.told(one)}" for one in group)
     for one in found["attestations"]:
         about = ", ".join(f"{key} {str(value)[:40]}" for key, value in one["about"].items())
         yield f"attested   {one['kind']} {one['digest'][:19]}, unsigned: {about}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import ConfigError
+from saewatch.core.label import STATES
 from saewatch.edge.pb import common_pb2, dictionary_pb2, firing_pb2
 
 ENGINE = "fake-engine"
@@ -53,6 +54,11 @@ FEATURES = (
     ),
 )
 """By id. Latent 12 serves two of them, with different floors: a client has to tell them apart."""
+
+
+LABEL_REVIEWS = {"": common_pb2.LABEL_REVIEW_UNSPECIFIED} | {
+    one: common_pb2.LabelReview.Value(f"LABEL_REVIEW_{one.upper()}") for one in STATES
+}
 
 
 class MadeDictionary:
@@ -180,6 +186,8 @@ def message(one: Feature) -> common_pb2.Feature:
         claim=one.claim,
         scope=one.scope,
         head=one.head,
+        label_review=LABEL_REVIEWS[one.review_state],
+        label_source=one.source.kind if one.source else "",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from saewatch.client.fake.history import GROUPS, Fired, History
-from saewatch.client.fake.made import ENGINE, HOOK_POINT, MODEL
+from saewatch.client.fake.made import ENGINE, HOOK_POINT, LABEL_REVIEWS, MODEL
 from saewatch.client.fake.refusal import Refusal, invalid
 from saewatch.client.fake.state import State
 from saewatch.core import limits
@@ -136,6 +136,7 @@ def _firing(one: Fired) -> history_pb2.StoredFiring:
     found = history_pb2.StoredFiring(
         feature_id=one.feature.id,
         label=one.feature.label,
+        label_review=LABEL_REVIEWS[one.feature.review_state],
         category=one.feature.category,
         value=one.value,
         position=position,

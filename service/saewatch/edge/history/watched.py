@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from saewatch.core.catalogue import Feature
+from saewatch.core.label import Review
 from saewatch.core.records import StreamOpen
 from saewatch.monitor.tables import StreamIdentity, WatchTable
 
@@ -58,6 +59,8 @@ def table_bytes(table: WatchTable) -> tuple[bytes, bytes]:
     """A table's digest and its deflated JSON."""
     body: dict[str, Any] = {name: getattr(table, name).tolist() for name in _COLUMNS}
     body["features"] = [[one.id, one.label, one.category, one.severity, one.floor] for one in table.features]
+    if any(one.review for one in table.features):  # the others keep the digest that they had before
+        body["reviews"] = [one.review_state for one in table.features]
     body |= {"slots": table.feature_slots, "direct": table.direct, "digest": table.digest}
     text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(text).digest()[:_DIGEST_BYTES], zlib.compress(text, 1)
@@ -68,12 +71,16 @@ def read_table(data: bytes, *, stream: StoredStream) -> WatchTable:
     body = json.loads(zlib.decompress(data))
     columns: dict[str, Any] = {name: np.array(body[name], dtype) for name, dtype in _COLUMNS.items()}
     names = ("id", "label", "category", "severity", "floor")
+    reviews = body.get("reviews", [""] * len(body["features"]))
     return WatchTable(
         number=0,
         stream=StreamIdentity(number=0, opening=stream.opening, dictionary=None),
         watch=0,
         digest=body["digest"],
-        features=tuple(Feature(**dict(zip(names, values, strict=True))) for values in body["features"]),
+        features=tuple(
+            Feature(**dict(zip(names, values, strict=True)), review=Review(state=state) if state else None)
+            for values, state in zip(body["features"], reviews, strict=True)
+        ),
         feature_slots=tuple(map(tuple, body["slots"])),
         direct=body["direct"],
         **columns,

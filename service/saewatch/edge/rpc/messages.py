@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from saewatch.core.batch import Origin, Reason, SlotKind
 from saewatch.core.catalogue import Feature
 from saewatch.core.fit import AdapterFit, adapter_fit, weakest
+from saewatch.core.label import STATES
 from saewatch.core.records import Outcome, Role, StreamBeat, TrafficClass
 from saewatch.core.selftest import Check, CheckState
 from saewatch.edge.commands import Answer, Examined
@@ -27,6 +28,9 @@ TRAFFIC_CLASSES: Mapping[str, common_pb2.TrafficClass.ValueType] = {
 ROLES: Mapping[str, common_pb2.Role.ValueType] = {str(one): common_pb2.Role.Value(f"ROLE_{one.name}") for one in Role}
 REASONS: Mapping[str, common_pb2.MissedReason.ValueType] = {
     one.label: common_pb2.MissedReason.Value(f"MISSED_REASON_{one.name}") for one in Reason
+}
+LABEL_REVIEWS = {"": common_pb2.LABEL_REVIEW_UNSPECIFIED} | {
+    one: common_pb2.LabelReview.Value(f"LABEL_REVIEW_{one.upper()}") for one in STATES
 }
 ORIGINS = {one: common_pb2.Origin.Value(f"ORIGIN_{one.name}") for one in Origin}
 UNIT_KINDS = {int(one): common_pb2.UnitKind.Value(f"UNIT_KIND_{one.name}") for one in SlotKind}
@@ -129,6 +133,9 @@ def feature(one: Feature) -> common_pb2.Feature:
         claim=one.claim,
         scope=one.scope,
         head=one.head,
+        label_review=LABEL_REVIEWS[one.review_state],
+        label_source=one.source.kind if one.source else "",
+        label_model=one.source.model if one.source else "",
     )
 
 

@@ -126,6 +126,7 @@ def firing(row: Row) -> history_pb2.StoredFiring:
         time=messages.timestamp(row.time_ns),
         feature_id=feature.id,
         label=feature.label,
+        label_review=messages.LABEL_REVIEWS[feature.review_state],
         category=feature.category,
         value=row.value,
         position=row.position,

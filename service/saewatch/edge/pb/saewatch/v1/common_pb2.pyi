@@ -254,6 +254,34 @@ SEVERITY_CRITICAL: Severity.ValueType  # 4
 """Worth waking somebody."""
 Global___Severity: typing_extensions.TypeAlias = Severity
 
+class _LabelReview:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _LabelReviewEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_LabelReview.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    LABEL_REVIEW_UNSPECIFIED: _LabelReview.ValueType  # 0
+    """Nothing is recorded: take it for unreviewed."""
+    LABEL_REVIEW_UNREVIEWED: _LabelReview.ValueType  # 1
+    """Nobody has looked at it yet."""
+    LABEL_REVIEW_ACCEPTED: _LabelReview.ValueType  # 2
+    """Somebody found it right."""
+    LABEL_REVIEW_REJECTED: _LabelReview.ValueType  # 3
+    """Somebody found it wrong."""
+
+class LabelReview(_LabelReview, metaclass=_LabelReviewEnumTypeWrapper):
+    """What a person said of a feature's label."""
+
+LABEL_REVIEW_UNSPECIFIED: LabelReview.ValueType  # 0
+"""Nothing is recorded: take it for unreviewed."""
+LABEL_REVIEW_UNREVIEWED: LabelReview.ValueType  # 1
+"""Nobody has looked at it yet."""
+LABEL_REVIEW_ACCEPTED: LabelReview.ValueType  # 2
+"""Somebody found it right."""
+LABEL_REVIEW_REJECTED: LabelReview.ValueType  # 3
+"""Somebody found it wrong."""
+Global___LabelReview: typing_extensions.TypeAlias = LabelReview
+
 @typing.final
 class Stream(google.protobuf.message.Message):
     """One dictionary on one hook point of one engine rank."""
@@ -519,6 +547,9 @@ class Feature(google.protobuf.message.Message):
     CLAIM_FIELD_NUMBER: builtins.int
     SCOPE_FIELD_NUMBER: builtins.int
     HEAD_FIELD_NUMBER: builtins.int
+    LABEL_REVIEW_FIELD_NUMBER: builtins.int
+    LABEL_SOURCE_FIELD_NUMBER: builtins.int
+    LABEL_MODEL_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Such as threat.p1; chosen once and never reused."""
     label: builtins.str
@@ -537,6 +568,12 @@ class Feature(google.protobuf.message.Message):
     """What a firing of it claims: correlational."""
     scope: builtins.str
     """Which tokens it was made for, and is aggregated over: prompt, reply or all."""
+    label_review: Global___LabelReview.ValueType
+    """What a person said of the label. One that nobody accepted is a hypothesis: show it with a mark."""
+    label_source: builtins.str
+    """Where the label comes from: hand, csv, neuronpedia, auto; empty where it is not recorded."""
+    label_model: builtins.str
+    """The model that wrote the label, where one did."""
     @property
     def latents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Latents that it reads."""
@@ -559,9 +596,12 @@ class Feature(google.protobuf.message.Message):
         claim: builtins.str = ...,
         scope: builtins.str = ...,
         head: collections.abc.Iterable[builtins.float] | None = ...,
+        label_review: Global___LabelReview.ValueType = ...,
+        label_source: builtins.str = ...,
+        label_model: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_direction", b"_direction", "direction", b"direction"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_direction", b"_direction", "aggregation", b"aggregation", "category", b"category", "claim", b"claim", "direction", b"direction", "floor", b"floor", "head", b"head", "id", b"id", "label", b"label", "latents", b"latents", "scope", b"scope", "severity", b"severity"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_direction", b"_direction", "aggregation", b"aggregation", "category", b"category", "claim", b"claim", "direction", b"direction", "floor", b"floor", "head", b"head", "id", b"id", "label", b"label", "label_model", b"label_model", "label_review", b"label_review", "label_source", b"label_source", "latents", b"latents", "scope", b"scope", "severity", b"severity"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_direction", b"_direction"]) -> typing.Literal["direction"] | None: ...
 
 Global___Feature: typing_extensions.TypeAlias = Feature

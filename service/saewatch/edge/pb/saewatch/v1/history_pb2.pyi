@@ -377,6 +377,7 @@ class StoredFiring(google.protobuf.message.Message):
     CATALOGUE_DIGEST_FIELD_NUMBER: builtins.int
     ADAPTER_FIELD_NUMBER: builtins.int
     FIT_FIELD_NUMBER: builtins.int
+    LABEL_REVIEW_FIELD_NUMBER: builtins.int
     feature_id: builtins.str
     """The feature."""
     label: builtins.str
@@ -421,6 +422,8 @@ class StoredFiring(google.protobuf.message.Message):
     """Adapter that the request went through; empty: none."""
     fit: saewatch.edge.pb.saewatch.v1.common_pb2.Fit.ValueType
     """How far the dictionary was known to fit it then."""
+    label_review: saewatch.edge.pb.saewatch.v1.common_pb2.LabelReview.ValueType
+    """What had been said of the label then."""
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the engine's step ended."""
@@ -451,9 +454,10 @@ class StoredFiring(google.protobuf.message.Message):
         catalogue_digest: builtins.str = ...,
         adapter: builtins.str = ...,
         fit: saewatch.edge.pb.saewatch.v1.common_pb2.Fit.ValueType = ...,
+        label_review: saewatch.edge.pb.saewatch.v1.common_pb2.LabelReview.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "catalogue_digest", b"catalogue_digest", "category", b"category", "client_id", b"client_id", "conversation", b"conversation", "engine", b"engine", "engine_id", b"engine_id", "feature_id", b"feature_id", "fit", b"fit", "hook_point", b"hook_point", "key", b"key", "label", b"label", "model_name", b"model_name", "origin", b"origin", "position", b"position", "prompt", b"prompt", "tenant", b"tenant", "time", b"time", "traffic_class", b"traffic_class", "unit", b"unit", "unit_kind", b"unit_kind", "value", b"value", "weights_digest", b"weights_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapter", b"adapter", "catalogue_digest", b"catalogue_digest", "category", b"category", "client_id", b"client_id", "conversation", b"conversation", "engine", b"engine", "engine_id", b"engine_id", "feature_id", b"feature_id", "fit", b"fit", "hook_point", b"hook_point", "key", b"key", "label", b"label", "label_review", b"label_review", "model_name", b"model_name", "origin", b"origin", "position", b"position", "prompt", b"prompt", "tenant", b"tenant", "time", b"time", "traffic_class", b"traffic_class", "unit", b"unit", "unit_kind", b"unit_kind", "value", b"value", "weights_digest", b"weights_digest"]) -> None: ...
 
 Global___StoredFiring: typing_extensions.TypeAlias = StoredFiring
 
