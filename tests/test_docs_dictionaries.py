@@ -1,6 +1,7 @@
 """Every `saewatch dictionary` command that the docs show is run, as it stands there, in the order of its page.
 
-Each page has a folder in which its placeholders are real: `PAGES` says how they are made. What a command writes goes
+Pages whose commands do not build on one another are in tests/test_docs_commands.py. What asks a sidecar is run by
+`ASKING`. Each page has a folder in which its placeholders are real: `PAGES` says how they are made. What a command writes goes
 to a new place, since pages write to the same one again and again.
 """
 
@@ -24,6 +25,7 @@ from saewatch.engine.dictionary_file import load_bundle
 from tests import layouts, made
 from tests.dictionary.aligned import permuted
 from tests.sidecar import ROOT
+from tests.test_docs_commands import PAGES as OTHERS
 from tests.test_docs_commands import commands
 
 FIXTURE = ROOT / "tests" / "fixture"
@@ -93,11 +95,14 @@ PAGES: Mapping[str, Callable[[Path], Names]] = {
     "docs/calibration.md": requests,
 }
 OURS = "saewatch dictionary "
+ASKING = {" --apply": "test_apply.py", " apply ": "test_apply.py", " shadow": "test_shadow.py"}
+"""What needs a sidecar, and the tests of tests/cli/dictionary that run it beside one."""
 
 
 def shown(page: str) -> Iterator[str]:
     """A page's commands that are ours to run here."""
-    return (line for line in commands((ROOT / page).read_text()) if line.startswith(OURS))
+    lines = (line for line in commands((ROOT / page).read_text()) if line.startswith(OURS))
+    return (line for line in lines if not any(asking in line for asking in ASKING))
 
 
 def words(line: str, names: Names, folder: Path, number: int) -> list[str]:
@@ -111,7 +116,8 @@ def words(line: str, names: Names, folder: Path, number: int) -> list[str]:
 
 def test_all_pages_that_show_them_are_here() -> None:
     showing = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")}
-    assert {page for page in showing if [*shown(page)]} == PAGES.keys()
+    assert {page for page in showing if [*shown(page)]} - {*OTHERS} == PAGES.keys()
+    assert all((ROOT / "tests" / "cli" / "dictionary" / name).is_file() for name in ASKING.values())
 
 
 @pytest.mark.parametrize("page", PAGES)
