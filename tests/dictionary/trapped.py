@@ -43,9 +43,7 @@ def planted(before: Parts, change: Change, *, features: bool = True) -> Parts:
     known = before.catalogue.features if features else ()
     catalogue = Catalogue(weights=manifest.digest, features=known)
     attestations: list[Attestation] = kept
-    return replace(
-        before, manifest=manifest, tensors=tensors, catalogue=catalogue, attestations=attestations, rows={}
-    )
+    return replace(before, manifest=manifest, tensors=tensors, catalogue=catalogue, attestations=attestations, rows={})
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
@@ -111,7 +109,7 @@ def longer(of: Parts) -> Parts:
 
 def folded_without_threshold(of: Parts) -> Change:
     """Decoder norms folded into encoder and bias, and thresholds left as they were before."""
-    before, n, by = longer(of), latents(of), norms(of)
+    before, n = longer(of), latents(of)
     c = column(of, "c")
     lim = column(of, "lim")
     lim[:n] = (thresholds(before) - c[:n]) / column(of, "s")[:n]
@@ -126,7 +124,6 @@ def typical(of: Parts, x: Tensor) -> float:
 def mistakes(of: Parts, x: Tensor) -> Mapping[str, Callable[[], Change]]:
     """Every mistake that figures show, by the name that it is to be called by."""
     unit = typical(of, x)
-    k = round(float(torch.tensor(30.0)))
     rules = of.manifest.exclusions
     ten = longer(of)
     return {
@@ -135,13 +132,11 @@ def mistakes(of: Parts, x: Tensor) -> Mapping[str, Callable[[], Change]]:
         "log_threshold_read_as_plain": lambda: _log_read_as_plain(of),
         "plain_threshold_read_as_log": lambda: Change(with_thresholds(of, thresholds(of).clamp(max=80.0).exp())),
         "topk_for_threshold": lambda: Change(
-            {**with_thresholds(of, torch.zeros(latents(of)))}, {"activation": "topk", "k": k}
+            {**with_thresholds(of, torch.zeros(latents(of)))}, {"activation": "topk", "k": 30}
         ),
         "normalisation_lost": lambda: Change(scaled(of, unit)),
         "normalised_twice": lambda: Change(scaled(of, 1 / unit)),
-        "normalised_per_token": lambda: Change(
-            {}, {"input_norm": InputNorm(kind="constant_norm_rescale")}
-        ),
+        "normalised_per_token": lambda: Change({}, {"input_norm": InputNorm(kind="constant_norm_rescale")}),
         "pre_bias_lost": lambda: Change(shifted(of, 1.0)),
         "pre_bias_added": lambda: Change(shifted(of, -1.0)),
         "decoder_norm_not_divided": lambda: Change({"W_dec": ten.tensors["W_dec"]}),

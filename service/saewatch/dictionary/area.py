@@ -1,9 +1,9 @@
 """Areas under the ROC curve, with intervals from a bootstrap over templates.
 
-Requests of one template resemble each other, so that not requests are drawn with replacement but templates (or authors;
-a request that names neither is a template of its own), apart among those that carry a concept and those that do not. The
-intervals are percentiles of the resamples (Efron and Tibshirani 1993, chapter 13). The same draws are used for whatever
-is compared, so that a difference is one of the same requests.
+Requests of one template resemble each other, so that not requests are drawn with replacement but templates (or
+authors; a request that names neither is a template of its own), apart among those that carry a concept and those that
+do not. The intervals are percentiles of the resamples (Efron and Tibshirani 1993, chapter 13). The same draws are used
+for whatever is compared, so that a difference is one of the same requests.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def interval(value: float, samples: F64) -> Area:
 
 
 def resampled(positive: F64, negative: F64, draws: tuple[Draws, Draws]) -> F64:
-    """AUROC of each resample, ``[S]``: scores ``[P]`` and ``[N]`` with how often each was drawn, ``[S, P]``, ``[S, N]``.
+    """AUROC of each resample, ``[S]``: scores ``[P]``, ``[N]``, and how often each was drawn, ``[S, P]``, ``[S, N]``.
 
     A resample's area is a sum over positives of the weight of the negatives below: no pair is looked at by itself.
     """
@@ -108,7 +108,8 @@ LEVEL = 0.025
 
 def chance_above(samples: F64, bound: float) -> float:
     """How likely a difference is to be ``bound`` or more, by its resamples; where none is, by the tail of a normal
-    distribution, since so many resamples tell no chance below ``1 / len(samples)``."""
+    distribution, since so many resamples tell no chance below ``1 / len(samples)``.
+    """
     if hits := int((samples >= bound).sum()):
         return (1 + hits) / (1 + len(samples))
     spread = max(float(samples.std()), float(np.finfo(np.float64).tiny))

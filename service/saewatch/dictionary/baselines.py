@@ -1,9 +1,9 @@
-"""What a dictionary has to beat: the request's words, a linear probe on the activations, and a dictionary that was never
-trained.
+"""What a dictionary has to beat: the request's words, a linear probe on the activations, and a dictionary that was
+never trained.
 
 A dictionary of random directions looks surprisingly good: it sees the same activations, and picking the best of
-thousands of random features finds something (arXiv 2602.14111). So it is given the firing rates of the trained one, and
-features are chosen from it in the same way, on the same requests.
+thousands of random features finds something (arXiv 2602.14111). So it is given the firing rates of the trained one,
+and features are chosen from it in the same way, on the same requests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The quality gate: what a dictionary has to be to raise alerts, as a table of bounds.
 
-A row looks at what was measured and says whether it is inside its bound. What is asked for and could not be measured is
-not passed: "not enough data" fails the gate like a bad figure, since nobody knows. What does not apply (no stated figure,
-nothing to compare with) is left out, and the verdict lists it. Concept scores alone let a broken decoder through, and
-reconstruction alone lets a random dictionary's features through: both are needed.
+A row looks at what was measured and says whether it is inside its bound. What is asked for and could not be measured
+is not passed: "not enough data" fails the gate like a bad figure, since nobody knows. What does not apply (no stated
+figure, nothing to compare with) is left out, and the verdict lists it. Concept scores alone let a broken decoder
+through, and reconstruction alone lets a random dictionary's features through: both are needed.
 """
 
 from __future__ import annotations
@@ -115,10 +115,7 @@ def _sd_l0(of: Measured) -> Judged:
     spread = of.figures.sd_l0
     if spread is None:
         return (LEFT_OUT, "no latents", "") if of.figures.latents == 0 else (TOO_LITTLE, "no tokens", "")
-    if "sd_l0" in of.stated:
-        fixed = of.stated["sd_l0"] == 0
-    else:
-        fixed = of.competes
+    fixed = of.stated["sd_l0"] == 0 if "sd_l0" in of.stated else of.competes
     bound = "0, a fixed number of latents" if fixed else "above 0"
     good = spread < 0.5 if fixed else spread > 1e-6
     return (PASSED if good else FAILED), f"{spread:.3g}", bound
@@ -134,7 +131,9 @@ def _dead(of: Measured) -> Judged:
     verdict, found, bound = _under(of.figures.dead, 0.2)
     found = f"{found} of {of.figures.tokens} tokens"
     few = verdict == FAILED and of.figures.tokens < ENOUGH
-    return (TOO_LITTLE, f"{found}, {ENOUGH} are needed to call a latent dead", bound) if few else (verdict, found, bound)
+    return (
+        (TOO_LITTLE, f"{found}, {ENOUGH} are needed to call a latent dead", bound) if few else (verdict, found, bound)
+    )
 
 
 def _dense(of: Measured) -> Judged:
@@ -171,7 +170,9 @@ def _lift(of: Measured) -> Judged:
     if found is None:
         return LEFT_OUT, "no latents on labelled requests", ""
     seen = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return (PASSED if found.low > 0 else FAILED), seen, "above 0, and so the whole interval"
+    wide = found.high > 0 and found.high - found.low > WIDE
+    verdict = PASSED if found.low > 0 else TOO_LITTLE if wide else FAILED
+    return verdict, seen, "above 0, and so the whole interval"
 
 
 # --- against the one in force -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ better than they are. Requests that rephrase others are kept apart: whoever lear
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -197,17 +197,17 @@ class _Feature:
         lift = None if random is None else own - random[1]
         shares = {} if limit is None else self._shares(limit, self.positive, self.negative)
         value = self._auroc(self._scores)
-        found = Told(
-            **{name: getattr(plain, name) for name in ("feature", "concept", "positives", "negatives", "templates")},
-            unscored=self.unscored,
-            limit=limit,
+        told = replace(
+            plain,
             auroc=interval(value, own),
             baselines=baselines,
             lift=None if random is None or lift is None else interval(value - random[0], lift),
             slices=tuple(self._slices(limit)),
-            **shares,
+            recall=shares.get("recall"),
+            false_alarms=shares.get("false_alarms"),
+            precision=shares.get("precision"),
         )
-        return found, own, lift
+        return told, own, lift
 
     def _baselines(self, rivals: Rivals) -> tuple[dict[str, Area | None], tuple[float, F64] | None]:
         found: dict[str, Area | None] = {}

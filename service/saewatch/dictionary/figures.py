@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saewatch.core.canonical import Json
 from saewatch.core.manifest import Exclusions
 from saewatch.dictionary.align import kept
 from saewatch.dictionary.coder import Coder
@@ -29,7 +28,7 @@ DENSE = 0.1
 ENOUGH = 100_000
 """Tokens after which a latent that never fired is called dead: one in 3,000 fires 30 times in them."""
 SETS = ("kept", "outliers", "prompt", "reply")
-"""Tokens that are taken together: those that take part; these and the ones of too great a norm; the parts of requests."""
+"""Tokens that are taken together: that take part; these and those of too great a norm; the parts of requests."""
 _STEPS = 4  # bins of a histogram for each doubling
 _LOWEST, _BINS = -40, 160  # from 2^-10 to 2^30
 
@@ -41,9 +40,9 @@ class Histogram:
     edges: tuple[float, ...]  # [bins + 1], ascending
     counts: tuple[int, ...]
 
-    def json(self) -> Json:
-        """As in the file; decimals are put into text where it is written."""
-        return {"edges": list(self.edges), "counts": list(self.counts)}  # type: ignore[dict-item]  # floats until then
+    def plain(self) -> dict[str, list[float] | list[int]]:
+        """For programs."""
+        return {"edges": list(self.edges), "counts": list(self.counts)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

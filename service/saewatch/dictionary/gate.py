@@ -3,7 +3,8 @@
     {"gate": {"verdict": "passed" | "failed", "failed": ["fvu", …], "against": {"bundle", "weights", "catalogue"}}, …}
 
 A bundle with several such attestations has to pass them all. One without any was never evaluated: `none`. ``against``,
-which may be absent or null, is the bundle that it was compared with: whether it is worse than another one, nobody knows.
+which may be absent or null, is the bundle that it was compared with: whether it is worse than another one, nobody
+knows.
 """
 
 from __future__ import annotations

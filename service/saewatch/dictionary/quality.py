@@ -1,10 +1,10 @@
 """An evaluation as an attestation of kind ``quality``: the verdict that `gate` reads, and all that it rests on.
 
-    {"gate": {"verdict": "passed" | "failed", "failed": ["fvu", …], "against": {"bundle", "weights", "catalogue"} | null},
+    {"gate": {"verdict": "passed" | "failed", "failed": ["fvu", …], "against": {"bundle", "weights", …} | null},
      "rows": […], "figures": {…}, "features": […], "looks_like": […], "served": {…}, "texts": …, …}
 
-``against`` names the bundle that was in force when the candidate was compared with it. Evidence is about the dictionary
-``weights``, the model that was read and these texts; it promises nothing about others.
+``against`` names the bundle that was in force when the candidate was compared with it. Evidence is about the
+dictionary ``weights``, the model that was read and these texts; it promises nothing about others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from saewatch.dictionary.traps import Diagnosis
 
 KIND = "quality"
 CAVEATS = (
-    "A feature's claim is correlational: it fires with what its label says, and is neither its cause nor a proof of it.",
+    "A feature's claim is correlational: it fires with what its label says, and is no proof of it.",
     "Figures are of these texts through this model in this type. Others have figures of their own.",
     "Intervals are of 95 %: of AUROC by a bootstrap over templates, of shares by Clopper and Pearson.",
     "That nothing fires does not say that nothing is there.",
@@ -125,7 +125,7 @@ def labels(features: Sequence[Feature]) -> dict[str, Any]:
 
 def figures(of: Figures, ce: float | None, ce_tokens: int) -> dict[str, Any]:
     """Figures as a program reads them; what rests on how many tokens says so."""
-    histograms = {name: getattr(of, name).json() for name in ("values", "norms", "l0s")}
+    histograms = {name: getattr(of, name).plain() for name in ("values", "norms", "l0s")}
     plain = ("tokens", "excluded", "outliers", "latents", "l0", "sd_l0", "dead", "dense", "cosine", "mean_norm")
     found = {name: getattr(of, name) for name in plain}
     fvu = {name: value for name, value in of.fvu.items() if value is not None}

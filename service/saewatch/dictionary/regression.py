@@ -1,7 +1,8 @@
 """A dictionary beside the one in force, on the same requests: which features became worse, surely.
 
-Both are drawn with the same templates, so that a difference is one of the same requests. A feature is called worse where
-even the upper end of its difference is under the bound; over several features that may alert, by Holm's correction.
+Both are drawn with the same templates, so that a difference is one of the same requests. A feature is called worse
+where even the upper end of its difference is under the bound; over several features that may alert, by Holm's
+correction.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def worse(samples: Mapping[str, F64], alerting: Sequence[str]) -> tuple[str, ...
 
 
 def gone(now: Discerned, before: Discerned, samples: Mapping[str, F64]) -> tuple[str, ...]:
-    """Concepts that the one in force covers and this one does not: no feature is good, and none is as good as it was."""
+    """Concepts that the one in force covers and this one does not, nor does it come as near."""
     lost = []
     for concept, best in before.covered.items():
         left = now.covered.get(concept)

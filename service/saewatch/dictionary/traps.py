@@ -2,11 +2,11 @@
 
 Most mistakes can be undone: what was lost is put back, and if unexplained variance and L0 then are those that are
 stated, that was it. "Looks like a lost normalisation: undone, FVU is 0.14 instead of 1.65" says more than "FVU 1.65".
-Rows of a few other places in the model are tried too: a dictionary that explains those as stated was trained there. What
-no attempt explains is named after the nearest row of a table of figures, as each mistake left them on one dictionary
-(the demo's first one: FVU 0.147, L0 30.5); that is a guess, and is called one. Three mistakes move no figure that rests on
-text: rounded thresholds, rounded weights and a centred residual stream. Only the dictionary's own library shows them
-(`conformance`).
+Rows of a few other places in the model are tried too: a dictionary that explains those as stated was trained there.
+What no attempt explains is named after the nearest row of a table of figures, as each mistake left them on one
+dictionary (the demo's first one: FVU 0.147, L0 30.5); that is a guess, and is called one. Three mistakes move no
+figure that rests on text: rounded thresholds, rounded weights and a centred residual stream. Only the dictionary's own
+library shows them (`conformance`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from saewatch.dictionary.figures import unexplained
 from saewatch.dictionary.sample import Sample
 
 FAR = 5.0
-"""A row of more than so many median norms is an outlier: 63 of 405,756 tokens of SmolLM2, and no token of most texts."""
+"""A row of more than so many median norms is an outlier: 63 of 405,756 tokens of SmolLM2, none of most texts."""
 _FVU, _L0 = math.log(1.3), math.log(1.25)
 """How near figures have to come to the stated ones to explain a mistake."""
 _FITTED = 0.1
 """A handicap for attempts with a number that is fitted to the very figures that they are judged by."""
-_CELLS = 2**23  # values that are looked at together: 32 MiB
+_CELLS = 2**22  # values that are looked at together: 16 MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trap:
-    """A mistake: what it is, and the figures that it left: FVU and L0 as multiples of the right ones, and dead latents."""
+    """A mistake, and the figures that it left: FVU and L0 as multiples of the right ones, and dead latents' share."""
 
     says: str
     undo: Callable[[Scene], Iterator[Attempt]] | None = None
@@ -258,13 +258,15 @@ def diagnose(scene: Scene, elsewhere: Iterable[tuple[str, Tensor]] = ()) -> Diag
 
 def _explained(best: _Tried, found: tuple[float, float, float]) -> Diagnosis:
     undone = f"at {best.where}" if best.where else "undone"
-    evidence = f"{undone}, FVU is {best.fvu:.3g} instead of {found[0]:.3g} and L0 {best.l0:.3g} instead of {found[1]:.3g}"
+    evidence = (
+        f"{undone}, FVU is {best.fvu:.3g} instead of {found[0]:.3g} and L0 {best.l0:.3g} instead of {found[1]:.3g}"
+    )
     says = TRAPS[best.trap].says + (f" ({best.where})" if best.where else "")
     return Diagnosis(trap=best.trap, says=says, evidence=evidence)
 
 
 def _nearest(found: tuple[float, float, float], scene: Scene) -> Diagnosis | None:
-    """By the logarithms of FVU and L0 over the stated ones, and the share of dead latents."""
+    """By the logarithms of FVU and L0 over the stated ones, and dead latents' share."""
     fvu, l0, dead = found
     if not (math.isfinite(fvu) and fvu > 0) or _distance(found, scene) <= 1.0:
         return None
@@ -325,8 +327,8 @@ def _l0(coder: Coder, x: Tensor) -> float:
 # --- rows -------------------------------------------------------------------------------------------------------------
 def far_rows(x: Tensor) -> Tensor:
     """Rows ``[n, d]`` of more than `FAR` median norms, ``[n]`` bool."""
-    norms = torch.linalg.vector_norm(x, dim=1)
-    return norms > FAR * norms.median() if len(norms) else norms > 0
+    norms: Tensor = torch.linalg.vector_norm(x, dim=1)
+    return norms > FAR * norms.median() if len(norms) else norms.bool()
 
 
 def far_share(x: Tensor) -> float | None:

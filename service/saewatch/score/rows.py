@@ -33,14 +33,18 @@ def rows_at_each(model: Any, points: Sequence[str], tokens: Sequence[int]) -> di
 
 def places(model: Any, near: str) -> list[str]:
     """Where else a dictionary of ``near`` may have been trained: the residual stream behind every block, and every hook
-    point of its own block and its neighbours, as far as the model has them."""
+    point of its own block and its neighbours, as far as the model has them.
+    """
     own = hookpoint.parse(near)
     layers = int(model.config.num_hidden_layers)
     every = [f"resid_post.{layer}" for layer in range(layers)]
     beside = [layer for layer in (own.layer - 1, own.layer, own.layer + 1) if 0 <= layer < layers]
     sites = PLACES[type(model).__name__].sites
-    return [point for point in dict.fromkeys([*every, *(f"{site}.{layer}" for layer in beside for site in sites)])
-            if point != near and _there(model, point)]
+    return [
+        point
+        for point in dict.fromkeys([*every, *(f"{site}.{layer}" for layer in beside for site in sites)])
+        if point != near and _there(model, point)
+    ]
 
 
 def _there(model: Any, point: str) -> bool:

@@ -2,10 +2,10 @@
 
 Texts go through a transformers model in the type that is served (bfloat16, unless --dtype says otherwise), since an
 engine does not ship the rows that reconstruction is measured on. --texts: prompts as `saewatch score` reads them, like
-those that stated figures are of. --labelled: the same with "concept" (null: none), "template" or "author", and where known
-"kind" and "paraphrase_of". --against: the bundle that is in force, as a folder or by its name in the store; the same texts
-go through it. Ends with 2 when the gate fails, and names what failed and what that looks like. A verdict, good or bad, is
-an attestation: --into writes a bundle with it, and `saewatch dictionary promote` reads it there.
+those that stated figures are of. --labelled: the same with "concept" (null: none), "template" or "author", and where
+known "kind" and "paraphrase_of". --against: the bundle that is in force, as a folder or by its name in the store; the
+same texts go through it. Ends with 2 when the gate fails, and names what failed and what that looks like. A verdict,
+good or bad, is an attestation: --into writes a bundle with it, and `saewatch dictionary promote` reads it there.
 """
 
 from __future__ import annotations
@@ -57,11 +57,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="of the model (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the attestation there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report for people there")
-    parser.add_argument("--into", type=Path, metavar="FOLDER", help="write a bundle with it; it replaces older verdicts")
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="write a bundle with it; it replaces older verdicts"
+    )
     stored.store_argument(parser)
 
 
-CHOSEN_ON = "requests that features were chosen on, for fitting the baselines; else half of the labelled ones, by template"
+CHOSEN_ON = (
+    "requests that features were chosen on, for fitting the baselines; else half of the labelled ones, by template"
+)
 CE_TOKENS = "tokens that cross entropy is measured on, three passes each; 0: none (%(default)s)"
 
 

@@ -169,9 +169,7 @@ class _Cross:
             for index, one in enumerate(self._used):
                 sums[index] += (plain, *(self._entropy(ids, one, mean, by) for by in ("decoded", "mean")))
             say(number + 1)
-        return tuple(
-            float((one[2] - one[1]) / (one[2] - one[0])) if one[2] > one[0] else None for one in sums
-        )
+        return tuple(float((one[2] - one[1]) / (one[2] - one[0])) if one[2] > one[0] else None for one in sums)
 
     def _entropy(self, ids: list[int], used: Used | None = None, mean: Tensor | None = None, by: str = "") -> float:
         cross_entropy = prompts.scoring().cross_entropy
@@ -239,7 +237,9 @@ def _requests(files: Sequence[Labelled], rivalry: Rivalry) -> Requests:
         concepts=[one for file in files for one in file.concepts],
         clusters=clusters,
         kinds=[str(entry.get("kind", "")) for entry in entries],
-        rephrased=np.array([bool(entry.get("paraphrase_of")) or entry.get("kind") == "paraphrase" for entry in entries]),
+        rephrased=np.array(
+            [bool(entry.get("paraphrase_of")) or entry.get("kind") == "paraphrase" for entry in entries]
+        ),
         fitting=np.array(fitting, bool),
         scopes=rivalry.scopes,
     )
@@ -283,9 +283,7 @@ def limits_of(bundle: Bundle, features: Sequence[Feature]) -> dict[str, float]:
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------------
-def _measured(
-    inputs: Inputs, found: _Read, seen: Discerned | None, before: Discerned | None, used: Used
-) -> Measured:
+def _measured(inputs: Inputs, found: _Read, seen: Discerned | None, before: Discerned | None, used: Used) -> Measured:
     sheet = inputs.bundle.manifest.encoder
     alerting = set(limits_of(inputs.bundle, inputs.features))
     against = None
@@ -342,9 +340,7 @@ def stated_of(bundle: Bundle) -> dict[str, float]:
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _diagnosed(
-    scorer: Scorer, inputs: Inputs, measured: Measured, used: Used, sample: Sample
-) -> Diagnosis | None:
+def _diagnosed(scorer: Scorer, inputs: Inputs, measured: Measured, used: Used, sample: Sample) -> Diagnosis | None:
     """What went wrong, where something says what should have come out: the stated figures, or the one in force."""
     wanted = {name: measured.stated[name] for name in ("fvu", "l0") if measured.stated.get(name, 0) > 0}
     if len(wanted) < 2 and measured.against is not None:
@@ -357,12 +353,10 @@ def _diagnosed(
     return traps.diagnose(scene, _elsewhere(scorer, inputs, used, special))
 
 
-def _elsewhere(
-    scorer: Scorer, inputs: Inputs, used: Used, special: Sequence[int]
-) -> Iterator[tuple[str, Tensor]]:
+def _elsewhere(scorer: Scorer, inputs: Inputs, used: Used, special: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
     """Rows of other hook points: of the first texts, without first and special tokens and outliers."""
     score = prompts.scoring()
-    points = [point for point in score.places(scorer.model, scorer.opening.hook_point)]
+    points: list[str] = score.places(scorer.model, scorer.opening.hook_point)
     kept_rows: dict[str, list[Tensor]] = {point: [] for point in points}
     tokens = 0
     given = [prompts.given(entry, score, chat=inputs.chat) for _, entry in inputs.texts]
@@ -388,7 +382,11 @@ def _elsewhere(
 def _fitted_on(inputs: Inputs) -> str:
     if inputs.labelled is None:
         return ""
-    return "other requests, which features were chosen on" if inputs.chosen_on else "half of the templates, which nothing is reported on"
+    return (
+        "other requests, which features were chosen on"
+        if inputs.chosen_on
+        else "half of the templates, which nothing is reported on"
+    )
 
 
 def _notes(inputs: Inputs, found: _Read, measured: Measured) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Files of requests that say what they carry, and which of them were made alike.
 
 Each line of a *.jsonl file is a prompt as `saewatch score` reads it, with, where known, "concept" (a concept of the
-catalogue or a list of them; null or nothing: none), "template" or "author": what other requests share with it, "kind" and
-"paraphrase_of".
+catalogue or a list of them; null or nothing: none), "template" or "author": what other requests share with it, "kind"
+and "paraphrase_of".
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def read(name: str, known: Collection[str]) -> Labelled:
         for key in SAID:
             said = entry.get(key, "")
             if not (isinstance(said, str) and len(said) <= _NAME and said.isprintable()):
-                raise ConfigError(f"{where}: {key}", found=f"{said!r:.40}", expected=f"a name of at most {_NAME} letters")
+                raise ConfigError(
+                    f"{where}: {key}", found=f"{said!r:.40}", expected=f"a name of at most {_NAME} letters"
+                )
     concepts = tuple(frozenset(_concepts(where, entry, known)) for where, entry in entries)
     return Labelled(digest=digest(name), entries=entries, concepts=concepts)
 

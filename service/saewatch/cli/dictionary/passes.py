@@ -85,7 +85,9 @@ class Scores:
         self.scores: F64 = np.full((len(used.features), count), np.nan)
         self.lengths: F64 = np.zeros((len(used.features), count))
         encoder = used.coder.sheet
-        units = [(index, unit, row) for index, one in enumerate(used.features) for unit, row in enumerate(one.rows(encoder))]
+        units = [
+            (index, unit, row) for index, one in enumerate(used.features) for unit, row in enumerate(one.rows(encoder))
+        ]
         self._feature, self._unit, self._row = (np.array([one[i] for one in units], np.int64) for i in range(3))
         self._floor = np.array([used.features[index].floor for index in self._feature], np.float32)
 
