@@ -156,3 +156,18 @@ def _log_read_as_plain(of: Parts) -> Change:
     lim[:n] = (thresholds(of) * 10).log() - c[:n]
     W_dec = of.tensors["W_dec"]
     return Change({**made, "lim": lim, "c": c, "W_dec": (W_dec.float() / 10).to(W_dec.dtype)})
+
+
+def silent(of: Parts) -> Mapping[str, Change]:
+    """Mistakes that move no figure: rounded thresholds, rounded weights, rows centred before they are read."""
+    n = latents(of)
+    lim = column(of, "lim")
+    rounded = with_thresholds(of, thresholds(of).bfloat16().float())
+    W = of.tensors["W"]
+    centred = W[:n].float() - W[:n].float().mean(1, keepdim=True)
+    assert lim.shape == rounded["lim"].shape
+    return {
+        "threshold_in_bf16": Change(rounded),
+        "weights_in_bf16": Change({"W": W.bfloat16().to(W.dtype)}),
+        "centred": Change(encoder_rows(of, centred)),
+    }

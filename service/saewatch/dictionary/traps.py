@@ -27,7 +27,7 @@ FAR = 5.0
 """A row of more than so many median norms is an outlier: 63 of 405,756 tokens of SmolLM2, none of most texts."""
 _FVU, _L0 = math.log(1.3), math.log(1.25)
 """How near figures have to come to the stated ones to explain a mistake."""
-_FITTED = 0.1
+_FITTED = 0.3
 """A handicap for attempts with a number that is fitted to the very figures that they are judged by."""
 _CELLS = 2**22  # values that are looked at together: 16 MiB
 
@@ -234,6 +234,7 @@ class _Tried:
     fvu: float
     l0: float
     distance: float
+    cost: float
     where: str = ""
 
 
@@ -250,8 +251,9 @@ def diagnose(scene: Scene, elsewhere: Iterable[tuple[str, Tensor]] = ()) -> Diag
     for place, x in elsewhere:
         one = _tried("other_place", Attempt(coder=scene.coder, x=x), scene)
         tried.append(replace(one, where=place))
-    best = min(tried, key=lambda one: one.distance, default=None)
-    if best is not None and best.distance <= 1.0 and best.distance < _distance(found, scene) - 0.2:
+    near = [one for one in tried if one.distance <= min(1.0, _distance(found, scene) - 0.2)]
+    best = min(near, key=lambda one: one.cost, default=None)
+    if best is not None:
         return _explained(best, found)
     return _nearest(found, scene)
 
@@ -295,8 +297,9 @@ def _tied(coder: Coder) -> Diagnosis | None:
 
 def _tried(name: str, one: Attempt, scene: Scene) -> _Tried:
     found = _figures(one.coder, one.x)
-    distance = _distance(found, scene) + (_FITTED if one.fitted else 0.0)
-    return _Tried(trap=name, fvu=found[0], l0=found[1], distance=distance)
+    distance = _distance(found, scene)
+    cost = distance + (_FITTED if one.fitted else 0.0)
+    return _Tried(trap=name, fvu=found[0], l0=found[1], distance=distance, cost=cost)
 
 
 def _distance(found: tuple[float, float, float], scene: Scene) -> float:

@@ -33,18 +33,17 @@ def rows_at_each(model: Any, points: Sequence[str], tokens: Sequence[int]) -> di
 
 def places(model: Any, near: str) -> list[str]:
     """Where else a dictionary of ``near`` may have been trained: the residual stream behind every block, and every hook
-    point of its own block and its neighbours, as far as the model has them.
+    point of its own block and its neighbours, as far as the model has them. What a block takes is named after the one
+    before it, which passes it on.
     """
     own = hookpoint.parse(near)
     layers = int(model.config.num_hidden_layers)
-    every = [f"resid_post.{layer}" for layer in range(layers)]
     beside = [layer for layer in (own.layer - 1, own.layer, own.layer + 1) if 0 <= layer < layers]
-    sites = PLACES[type(model).__name__].sites
-    return [
-        point
-        for point in dict.fromkeys([*every, *(f"{site}.{layer}" for layer in beside for site in sites)])
-        if point != near and _there(model, point)
-    ]
+    sites = [site for site in PLACES[type(model).__name__].sites if site not in {"resid_pre", "resid_post"}]
+    found = [*(f"resid_post.{layer}" for layer in range(layers)), "resid_pre.0"]
+    found += [f"{site}.{layer}" for layer in beside for site in sites]
+    same = {near, f"resid_post.{own.layer - 1}"} if own.point == "resid_pre" else {near}
+    return [point for point in found if point not in same and _there(model, point)]
 
 
 def _there(model: Any, point: str) -> bool:
