@@ -384,3 +384,20 @@ QUERY_WAIT_S = 120
 # --- scoring ------------------------------------------------------------------------------------------------------
 SCORE_FILE_BYTES = 64 * MIB
 """One file of prompts: it is tokenised as a whole before the first is read, some 16 million tokens."""
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+QUALITY_SAMPLE_BYTES = 32 * MIB
+"""Activations kept to look for what went wrong, and to set a random dictionary's thresholds on: 14,000 rows of 576
+numbers, 2,000 of 4,096."""
+
+QUALITY_REQUESTS = 20_000
+"""Labelled requests of one evaluation: their activations' means take 330 MiB at a width of 4,096."""
+
+QUALITY_LATENTS = 4096
+"""Latents of the random dictionary: with its largest values on 20,000 requests they take 330 MiB."""
+
+QUALITY_WORDS = 8192
+"""Words and pairs of words that requests are told apart by: 660 MiB at 20,000 requests."""
+
+QUALITY_FEATURES = 4096
+"""Features of one evaluation, some 2 KiB each in the attestation, which has to fit into 8 MiB."""
