@@ -78,6 +78,12 @@ class Oracle:
         return self._rows[-1].reshape(len(tokens), -1).float()
 
     @torch.inference_mode()
+    def logits(self, tokens: Sequence[int]) -> F32:
+        """What the model says of the token after these, ``[vocabulary]``."""
+        found: F32 = self._model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0, -1].float().numpy()
+        return found
+
+    @torch.inference_mode()
     def expected(self, tokens: Sequence[int]) -> Expected:
         """What fires on one request's ``tokens``."""
         x = self.hidden(tokens)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import io
 import json
 import random
 import shutil
@@ -15,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from benchmarks.form import IMPORTS, ROOT
@@ -30,6 +33,7 @@ from deploy.demo.servers import (
     tap_arguments,
     wait_healthy,
 )
+from saewatch import cli
 from saewatch.dictionary.convert import import_source
 
 F32 = npt.NDArray[np.float32]
@@ -48,6 +52,8 @@ class Rig:
     bundle: Path
     others: Sequence[Path] = ()
     """Bundles that the sidecar knows too."""
+    store: Path | None = None
+    """Of bundles that may be applied."""
     port: int = field(default_factory=free_port)
     grpc: str = LOOPBACK
     """Where the sidecar serves: a port of its own, where it is to be found after a restart."""
@@ -63,7 +69,11 @@ class Rig:
     def start_sidecar(self) -> None:
         """Starts the sidecar and waits for its addresses."""
         self.sidecar = start_sidecar(
-            socket_path=self.socket, bundles=[self.bundle, *self.others], folder=self.folder, grpc=self.grpc
+            socket_path=self.socket,
+            bundles=[self.bundle, *self.others],
+            folder=self.folder,
+            grpc=self.grpc,
+            store=self.store,
         )
         self.addresses = addresses(self.sidecar, self.folder)
 
@@ -97,6 +107,14 @@ class Rig:
         running = [server for server in (self.engine, self.sidecar) if server]
         wait_healthy(self.port, running, timeout_s=HEALTHY_S)
 
+    def dictionary(self, *words: str) -> dict[str, Any]:
+        """What ``saewatch dictionary`` says of the rig's store, as JSON."""
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            cli.main(["dictionary", *words, "--store", str(self.store), "--json"])
+        found: dict[str, Any] = json.loads(printed.getvalue())
+        return found
+
     def stop(self) -> int:
         """Stops both; returns how many processes had to be killed."""
         return sum(server.stop() for server in (self.engine, self.sidecar) if server)
@@ -126,6 +144,16 @@ def bundle_of_all(source: Path, model: Path, out: Path) -> Path:
     (work / "features.json").write_text(json.dumps([*kept, everything]))
     import_source(work, model, out)
     return out
+
+
+def scaled(source: Path, folder: Path, factor: float = 1.25) -> Path:
+    """A dictionary of SAELens with a longer encoder: other latents fire, with other values."""
+    shutil.copytree(source, folder)
+    file = folder / "sae_weights.safetensors"
+    tensors = load_file(file)
+    file.unlink()  # the copy may be read-only
+    save_file({**tensors, "W_enc": tensors["W_enc"] * factor}, file)
+    return folder
 
 
 def text_tokens(model: Path) -> list[int]:

@@ -79,9 +79,18 @@ def start(name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str
 
 
 def start_sidecar(
-    *, socket_path: Path, bundles: Sequence[Path], folder: Path, record: Path | None = None, grpc: str = LOOPBACK
+    *,
+    socket_path: Path,
+    bundles: Sequence[Path],
+    folder: Path,
+    record: Path | None = None,
+    grpc: str = LOOPBACK,
+    store: Path | None = None,
 ) -> Server:
-    """``saewatch serve`` on free loopback ports; `addresses` tells which. ``record``: what it receives goes there."""
+    """``saewatch serve`` on free loopback ports; `addresses` tells which. ``record``: what it receives goes there.
+
+    ``store``: of bundles that may be applied; without it none is read.
+    """
     config = folder / "saewatch.yaml"
     config.write_text(
         json.dumps(  # JSON is YAML
@@ -91,6 +100,7 @@ def start_sidecar(
                 "grpc": {"listen": grpc},
                 "web": {"listen": LOOPBACK},
                 "history": {"path": "history.db"},
+                "store": str(store) if store else "",
             }
         )
     )

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dictionaries.train.baselines import BagOfWords
-from dictionaries.train.choose import Group, choose
 from dictionaries.train.corpus import Request, families
 from dictionaries.train.dataset import Labelled
-from dictionaries.train.measure import area
 from dictionaries.train.sae import Autoencoder
 from dictionaries.train.scores import Maxima, maxima
+from saewatch.dictionary.area import area
+from saewatch.dictionary.baselines import BagOfWords
+from saewatch.dictionary.choose import Group, choose
 
 Floats = NDArray[np.float64]
 SETS = ("held_out", "handwritten")

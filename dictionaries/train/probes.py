@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dictionaries.train import logistic
 from dictionaries.train.dataset import NEGATIVE, POSITIVE
+from saewatch.dictionary import logistic
 
 L2 = 1e-3
 OTHERS = 60_000

@@ -36,6 +36,7 @@ from saewatch.edge.rpc.history import HistoryQueries
 from saewatch.edge.rpc.server import RpcServer
 from saewatch.edge.rpc.status import StatusService
 from saewatch.edge.rpc.tap import TapService
+from saewatch.edge.shelf import Shelf
 from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.edge.sinks.statelog import StateLog
 from saewatch.edge.sources import SocketSource
@@ -126,7 +127,8 @@ class App:
         self._config = config
         self._grpc_at = split_listen("grpc.listen", config.grpc.listen)
         self._web_at = split_listen("web.listen", config.web.listen)
-        known = {**(known or {}), **dictionaries.load(Path(one) for one in config.dictionaries)}
+        configured = {**(known or {}), **dictionaries.load(Path(one) for one in config.dictionaries)}
+        shelf = Shelf(configured, store=Path(config.store) if config.store else None)
         queues = [
             SinkQueue("metrics", self._wake, wake_at=METRICS_AT_ONCE),
             SinkQueue("grpc", self._wake),
@@ -137,7 +139,7 @@ class App:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._history = _history(config.history)
         written = [self._history.queue] if self._history else []
-        self._pipeline = Pipeline(dictionaries=known, queues=[*queues, *written], clock=clock)
+        self._pipeline = Pipeline(dictionaries=shelf, queues=[*queues, *written], clock=clock, meet=shelf.meet)
         self._make_source = source or self._listening
         self._source: Source | None = None
         self._metrics = MetricsSink(
@@ -148,7 +150,7 @@ class App:
         self._firing = FiringService(
             feed=feed,
             pipeline=self._pipeline,
-            dictionaries=known,
+            dictionaries=shelf,
             run=secrets.randbits(63),
             subscribers=config.grpc.subscribers,
             history=HistoryQueries(self._history.path if self._history else None).methods(),
@@ -158,8 +160,8 @@ class App:
         )
         sinks: list[Sink] = [self._metrics, feed, StateLog()]
         self._sinks = list(zip(sinks, queues, strict=True))
-        taps = TapService(pipeline=self._pipeline, dictionaries=known, send=self._command)
-        self._services = (self._firing, DictionaryService(known), status, taps)
+        taps = TapService(pipeline=self._pipeline, shelf=shelf, send=self._command)
+        self._services = (self._firing, DictionaryService(shelf), status, taps)
         self._tasks: list[asyncio.Task[None]] = []
         self.addresses: Addresses | None = None
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
+from saewatch.core.served import default_store
 
 CONFIG_BYTES = limits.MIB
 PATH_BYTES = 107
@@ -118,6 +119,9 @@ class Config(Section):
     """Users, by number, that may connect besides root and our own. They must be able to enter the socket's folder."""
     dictionaries: tuple[BundlePath, ...] = ()
     """Folders of bundles; a relative path begins at the configuration's own folder."""
+    store: BundlePath = Field(default_factory=default_store)
+    """The store whose bundles are applied to engines, in the user's folder for data unless it is named; it need not be
+    there, and "" reads none. A relative path begins at the configuration's own folder."""
     grpc: Grpc = Field(default_factory=Grpc)
     web: Web = Field(default_factory=Web)
     limits: Bounds = Field(default_factory=Bounds)
@@ -145,6 +149,8 @@ def read(values: object, *, folder: Path, subject: str = "saewatch.yaml") -> Con
     found: dict[str, object] = {"dictionaries": tuple(str(folder / one) for one in config.dictionaries)}
     if config.history.path and "path" in config.history.model_fields_set:
         found["history"] = config.history.model_copy(update={"path": str(folder / config.history.path)})
+    if config.store and "store" in config.model_fields_set:
+        found["store"] = str(folder / config.store)
     return config.model_copy(update=found)
 
 

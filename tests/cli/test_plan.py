@@ -65,7 +65,6 @@ def test_what_the_tap_refuses_is_said_and_fails(capsys: pytest.CaptureFixture[st
         ["--watch", "1.5"],
         ["--max-num-batched-tokens", "-1"],
         ["--max-num-seqs", "0"],
-        ["--tensor-parallel", "0"],
         ["--tokens-per-s", "0"],
         ["--tokens-per-s", "nan"],
         ["--tokens-per-s", "inf"],

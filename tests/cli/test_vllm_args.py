@@ -102,6 +102,16 @@ def test_the_same_dictionary_twice(bundle: str, tmp_path: Path, capsys: pytest.C
     assert "the same dictionary" in capsys.readouterr().err
 
 
+def test_a_shadow_runs_beside_the_stable_one(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    beside = another(tmp_path / "beside", fakes.FEATURES)
+    assert cli.main(["vllm-args", "--dictionary", bundle, "--shadow", beside, "--json"]) == cli.GOOD
+    config = json.loads(after(json.loads(capsys.readouterr().out)["arguments"], "--additional-config"))
+    uses = config["saewatch"]["dictionaries"]
+    assert [(use["path"], use["role"]) for use in uses] == [(bundle, "stable"), (beside, "shadow")]
+    assert cli.main(["vllm-args", "--dictionary", bundle, "--shadow", bundle]) == cli.FAILED
+    assert "the same dictionary" in capsys.readouterr().err
+
+
 def test_each_dictionary_watches_those_of_the_ids_that_it_has(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ WRONG = {
     "a severity outside the list": (catalogue(feature(severity="huge")), "features[0].severity: found 'huge'"),
     "a detection claimed": (catalogue(feature(claim="causal")), "features[0].claim: found 'causal'"),
     "a negative floor": (catalogue(feature(floor=-0.5)), "features[0].floor: found -0.5"),
+    "more tokens than its window has": (catalogue(feature(aggregation="5of3")), "features[0].aggregation: found 5of3"),
     "an unknown aggregation": (catalogue(feature(aggregation="sum")), "features[0].aggregation: found 'sum'"),
     "a long label": (catalogue(feature(label="x" * 513)), "features[0].label: found 513 bytes"),
     "no label": (catalogue(feature(label="")), "features[0].label"),

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from dictionaries.train import baselines, logistic, measure, sae
+from dictionaries.train import baselines, sae
+from saewatch.dictionary import area as measure
+from saewatch.dictionary import logistic
 
 RECIPE = sae.Recipe(width=64, k=4, k_start=8, k_steps=20, steps=150, batch=128)
 

@@ -79,17 +79,19 @@ def bundle(
     *,
     seed: int = 0,
     gate: str | None = None,
+    against: dict[str, Json] | None = None,
     labels: str = "made",
     features: tuple[Feature, ...] | None = None,
     one: Dictionary | None = None,
 ) -> Path:
-    """A bundle's folder; ``gate``: what its evaluation attests."""
+    """A bundle's folder; ``gate``: what its evaluation attests, ``against``: beside what."""
     one = one or made.dictionary(seed=seed)
     features = made.features(one.manifest.encoder) if features is None else features
     catalogue = Catalogue(
         weights=one.manifest.digest, features=tuple(replace(feature, label=labels) for feature in features)
     )
     verdict: dict[str, Json] = {"verdict": gate or "", "failed": ["fvu"] if gate == "failed" else []}
+    verdict |= {"against": against} if against else {}
     quality = [Attestation(kind="quality", weights=one.manifest.digest, body={"gate": verdict})] if gate else []
     parts = Parts(manifest=one.manifest, tensors=made.tensors_of(one), catalogue=catalogue, attestations=quality)
     write_bundle(parts, folder)

@@ -40,3 +40,13 @@ def test_all_verdicts_have_to_pass(tmp_path: Path) -> None:
 def test_a_verdict_that_is_none(tmp_path: Path, gate: Any) -> None:
     with pytest.raises(ManifestError, match=r"quality sha256:\w*: gate"):
         attested(contents(tmp_path / "a", {"gate": gate}))
+
+
+def test_whom_it_was_compared_with(tmp_path: Path) -> None:
+    other = {name: f"sha256:{letter * 64}" for name, letter in (("bundle", "b"), ("weights", "c"), ("catalogue", "d"))}
+    passed = {"gate": {"verdict": "passed", "failed": [], "against": other}}
+    alone = {"gate": {"verdict": "passed", "against": None}}
+    assert attested(contents(tmp_path / "a", passed, alone)).against == ((other["weights"], other["catalogue"]),)
+    assert attested(contents(tmp_path / "b", alone)).against == ()
+    with pytest.raises(ManifestError, match="weights"):
+        attested(contents(tmp_path / "c", {"gate": {"verdict": "passed", "against": {"bundle": "x"}}}))

@@ -11,7 +11,7 @@ import torch
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError
-from saewatch.dictionary.oracle import ORACLES, answers, installed
+from saewatch.dictionary.oracle import ORACLES
 from tests import made
 from tests.dictionary import libraries
 
@@ -45,7 +45,7 @@ def test_it_reads_half_precision_as_stored(tmp_path: Path) -> None:
 def test_sparsify_says_what_its_layout_says(tmp_path: Path, transcode: bool) -> None:
     tensors = libraries.sparsify(tmp_path / "source", transcode=transcode)
     x = made.rows(30).double()
-    found = answers("sparsify", tmp_path / "source", x.float())
+    found = ORACLES["sparsify"].encode(tmp_path / "source", x.float())
     W, b, b_dec = (tensors[name].double() for name in ("encoder.weight", "encoder.bias", "b_dec"))
     pre = torch.relu((x if transcode else x - b_dec) @ W.t() + b)
     least = pre.topk(libraries.K, dim=1).values[:, -1:]
@@ -57,7 +57,7 @@ def test_dictionary_learning_says_what_its_layout_says(tmp_path: Path, name: str
     """Seven classes, by the equations of its source."""
     of = {key: tensor.double() for key, tensor in libraries.learned(tmp_path / "source", name).items()}
     x = made.rows(30)
-    found = ORACLES["dictionary_learning"].encode(tmp_path / "source", x)
+    found = ORACLES["dictionary_learning"].library(tmp_path / "source", x)
     W = of["encoder.weight"].t() if "encoder.weight" in of else of["W_enc"]
     b = of.get("encoder.bias", of.get("b_enc", torch.zeros(1)))
     before = {"AutoEncoder": "bias", "GatedAutoEncoder": "decoder_bias"}.get(name, "b_dec")
@@ -73,18 +73,18 @@ def test_dictionary_learning_says_what_its_layout_says(tmp_path: Path, name: str
 
 def test_pickles_are_read_in_a_process_of_their_own(tmp_path: Path) -> None:
     libraries.learned(tmp_path / "source", "AutoEncoder")
-    expected = ORACLES["dictionary_learning"].encode(tmp_path / "source", made.rows(9))
-    assert torch.equal(answers("dictionary_learning", tmp_path / "source", made.rows(9)), expected)
+    expected = ORACLES["dictionary_learning"].library(tmp_path / "source", made.rows(9))
+    assert torch.equal(ORACLES["dictionary_learning"].encode(tmp_path / "source", made.rows(9)), expected)
 
 
 def test_what_a_library_does_not_read_is_its_own_word(tmp_path: Path) -> None:
     folder = made.source(tmp_path / "source", made.saelens("standard"))
     with pytest.raises(ConfigError, match=r"source: found .*, expected a dictionary that sparsify reads"):
-        answers("sparsify", folder, made.rows(2))
+        ORACLES["sparsify"].encode(folder, made.rows(2))
     libraries.learned(tmp_path / "learned", "AutoEncoder")
     (tmp_path / "learned" / "config.json").write_text('{"trainer": {"dict_class": "IdentityDict"}}')
     with pytest.raises(ConfigError, match="dict_class: found 'IdentityDict'"):
-        answers("dictionary_learning", tmp_path / "learned", made.rows(2))
+        ORACLES["dictionary_learning"].encode(tmp_path / "learned", made.rows(2))
 
 
 class Opens:
@@ -101,13 +101,13 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path: Path) -> None:
     libraries.learned(tmp_path / "source", "AutoEncoder")
     torch.save({"encoder.weight": Opens(tmp_path / "opened")}, tmp_path / "source" / "ae.pt")
     with pytest.raises(ConfigError, match="expected a dictionary that dictionary_learning reads"):
-        answers("dictionary_learning", tmp_path / "source", made.rows(2))
+        ORACLES["dictionary_learning"].encode(tmp_path / "source", made.rows(2))
     assert not (tmp_path / "opened").exists()
 
 
 def test_a_library_that_is_not_there_or_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"not installed, expected it, to compare with. .*: pip install eai-sparsify"):
-        installed(replace(ORACLES["sparsify"], module="sparsify_of_nobody"))
+        replace(ORACLES["sparsify"], module="sparsify_of_nobody").check()
     monkeypatch.setattr(limits, "ORACLE_S", 0.05)
     with pytest.raises(ConfigError, match=r"found no answer for 0.05 s"):
-        answers("dictionary_learning", tmp_path, made.rows(1))
+        ORACLES["dictionary_learning"].encode(tmp_path, made.rows(1))

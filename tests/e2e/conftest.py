@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from benchmarks.form import ROOT
 from benchmarks.oracle import Oracle, Reading
-from benchmarks.rig import Rig, bundle_of_all
+from benchmarks.rig import Rig, bundle_of_all, scaled
 from deploy.demo.collect import Collector
 
 FIXTURE = ROOT / "tests/fixture"
@@ -34,8 +32,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     fault = folder / "fault"
     fault.write_text("")
     bundle = bundle_of_all(FIXTURE / "source", FIXTURE / "model", folder / "bundle")
-    other = bundle_of_all(_scaled(folder / "scaled"), FIXTURE / "model", folder / "other")
-    watched = Rig(_short(tmp_path_factory, "w"), FIXTURE / "model", bundle, [other])
+    other = bundle_of_all(scaled(FIXTURE / "source", folder / "scaled"), FIXTURE / "model", folder / "other")
+    watched = Rig(_short(tmp_path_factory, "w"), FIXTURE / "model", bundle, [other], store=folder / "store")
     plain = Rig(_short(tmp_path_factory, "p"), FIXTURE / "model", bundle)
     try:
         watched.start_sidecar()
@@ -60,16 +58,6 @@ def oracle() -> Oracle:
 def collector(pair: Pair) -> Iterator[Collector]:
     with Collector(pair.watched.addresses["grpc"]) as found:
         yield found
-
-
-def _scaled(folder: Path) -> Path:
-    """The fixture's dictionary with a longer encoder: other latents fire, with other values."""
-    shutil.copytree(FIXTURE / "source", folder)
-    file = folder / "sae_weights.safetensors"
-    tensors = load_file(file)
-    file.unlink()  # the copy may be read-only
-    save_file({**tensors, "W_enc": tensors["W_enc"] * 1.25}, file)
-    return folder
 
 
 def _short(factory: pytest.TempPathFactory, name: str) -> Path:

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.bench_parity import comparison
 from benchmarks.oracle import Oracle, Reading
-from benchmarks.rig import mixed_load, send, text_tokens
+from benchmarks.rig import bundle_of_all, mixed_load, scaled, send, text_tokens
 from deploy.demo.collect import Collector
 from saewatch.client import Client
 from saewatch.core.errors import SaewatchError
@@ -120,6 +120,45 @@ def test_another_dictionary_is_loaded_and_the_first_one_again(
     (change,) = client.load_dictionary(second, first)
     assert change.good, change.refusal
     agrees(pair, oracle, "again")
+
+
+def test_a_promotion_reaches_the_engine_under_load_and_a_rollback_takes_it_back(
+    pair: Pair, oracle: Oracle, collector: Collector, client: Client, tmp_path: Path
+) -> None:
+    """With a bundle that nobody told the sidecar of: it reads it from the store."""
+    rig = pair.watched
+    source = scaled(FIXTURE / "source", tmp_path / "source", 1.1)
+    third = bundle_of_all(source, FIXTURE / "model", tmp_path / "third")
+    old, new = (rig.dictionary("add", str(bundle))["bundle"] for bundle in (rig.bundle, third))
+    slot, ask = "fixture/resid_post.2", ["--reason", "a test", "--apply", "--address", rig.addresses["grpc"]]
+    before = {one.stream.number: one.books.fed for one in collector.settled().streams}
+    found: list[int] = []
+
+    def serve() -> None:
+        answers = send(rig.port, load(pair, "promoted", 48), at_once=8)
+        found.append(sum(len(answer.prompt) + len(answer.tokens) - 1 for answer in answers.values()))
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    first = rig.dictionary("promote", slot, "--bundle", old, "--ref", "stable", "--expect", "none", *ask)
+    assert [one["applied"] for one in first["applied"]["changes"]] == ["APPLIED_ALREADY"], first
+    there = rig.dictionary("promote", slot, "--bundle", new, "--ref", "stable", "--expect", old, *ask)
+    assert [one["applied"] for one in there["applied"]["changes"]] == ["APPLIED_LOADED"], there
+    back = rig.dictionary("rollback", slot, *ask)
+    assert (back["to"], back["applied"]["good"]) == (old, True)
+    again = rig.dictionary("apply", slot, "--address", rig.addresses["grpc"])
+    assert [one["applied"] for one in again["changes"]] == ["APPLIED_ALREADY"]
+    serving.join()
+    state = collector.settled()
+    assert len(state.streams) == len(before) + 2
+    assert not any(one.books.imbalance or one.books.in_flight for one in state.streams)
+    fed = sum(one.books.fed - before.get(one.stream.number, 0) for one in state.streams)
+    assert fed == found[0], "each token counts in one stream"
+    agrees(pair, oracle, "rolled-back")
+    there = rig.dictionary("promote", slot, "--bundle", new, "--ref", "stable", "--expect", old, *ask)
+    assert there["applied"]["good"]
+    agrees(pair, Oracle(FIXTURE / "model", source, Reading("model.layers.2")), "promoted")
+    assert rig.dictionary("rollback", slot, *ask)["applied"]["good"]
 
 
 def test_what_does_not_fit_is_refused_and_nothing_changes(pair: Pair, collector: Collector, client: Client) -> None:

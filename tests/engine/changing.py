@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from saewatch.core.batch import FiringBatch
@@ -13,7 +15,7 @@ from saewatch.core.records import Beat, Command, Result, StreamEnd
 from saewatch.core.wire import encode
 from saewatch.engine.life import Checkpoint
 from saewatch.engine.tap import Tap
-from tests.engine.standin import Blocks, a_step, hidden, rows_of
+from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.simulate.sidecar import FakeSidecar
 
 ROWS = 10
@@ -79,3 +81,17 @@ class Running:
     def batches(self, **wanted: int) -> list[FiringBatch]:
         found = self.sidecar.of(FiringBatch)
         return [one for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
+
+
+@contextmanager
+def running_tap(folder: Path, **config: Any) -> Iterator[Running]:
+    """A tap that has told its first beat."""
+    blocks = Blocks()
+    tap = Tap.open(a_config(folder, **config), an_engine(), blocks)
+    blocks.run(hidden(1))
+    tap.prove()
+    with FakeSidecar(folder / "s") as sidecar:
+        tap.start()
+        until(lambda: bool(sidecar.of(Beat)))
+        yield Running(tap, blocks, sidecar)
+        tap.close()

@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from saewatch.core.records import Beat
-from saewatch.engine.tap import Tap
-from tests.engine.changing import Running, until
+from tests.engine.changing import Running, running_tap
 from tests.engine.labelled import Listener
 from tests.engine.shipping import (
     Bench,
 )
-from tests.engine.standin import Blocks, a_config, an_engine, hidden
-from tests.simulate.sidecar import FakeSidecar
 
 
 @pytest.fixture
@@ -38,12 +34,5 @@ def sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listene
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    blocks = Blocks()
-    tap = Tap.open(a_config(tmp_path, slots=4), an_engine(), blocks)
-    blocks.run(hidden(1))
-    tap.prove()
-    with FakeSidecar(tmp_path / "s") as sidecar:
-        tap.start()
-        until(lambda: bool(sidecar.of(Beat)))
-        yield Running(tap, blocks, sidecar)
-        tap.close()
+    with running_tap(tmp_path, slots=4) as found:
+        yield found

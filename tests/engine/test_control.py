@@ -12,10 +12,11 @@ import pytest
 
 from saewatch.core.batch import FiringBatch, WatchSet
 from saewatch.core.records import Ack, Beat, Result, StreamEnd, StreamOpen
+from saewatch.core.tapconfig import DictionaryUse
 from saewatch.core.wire import encode
 from saewatch.engine.control import Control
 from saewatch.engine.dictionary_file import load_bundle
-from tests.engine.changing import ROWS, Running, until
+from tests.engine.changing import ROWS, Running, running_tap, until
 from tests.engine.standin import BUNDLE, another_bundle
 
 POINT = load_bundle(BUNDLE).manifest.hook_point
@@ -81,7 +82,7 @@ def test_what_fires_is_what_the_same_features_fired_before(running: Running) -> 
         return dict(zip(keys, batch.value.tolist(), strict=True))
 
     expected = {key: value for key, value in fired(first, before).items() if key[1:] in rows}
-    assert fired(second, after) == pytest.approx(expected)
+    assert fired(second, after) == pytest.approx(expected, rel=1e-5, abs=1e-5)  # another shape, another order of sums
     assert expected
 
 
@@ -102,6 +103,21 @@ def test_another_dictionary(running: Running, tmp_path: Path) -> None:
     told = (Result, WatchSet, StreamOpen, StreamEnd)
     kinds = [type(one) for one in running.sidecar.records if isinstance(one, told)]
     assert kinds == [StreamOpen, WatchSet, StreamOpen, WatchSet, Result, StreamEnd, StreamEnd]
+
+
+def test_of_two_streams_with_the_same_weights_the_role_says_which_is_meant(tmp_path: Path) -> None:
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    uses = tuple(DictionaryUse(path=str(BUNDLE), role=role) for role in ("stable", "shadow"))
+    with running_tap(tmp_path, dictionaries=uses) as running:
+        running.step(50)
+        found = running.asked("load", replace=WEIGHTS, hook_point=POINT, role="shadow", path=str(folder))
+        assert found.good, found.message
+        running.step(50)
+        ends = running.closed()
+        assert {number: end.reason for number, end in ends.items()} == {1: "shutdown", 2: "swap", 3: "shutdown"}
+        assert [ends[number].final.fed for number in (1, 2, 3)] == [100, 50, 50]
+        opened = running.sidecar.of(StreamOpen)[-1]
+        assert (opened.stream, opened.role) == (3, "shadow")
 
 
 def test_a_stream_that_was_swapped_out_ends_when_all_of_it_is_acknowledged(running: Running, tmp_path: Path) -> None:
@@ -140,6 +156,7 @@ def test_a_swap_survives_a_sidecar_that_hangs_up(running: Running, tmp_path: Pat
         ("watch", {"weights": WEIGHTS, "watch": json.dumps(["nobody"])}, "nobody"),
         ("watch", {"weights": WEIGHTS, "watch": "["}, "broke with JSONDecodeError"),
         ("load", {"replace": WEIGHTS, "path": "/nowhere"}, "/nowhere"),
+        ("load", {"replace": WEIGHTS, "role": "shadow", "path": str(BUNDLE)}, f"found {WEIGHTS} shadow"),
         ("load", {"replace": WEIGHTS, "path": str(BUNDLE), "weights": "sha256:other"}, "expected sha256:other"),
     ],
 )

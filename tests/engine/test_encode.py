@@ -175,6 +175,10 @@ def test_pairs_in_the_grey_band_are_counted_apart() -> None:
 
 
 def test_values_are_compared_with_the_rows_largest() -> None:
+    small, true = torch.tensor([[1e-3 + 2e-6]]), torch.tensor([[1e-3]])
+    no_grey = torch.zeros(1, 1, dtype=torch.bool)
+    assert not compare(small, true, no_grey).good
+    assert compare(small, true, no_grey, whole=torch.tensor([[1e-3, 1.0]])).good
     verdict = compare(torch.tensor([[1.0, 10.001]]), torch.tensor([[1.0, 10.0]]), torch.zeros(1, 2, dtype=torch.bool))
     assert verdict.error_max == pytest.approx(1e-4, rel=1e-2)
     assert not verdict.good

@@ -24,7 +24,7 @@ from saewatch.engine.batching import Encoded
 from saewatch.engine.dictionary_file import Bundle, load_bundle, sheet_of
 from saewatch.engine.encode import encode, grey_pairs
 from saewatch.engine.families import FAMILIES
-from saewatch.engine.hf import PLACES, ROWS, HfTap, Seen, check_supported, facts_of
+from saewatch.engine.hf import PLACES, ROWS, HfTap, Seen, check_supported, facts_of, place_of
 from tests import made
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixture"
@@ -314,6 +314,11 @@ def test_a_hook_point_that_the_model_does_not_have(tmp_path: Path) -> None:
     bundle = bundle_on("resid_mid.1", tmp_path / "bundle")
     with pytest.raises(HookPointError, match=r"found resid_mid\.1, expected resid_pre\.<layer>.*at once"):
         HfTap(load(make_model("gpt_neox", tmp_path / "model")), bundle.folder)
+
+
+def test_a_layer_that_the_model_does_not_have(tiny_model: Any) -> None:
+    with pytest.raises(HookPointError, match=r"found resid_post\.9, expected a layer from 0 to 1"):
+        place_of(tiny_model, HookPoint("resid_post", 9))
 
 
 def test_a_dictionary_of_another_model_width_or_depth(fixture_model: Any, tiny_model: Any, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ ENGINE, API = 1, 2
 class Stage:
     """One monitor with an engine on link 1 and an API server on link 2."""
 
-    def __init__(self, known: KnownDictionary | None = None) -> None:
+    def __init__(self, known: KnownDictionary | None = None, *others: KnownDictionary) -> None:
         self.known = known or fakes.dictionary()
-        self.monitor = Monitor(dictionaries={self.known.weights_digest: self.known})
+        self.monitor = Monitor(dictionaries={one.weights_digest: one for one in (self.known, *others)})
         self.now = 1_000 * SECOND
         self.seq = 0
         self.events: list[Event] = []

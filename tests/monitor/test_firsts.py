@@ -13,7 +13,7 @@ from tests import fakes
 
 def table(number: int = 1) -> WatchTable:
     known = fakes.dictionary()
-    stream = StreamIdentity(number=1, opening=fakes.stream_open(known), dictionary=known)
+    stream = StreamIdentity(number=number, opening=fakes.stream_open(known), dictionary=known)
     return join([fakes.watch_set(known)], number=number, stream=stream)
 
 

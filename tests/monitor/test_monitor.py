@@ -268,6 +268,22 @@ def test_an_older_engine_without_a_stream_cannot_open_one_beside_a_newer_one() -
     assert [state.identity.opening.epoch for state in stage.monitor.status(stage.now).streams] == [2000]
 
 
+def test_a_stream_in_whose_place_another_is_no_longer_has_that_place() -> None:
+    """It ends later, when all of it was acknowledged: what is to replace the new one must not find both."""
+    one, other = fakes.dictionary(), fakes.dictionary(seed=1)
+    stage = Stage(one, other).ready()
+    stage.put(fakes.stream_open(one, stream=2, role="shadow"))
+    stage.put(fakes.stream_open(other, stream=3))
+    asked = {"replace": one.weights_digest, "hook_point": "resid_post.3", "role": "stable", "path": "/x"}
+    stage.monitor.replaced(1, 3, {**asked, "hook_point": "resid_post.9"})
+    assert [found.opening.stream for found in stage.monitor.opened(1)] == [1, 2, 3]
+    stage.monitor.replaced(1, 3, asked)
+    assert [found.opening.stream for found in stage.monitor.opened(1)] == [2, 3]
+    stage.put(fakes.stream_open(one, stream=4))
+    stage.monitor.replaced(1, 4, {"replace": other.weights_digest, "hook_point": ""})
+    assert [found.opening.stream for found in stage.monitor.opened(1)] == [2, 4], "also without a role"
+
+
 def test_connected_engines_and_their_links() -> None:
     stage = Stage()
     assert stage.monitor.engines() == {}, "an API server is none"

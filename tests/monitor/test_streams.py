@@ -31,6 +31,41 @@ def test_a_jump_in_the_sequence_is_counted_once() -> None:
     assert stage.faults() == {"seq_gaps": 1}
 
 
+def test_other_labels_hold_from_the_next_batch_on_and_a_request_counts_once() -> None:
+    stage = Stage().ready()
+    stage.start(7, name="plain")
+    stage.batch([(7, 0, 1)], [(0, 2, 1.0)])
+    better = [replace(feature, label="better") for feature in reversed(fakes.FEATURES)]
+    known = fakes.dictionary(better)
+    assert known.weights_digest == stage.known.weights_digest
+    stage.monitor.relabel(known, stage.now)
+    stage.batch([(7, 1, 1)], [(0, 2, 1.0)])
+    before, after = observed(stage.events)
+    labels = [{one.table.features[number].label for number in one.fired.feature} for one in (before, after)]
+    assert labels == [{"label of threat.l1"}, {"better"}]
+    assert [len(one.newly_fired) for one in (before, after)] == [1, 0], "it had fired in this request"
+    assert before.table.number < after.table.number
+    assert before.table.stream.number == after.table.stream.number
+    (state,) = states(stage)
+    assert (state.identity.catalogue_digest, state.received_rows) == (known.catalogue_digest, 2)
+    (record,) = stage.monitor.records("plain")
+    assert [int(tally.sums().count.sum()) for _, tally in record.tallies] == [1, 1]
+
+
+def test_labels_of_weights_that_nobody_knew_make_them_readable() -> None:
+    known = fakes.dictionary()
+    stage = Stage(fakes.dictionary(seed=1))
+    stage.put(fakes.stream_open(known), fakes.watch_set(known))
+    stage.start(7, name="plain")
+    stage.batch([(7, 0, 1)], [(0, 2, 1.0)])
+    assert [state.blind for state in states(stage)] == ["unknown_dictionary"]
+    stage.monitor.relabel(known, stage.now)
+    assert [state.blind for state in states(stage)] == [""]
+    stage.batch([(7, 1, 1)], [(0, 2, 1.0)])
+    (one,) = observed(stage.events)
+    assert len(one.fired.feature) == 1
+
+
 def test_a_batch_that_comes_again_is_dropped() -> None:
     stage = Stage().ready()
     stage.start(7, name="plain")

@@ -91,5 +91,9 @@ def _said(action: str, change: tap_pb2.Change) -> str:
     watched = f"{change.slots} slots are watched, watch set {change.watch_digest[:SHORT]}"
     if action == "watch":
         return f"{change.weights_digest[:SHORT]}: from the next step on {watched}"
+    if change.applied == tap_pb2.APPLIED_ALREADY:
+        return f"{change.weights_digest[:SHORT]} was in force already: nothing is changed"
+    if change.applied == tap_pb2.APPLIED_RELABELLED:
+        return f"{change.weights_digest[:SHORT]} has other labels from now on; the engine is not touched"
     where = f" at {change.opened.hook_point}, stream {change.opened.number}" if change.HasField("opened") else ""
     return f"{change.weights_digest[:SHORT]} is in force{where}; {watched}"

@@ -42,7 +42,6 @@ class Asked:
     watch: int | None = None
     rows_max: int = 8192
     rows: int = 256
-    tensor_parallel: int = 1
     dtype: str = "bfloat16"
     device: str = "H200"
     tokens_per_s: float = 5000.0

@@ -43,13 +43,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", type=count, metavar="N", help="rows of each that are watched; else: the catalogue's")
     parser.add_argument("--max-num-batched-tokens", type=count, default=default.rows_max, metavar="N", help=largest)
     parser.add_argument("--max-num-seqs", type=count, default=default.rows, metavar="N", help=at_once)
-    parser.add_argument(
-        "--tensor-parallel",
-        type=count,
-        default=1,
-        metavar="N",
-        help="ranks of a stage; one of them watches (%(default)s)",
-    )
     parser.add_argument("--dtype", choices=list(DTYPES), default=default.dtype, help="of activations (%(default)s)")
     parser.add_argument("--device", choices=[*DEVICES, CPU], default=default.device, help=device)
     parser.add_argument(
@@ -93,7 +86,6 @@ def _asked(options: argparse.Namespace) -> Asked:
         watch=options.watch,
         rows_max=options.max_num_batched_tokens,
         rows=options.max_num_seqs,
-        tensor_parallel=options.tensor_parallel,
         dtype=options.dtype,
         device=options.device,
         tokens_per_s=options.tokens_per_s,

@@ -206,8 +206,8 @@ def _seen(facts: Mapping[str, Any]) -> str:
 
 
 def _configured(options: argparse.Namespace) -> Config:
-    """As for `saewatch serve`, without a socket; with ``--once`` and no configuration on whichever ports are free."""
-    config = sidecar.configured(options).model_copy(update={"socket": ""})
+    """As for `saewatch serve`, without socket and store; with ``--once`` and no configuration on any ports."""
+    config = sidecar.configured(options).model_copy(update={"socket": "", "store": ""})
     if options.once and options.config is None:
         config = config.model_copy(update={"grpc": Grpc(listen=ANY_PORT), "web": Web(listen=ANY_PORT)})
     return config

@@ -27,10 +27,12 @@ NO_MIDDLEWARE_HELP = "costs the client's own request id, tenant, class and conve
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What is to be watched, and where it goes."""
     parser.add_argument("--dictionary", type=Path, required=True, action="append", help="a bundle's folder; repeatable")
+    beside = "a bundle's folder that runs beside them to be compared, and raises no alerts; repeatable"
+    parser.add_argument("--shadow", type=Path, action="append", default=[], metavar="BUNDLE", help=beside)
     parser.add_argument("--watch", action="append", default=[], metavar="ID", help=WATCH_HELP)
     parser.add_argument("--socket", default=settings.default_socket(), help="the sidecar's socket (%(default)s)")
     parser.add_argument("--on-failure", choices=["stop", "serve"], default="stop", help="when the tap cannot start")
-    parser.add_argument("--role", choices=list(map(str, Role)), default=str(Role.STABLE), help="of the dictionary")
+    parser.add_argument("--role", choices=list(map(str, Role)), default=str(Role.STABLE), help="of each --dictionary")
     parser.add_argument("--mode", choices=["exact", "thresholded"], default="exact", help="for latents that compete")
     parser.add_argument("--census", type=float, default=0.0, help="share of tokens to encode with the whole dictionary")
     parser.add_argument("--instance", default="", help="the engine's name in the deployment")
@@ -43,10 +45,11 @@ def run(options: argparse.Namespace) -> int:
     if options.rows < 1:
         raise ConfigError("rows", found=options.rows, expected="rows of the largest step, at least 1")
     socket = settings.read({"socket": options.socket}, folder=Path()).socket  # as the sidecar would take it
-    folders = [folder.absolute() for folder in options.dictionary]
+    folders = [folder.absolute() for folder in (*options.dictionary, *options.shadow)]
+    roles = [options.role] * len(options.dictionary) + [str(Role.SHADOW)] * len(options.shadow)
     known = list(dictionaries.load(folders).values())
     _check_ids(options.watch, known)
-    uses = tuple(_use(folder, one, options) for folder, one in zip(folders, known, strict=True))
+    uses = tuple(_use(*one, options) for one in zip(folders, known, roles, strict=True))
     config = TapConfig(socket=socket, dictionaries=uses, instance=options.instance, on_failure=options.on_failure)
     text = tapconfig.additional_config(config)
     tapconfig.read(json.loads(text)[tapconfig.SECTION])
@@ -93,7 +96,7 @@ def _check_ids(ids: Sequence[str], known: Sequence[KnownDictionary]) -> None:
             raise ConfigError("watch", found=repr(name), expected="a feature id of a dictionary", hint=hint)
 
 
-def _use(folder: Path, known: KnownDictionary, options: argparse.Namespace) -> DictionaryUse:
+def _use(folder: Path, known: KnownDictionary, role: str, options: argparse.Namespace) -> DictionaryUse:
     """With those of the ids that this dictionary has. ConfigError for one that has none, or not the mode."""
     modes = known.manifest.encoder.modes
     if options.mode not in modes:
@@ -103,4 +106,4 @@ def _use(folder: Path, known: KnownDictionary, options: argparse.Namespace) -> D
     if options.watch and not watch:  # an empty list would be all of them
         hint = "Leave the dictionary out, or name a feature of it."
         raise ConfigError("watch", found=f"no feature of {folder}", expected="at least one", hint=hint)
-    return DictionaryUse(path=str(folder), watch=watch, role=options.role, mode=options.mode, census=options.census)
+    return DictionaryUse(path=str(folder), watch=watch, role=role, mode=options.mode, census=options.census)

@@ -153,6 +153,30 @@ def load_dictionary(
     return list(answer.changes)
 
 
+def apply_bundle(
+    bundle_digest: str,
+    role: common_pb2.Role.ValueType,
+    path: str,
+    *,
+    engine: str,
+    timeout_s: float,
+    validate_only: bool,
+) -> Plan[list[tap_pb2.Change]]:
+    """Brings a bundle of the store to engines."""
+    request = tap_pb2.ApplyBundleRequest(
+        engine=engine, bundle_digest=bundle_digest, role=role, path=path, validate_only=validate_only
+    )
+    answer: tap_pb2.ApplyBundleResponse = yield _of_engines("ApplyBundle", request, timeout_s)
+    return list(answer.changes)
+
+
+def shadow(model_name: str, hook_point: str) -> Plan[list[status_pb2.ShadowComparison]]:
+    """Shadow dictionaries beside the stable ones."""
+    request = status_pb2.CompareShadowRequest(model_name=model_name, hook_point=hook_point)
+    answer: status_pb2.CompareShadowResponse = yield Ask(status_pb2_grpc.StatusServiceStub, "CompareShadow", request)
+    return list(answer.comparisons)
+
+
 def _of_engines(method: str, request: Any, timeout_s: float) -> Ask:
     """A call whose answer engines give, within ``timeout_s``."""
     request.timeout.FromNanoseconds(round(timeout_s * 1e9))

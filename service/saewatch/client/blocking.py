@@ -161,6 +161,31 @@ class Client:
         where = {"engine": engine, "hook_point": hook_point}
         return self._drive(asks.load_dictionary(replaces, weights_digest, path, timeout_s=timeout_s, **where))
 
+    def apply_bundle(
+        self,
+        bundle_digest: str,
+        role: str = "stable",
+        *,
+        path: str = "",
+        engine: str = "",
+        validate_only: bool = False,
+        timeout_s: float = limits.LOAD_S,
+    ) -> list[tap_pb2.Change]:
+        """Brings a bundle of the sidecar's store to the streams of its hook point and of a role: stable or shadow.
+
+        ``path`` is its folder as the engine sees it; empty: the one that the sidecar reads. With ``validate_only``
+        nothing is done, and it is said what would be. What is in force already is left alone.
+        """
+        number = common_pb2.Role.Value(f"ROLE_{role.upper()}")
+        asked = asks.apply_bundle(
+            bundle_digest, number, path, engine=engine, timeout_s=timeout_s, validate_only=validate_only
+        )
+        return self._drive(asked)
+
+    def compare_shadow(self, model_name: str = "", hook_point: str = "") -> list[status_pb2.ShadowComparison]:
+        """Each shadow dictionary beside the stable one, on live requests; empty names: all."""
+        return self._drive(asks.shadow(model_name, hook_point))
+
     def query_firings(
         self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]
     ) -> Iterator[Page[StoredFiring]]:

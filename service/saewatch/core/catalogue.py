@@ -241,6 +241,14 @@ def check_category(text: str, subject: str) -> None:
         raise ManifestError(f"{subject}.category", found=repr(text), expected=expected)
 
 
+def _aggregation(entry: Fields) -> str:
+    text = entry.text("aggregation", pattern=_AGGREGATION)
+    k, of, n = text.partition("of")
+    if of and int(k) > int(n):
+        raise ManifestError(f"{entry.subject}.aggregation", found=text, expected="KofN with K up to N")
+    return text
+
+
 def _read_feature(entry: Fields) -> Feature:
     feature = Feature(
         id=entry.text("id", pattern=_ID),
@@ -250,7 +258,7 @@ def _read_feature(entry: Fields) -> Feature:
         floor=entry.decimal("floor", 0.0, _FLOOR_MAX),
         latents=entry.integers("latents", 0, limits.LATENTS, limits.WATCH_SLOTS),
         direction=None if entry.absent("direction") else entry.integer("direction", 0, limits.WATCH_SLOTS),
-        aggregation=entry.text("aggregation", pattern=_AGGREGATION),
+        aggregation=_aggregation(entry),
         scope=entry.choice("scope", SCOPES[1:]) if entry.has("scope") else "all",
         head=entry.decimals("head", -_HEAD_MAX, _HEAD_MAX, limits.WATCH_SLOTS) if entry.has("head") else (),
         claim=entry.choice("claim", CLAIMS),

@@ -45,14 +45,14 @@ class Fields:
         if len(value.encode()) > limit:
             self._refuse(key, f"{len(value.encode())} bytes", f"at most {limit} bytes")
         if re.fullmatch(pattern, value) is None:
-            self._refuse(key, repr(value), f"text like {pattern}")
+            self._refuse(key, f"{value!r:.80}", f"text like {pattern}")
         return value
 
     def choice(self, key: str, options: Collection[str]) -> str:
         """One of ``options``."""
         value = self.take(key)
         if not isinstance(value, str) or value not in options:
-            self._refuse(key, repr(value), "one of " + ", ".join(sorted(options)))
+            self._refuse(key, f"{value!r:.80}", "one of " + ", ".join(sorted(options)))
         return value
 
     def integer(self, key: str, low: int, high: int) -> int:

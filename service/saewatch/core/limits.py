@@ -256,6 +256,17 @@ HELD_BYTES = 8 * MIB
 """Batches that wait for a label: one second of a busy engine is under 3 MiB; beyond it the oldest request counts as
 unlabelled at once."""
 
+DICTIONARIES_KEPT = 64
+"""Dictionaries of a store that the sidecar keeps beside the configured ones: what 8 engines run, and what ran before.
+Oldest out first, to be read again when it is needed: a catalogue of 2,048 features is some MiB."""
+
+SHADOW_PAIRS = 16
+"""Pairs of a stable dictionary and its shadow whose comparison is kept: two of each of 8 hook points. One of 65,536
+features takes 8 MiB over a day, one of 2,048 some 250 KiB. Oldest out first."""
+
+SHADOW_IDS = 100
+"""Ids of features of one side only that an answer names: they are listed to be looked at, and `diff` has them all."""
+
 RECORD_FIRINGS = 32_768
 """Firings of an open request that its record keeps apart, 12 B each, so that a recomputed position can replace them."""
 
@@ -373,3 +384,20 @@ QUERY_WAIT_S = 120
 # --- scoring ------------------------------------------------------------------------------------------------------
 SCORE_FILE_BYTES = 64 * MIB
 """One file of prompts: it is tokenised as a whole before the first is read, some 16 million tokens."""
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+QUALITY_SAMPLE_BYTES = 32 * MIB
+"""Activations kept to look for what went wrong, and to set a random dictionary's thresholds on: 14,000 rows of 576
+numbers, 2,000 of 4,096."""
+
+QUALITY_REQUESTS = 20_000
+"""Labelled requests of one evaluation: their activations' means take 330 MiB at a width of 4,096."""
+
+QUALITY_LATENTS = 4096
+"""Latents of the random dictionary: with its largest values on 20,000 requests they take 330 MiB."""
+
+QUALITY_WORDS = 8192
+"""Words and pairs of words that requests are told apart by: 660 MiB at 20,000 requests."""
+
+QUALITY_FEATURES = 4096
+"""Features of one evaluation, some 2 KiB each in the attestation, which has to fit into 8 MiB."""

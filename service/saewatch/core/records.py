@@ -252,7 +252,7 @@ class Command:
     off, on    none: the streams stay open, and are blind with the word ``off`` until they are switched on
     watch      ``weights``: digest of the stream's dictionary; ``hook_point``: empty, or the stream's;
                ``watch``: a JSON list of feature ids, empty for what the engine's configuration said
-    load       ``replace``: digest of the stream that is to end; ``hook_point``: empty, or the stream's;
+    load       ``replace``: digest of the stream that is to end; ``hook_point``, ``role``: empty, or the stream's;
                ``path``: a bundle's folder as the engine sees it; ``weights``: the digest that is expected there
     =========  =====================================================================================================
     """

@@ -257,16 +257,17 @@ def _number(found: Mapping[str, Any], key: str) -> float | None:
 
 
 def _object(value: Mapping[str, Any]) -> dict[str, Json]:
-    return {str(key): _decimals(member) for key, member in value.items()}
+    return {str(key): decimals(member) for key, member in value.items()}
 
 
-def _decimals(value: Any) -> Json:
+def decimals(value: Any) -> Json:
+    """``value`` with its decimals as text, as digested objects hold them."""
     if isinstance(value, float):
         return canonical.decimal_text(value)
     if isinstance(value, dict):
         return _object(value)
     if isinstance(value, list):
-        return [_decimals(member) for member in value]
+        return [decimals(member) for member in value]
     known: Json = value
     return known
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, MisfitError
 from saewatch.dictionary.encoding import part_rows
-from saewatch.dictionary.oracle import ORACLES, answers, installed
+from saewatch.dictionary.oracle import ORACLES, Oracle
 from saewatch.dictionary.rows import RowsFile
 from saewatch.engine.dictionary_file import Bundle, load_bundle
 from saewatch.engine.encode import Folded, Verdict, compare, encode, grey_pairs
@@ -84,7 +84,7 @@ def conformance(
         UnreachableError: the given rows cannot be read.
     """
     oracle = ORACLES[library]
-    installed(oracle)
+    oracle.check()
     if oracle.pickles and not allow_pickle:
         hint = "Whoever made a pickle may have put code into it. --allow-pickle reads it, restricted and apart."
         raise ConfigError(str(source), found="weights in a pickle", expected="--allow-pickle", hint=hint)
@@ -94,7 +94,7 @@ def conformance(
         raise ConfigError(str(bundle), found="directions only", expected="latents, which a library encodes")
     x = torch.cat([_given(given, sheet.d_in), made_rows(loaded, rows, seed=seed)])
     size = part_rows(2 * sheet.latents)
-    verdicts = [_compare(loaded, source, library, x[first : first + size]) for first in range(0, len(x), size)]
+    verdicts = [_compare(loaded, source, oracle, x[first : first + size]) for first in range(0, len(x), size)]
     total = Verdict(
         oracle=oracle.name,
         compared=sum(one.compared for one in verdicts),
@@ -121,12 +121,12 @@ def made_rows(bundle: Bundle, count: int, *, seed: int) -> Tensor:
     return torch.cat([normal, sums + one.b_dec if reads else sums])
 
 
-def _compare(bundle: Bundle, source: Path, library: str, x: Tensor) -> Verdict:
+def _compare(bundle: Bundle, source: Path, oracle: Oracle, x: Tensor) -> Verdict:
     sheet = replace(bundle.manifest.encoder, directions=0)
     W, latents = bundle.dictionary.W[: sheet.latents], slice(sheet.latents)
     whole = bundle.dictionary.limits
     folded = Folded(lim=whole.lim[latents], s=whole.s[latents], c=whole.c[latents])
-    expected = answers(library, source, x)
+    expected = oracle.encode(source, x)
     if expected.shape != (len(x), sheet.latents):
         found, wanted = f"{expected.shape[-1]} latents", f"{sheet.latents}, as the bundle has"
         raise MisfitError(str(source), found=found, expected=wanted, hint="It is another dictionary.")

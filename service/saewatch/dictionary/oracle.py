@@ -35,13 +35,16 @@ from saewatch.core import limits
 from saewatch.core.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Oracle:
-    """A library: how pip and Python call it, its encoding of rows, and whether its files are pickles."""
+    """A library: its format's name, how pip and Python call it, what it loads, and how it encodes rows."""
 
+    format: str
     package: str
     module: str
-    encode: Callable[[Path, Tensor], Tensor]
+    files: tuple[str, ...]
+    """In the folder of a dictionary."""
+    library: Callable[[Path, Tensor], Tensor]
     """(folder of a dictionary, rows ``[n, d_in]``) -> values ``[n, latents]``, dense, float64."""
     pickles: bool = False
 
@@ -50,42 +53,45 @@ class Oracle:
         """Such as ``sae-lens 6.54.12``."""
         return f"{self.package} {importlib.metadata.version(self.package)}"
 
+    @property
+    def installed(self) -> bool:
+        """Whether the library is there."""
+        return importlib.util.find_spec(self.module) is not None
 
-def answers(oracle: str, folder: Path, x: Tensor) -> Tensor:
-    """Values ``[n, latents]`` float64 that a row of ``ORACLES`` gives for ``x [n, d_in]``.
+    def check(self) -> None:
+        """ConfigError with what to do, where the library is not there."""
+        if not self.installed:
+            hint = f"Install it beside saewatch: pip install {self.package}."
+            raise ConfigError(self.package, found="not installed", expected="it, to compare with", hint=hint)
 
-    Raises:
-        ConfigError: the library is not installed, or does not read what is in ``folder``.
-    """
-    asked, expected = ORACLES[oracle], f"a dictionary that {oracle} reads"
-    installed(asked)
-    if asked.pickles:
-        return _apart(oracle, folder, x, expected=expected)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # some print while they are imported
-            return asked.encode(folder, x)
-    except Exception as error:  # whatever a library makes of files that are not its own
-        found = f"{type(error).__name__}: {error!s:.300}"
-        raise ConfigError(str(folder), found=found, expected=expected) from error
+    def encode(self, folder: Path, x: Tensor) -> Tensor:
+        """Values ``[n, latents]`` float64 for rows ``x [n, d_in]``.
 
+        Raises:
+            ConfigError: the library is not installed, or does not read what is in ``folder``.
+        """
+        self.check()
+        expected = f"a dictionary that {self.format} reads"
+        if self.pickles:
+            return self._apart(folder, x, expected=expected)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # some print while they are imported
+                return self.library(folder, x)
+        except Exception as error:  # whatever a library makes of files that are not its own
+            found = f"{type(error).__name__}: {error!s:.300}"
+            raise ConfigError(str(folder), found=found, expected=expected) from error
 
-def installed(oracle: Oracle) -> None:
-    """ConfigError with what to do, where the library is not there."""
-    if importlib.util.find_spec(oracle.module) is None:
-        hint = f"Install it beside saewatch: pip install {oracle.package}."
-        raise ConfigError(oracle.package, found="not installed", expected="it, to compare with", hint=hint)
-
-
-def _apart(oracle: str, folder: Path, x: Tensor, *, expected: str) -> Tensor:
-    """What the library answers in a process of its own. ConfigError with its last line when it does not."""
-    with tempfile.TemporaryDirectory(prefix="saewatch-") as at:
-        asked, answered = Path(at, "x.npy"), Path(at, "values.npy")
-        np.save(asked, x.numpy(), allow_pickle=False)
-        command = [sys.executable, "-m", __name__, oracle, str(folder.absolute()), str(asked), str(answered)]
-        code, said = _run(command)
-        if code or not answered.is_file():
-            raise ConfigError(str(folder), found=said.strip().rpartition("\n")[2] or f"exit {code}", expected=expected)
-        return torch.from_numpy(np.load(answered, allow_pickle=False))
+    def _apart(self, folder: Path, x: Tensor, *, expected: str) -> Tensor:
+        """What the library answers in a process of its own. ConfigError with its last line when it does not."""
+        with tempfile.TemporaryDirectory(prefix="saewatch-") as at:
+            asked, answered = Path(at, "x.npy"), Path(at, "values.npy")
+            np.save(asked, x.numpy(), allow_pickle=False)
+            command = [sys.executable, "-m", __name__, self.format, str(folder.absolute()), str(asked), str(answered)]
+            code, said = _run(command)
+            if code or not answered.is_file():
+                found = said.strip().rpartition("\n")[2] or f"exit {code}"
+                raise ConfigError(str(folder), found=found, expected=expected)
+            return torch.from_numpy(np.load(answered, allow_pickle=False))
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
@@ -161,12 +167,30 @@ def _dictionary_learning(folder: Path, x: Tensor) -> Tensor:
     return values
 
 
-SAELENS = Oracle("sae-lens", "sae_lens", _saelens)
-ORACLES: Mapping[str, Oracle] = {
-    "saelens": SAELENS,
-    "sparsify": Oracle("eai-sparsify", "sparsify", _sparsify),
-    "dictionary_learning": Oracle("dictionary-learning", "dictionary_learning", _dictionary_learning, pickles=True),
-}
+SAELENS = Oracle(
+    format="saelens",
+    package="sae-lens",
+    module="sae_lens",
+    files=("cfg.json", "sae_weights.safetensors"),
+    library=_saelens,
+)
+_SPARSIFY = Oracle(
+    format="sparsify",
+    package="eai-sparsify",
+    module="sparsify",
+    files=("cfg.json", "sae.safetensors"),
+    library=_sparsify,
+)
+_DICTIONARY_LEARNING = Oracle(
+    format="dictionary_learning",
+    package="dictionary-learning",
+    module="dictionary_learning",
+    files=("config.json", "ae.pt"),
+    library=_dictionary_learning,
+    pickles=True,
+)
+ORACLES: Mapping[str, Oracle] = {one.format: one for one in (SAELENS, _SPARSIFY, _DICTIONARY_LEARNING)}
+"""By the name of their format."""
 
 
 def main() -> None:
@@ -177,7 +201,7 @@ def main() -> None:
     told = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):
         x = torch.from_numpy(np.load(told.asked, allow_pickle=False))
-        values = ORACLES[told.oracle].encode(Path(told.folder), x)
+        values = ORACLES[told.oracle].library(Path(told.folder), x)
     np.save(told.answered, values.numpy(), allow_pickle=False)
 
 

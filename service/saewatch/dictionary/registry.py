@@ -13,7 +13,7 @@ There is no clock here: who acts and when is told.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,10 +112,20 @@ class Registry:
         found = sorted(f"sha256:{path.name}" for path in (self.store.root / PINS).iterdir())
         return [digest for digest in found if canonical.is_digest(digest)]
 
-    def references(self) -> Mapping[str, list[str]]:
-        """For each bundle that is referred to: the refs (``slot@ref``) and ``pinned``."""
-        found: dict[str, list[str]] = {digest: ["pinned"] for digest in self.pins()}
+    def damaged(self) -> Mapping[Slot, str]:
+        """Slots whose journal cannot be read, and why."""
+        found = {}
         for slot in self.slots():
+            try:
+                self.journal(slot)
+            except SaewatchError as error:
+                found[slot] = str(error)
+        return found
+
+    def references(self, *, without: Collection[Slot] = ()) -> Mapping[str, list[str]]:
+        """For each bundle that is referred to: the refs (``slot@ref``) and ``pinned``; ``without`` some slots."""
+        found: dict[str, list[str]] = {digest: ["pinned"] for digest in self.pins()}
+        for slot in (one for one in self.slots() if one not in without):
             for ref, digest in self.current(slot).items():
                 found.setdefault(digest, []).append(f"{slot}@{ref}")
         return found
@@ -189,7 +199,7 @@ class Registry:
             after=bundle,
             actor=move.actor,
             reason=move.reason,
-            gate=_judged(contents, move, gate),
+            gate=_judged(contents, move, gate, self._in_force(journal, move)),
             time_ms=move.time_ms,
         )
         data = line_bytes(line)
@@ -212,6 +222,14 @@ class Registry:
             found = f"{len(missing)} of its tensors are not there"
             raise ManifestError(f"bundle {bundle[:19]}", found=found, expected="all of them", hint=COLLECTED)
         return contents
+
+    def _in_force(self, journal: Journal, move: Move) -> tuple[str, str] | None:
+        """Weights and catalogue of the bundle that a promotion to stable replaces; a rollback goes where it was."""
+        current = journal.current(STABLE)
+        if move.ref != STABLE or not current or not self.store.has(BUNDLES, current):
+            return None
+        sheet = self.store.contents(current).sheet
+        return sheet.weights, sheet.catalogue
 
     def _recover(self, slot: Slot) -> Iterator[str]:
         """Cuts off what was never finished, and brings refs up to their journal; a damaged one is left as it is."""
@@ -278,8 +296,11 @@ def _check_expected(journal: Journal, move: Move, expect: str) -> None:
     raise ConfigError(f"{move.slot}@{move.ref}", found=found, expected=expected, hint=hint)
 
 
-def _judged(contents: Contents, move: Move, gate: Gate) -> GateRecord:
-    """What the gate says, where the ref may raise alerts. ConfigError when that forbids it."""
+def _judged(contents: Contents, move: Move, gate: Gate, in_force: tuple[str, str] | None) -> GateRecord:
+    """What the gate says, where the ref may raise alerts. ConfigError when that forbids it.
+
+    ``in_force``: weights and catalogue of the stable bundle, where there is one: passed is passed beside it.
+    """
     if move.ref != STABLE:
         return GateRecord(verdict="not_asked")
     verdict = gate(contents)
@@ -291,4 +312,9 @@ def _judged(contents: Contents, move: Move, gate: Gate) -> GateRecord:
     if verdict.verdict == "none" and not move.reason:
         hint = "Nobody evaluated it: say --reason, which is recorded."
         raise ConfigError(subject, found="no verdict", expected="passed", hint=hint)
+    if verdict.verdict == "passed" and in_force and in_force not in verdict.against and not move.reason:
+        others = ", ".join(weights[:19] for weights, _ in verdict.against) or "nothing"
+        hint = "Evaluate it with --against the stable one, or say --reason, which is recorded."
+        found, expected = f"passed, compared with {others}", f"compared with the stable one, {in_force[0][:19]}"
+        raise ConfigError(subject, found=found, expected=expected, hint=hint)
     return verdict.record(overridden=verdict.verdict == "failed")

@@ -5,6 +5,7 @@
     sheets/ab/cd…       data sheets, catalogues, attestations: kilobytes, never removed
     tensors/ab/cd…      one tensor each
     refs/, journal/, pins/   see `saewatch.dictionary.registry`
+    served/             folders of bundles that were brought to engines (`saewatch.dictionary.serving`)
     tmp/                what is being written
 
 A tensor's file is ``name|dtype|shape|`` and its bytes: exactly what its digest in the data sheet is over. A relabelled
@@ -26,6 +27,7 @@ from saewatch.core import manifest as sheets
 from saewatch.core.errors import ConfigError, ManifestError, TensorFileError, UnreachableError
 from saewatch.core.fields import Fields
 from saewatch.core.manifest import BundleSheet, TensorSheet
+from saewatch.core.served import SERVED
 from saewatch.core.tensorfile import Entry, read_header
 from saewatch.dictionary.bundle import place
 from saewatch.dictionary.contents import Contents, read_contents, read_folder
@@ -37,8 +39,9 @@ MARKER = "store.json"
 BUNDLES, SHEETS, TENSORS = KINDS = ("bundles", "sheets", "tensors")
 REFS, JOURNAL, PINS, TMP = "refs", "journal", "pins", "tmp"
 FOLDERS = (*KINDS, REFS, JOURNAL, PINS, TMP)
-LOCK, SWEEP = "lock", "sweep.lock"
-"""``lock``: held to move refs. ``sweep.lock``: shared by who relies on what is stored, held alone to remove."""
+LOCK, SWEEP, APPLY = "lock", "sweep.lock", "apply.lock"
+"""``lock``: held to move refs. ``sweep.lock``: shared by who relies on what is stored, held alone to remove.
+``apply.lock``: held to bring a bundle to engines."""
 _ORDER = ("F32", "U32", "I32", "BF16", "F16")
 """safetensors writes wider types first; with this order a folder gets the bytes that it was added with."""
 
@@ -183,7 +186,7 @@ class Store:
 
     def _create(self) -> None:
         there = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
-        if there - {*FOLDERS, LOCK, SWEEP}:
+        if there - {*FOLDERS, LOCK, SWEEP, APPLY, SERVED}:
             hint = "Name another folder for the store, or the one that has store.json in it."
             expected = "a store, or an empty folder"
             raise ConfigError(str(self.root), found="a folder of something else", expected=expected, hint=hint)

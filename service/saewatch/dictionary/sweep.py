@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from saewatch.dictionary import serving
 from saewatch.dictionary.disk import held
 from saewatch.dictionary.journal import NOTHING
 from saewatch.dictionary.registry import Registry
@@ -29,6 +30,8 @@ class Swept:
     bytes: int
     unfinished: int
     """Files of writes that never ended."""
+    folders: int
+    """Folders of bundles that engines were brought, and that may go with their tensors."""
     kept: int
     """Tensors that stay."""
     bundles: tuple[str, ...]
@@ -59,6 +62,7 @@ def sweep(registry: Registry, *, now_s: float, keep: int = KEEP, dry_run: bool =
         tensors = store.digests(TENSORS)
         dead = [digest for digest in tensors if digest not in live and _old(store.path(TENSORS, digest), now_s)]
         unfinished = [path for path in sorted((store.root / TMP).iterdir()) if _old(path, now_s)]
+        folders = serving.clear(store, roots, dry_run=dry_run)
         size = sum(store.path(TENSORS, digest).stat().st_size for digest in dead)
         if not dry_run:
             for path in (*unfinished, *(store.path(TENSORS, digest) for digest in dead)):
@@ -68,6 +72,7 @@ def sweep(registry: Registry, *, now_s: float, keep: int = KEEP, dry_run: bool =
         tensors=len(dead),
         bytes=size,
         unfinished=len(unfinished),
+        folders=folders,
         kept=len(tensors) - len(dead),
         bundles=tuple(digest for digest, one in contents.items() if gone & one.tensors().keys()),
     )

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from saewatch.core import limits
 from saewatch.core.errors import SaewatchError
+from saewatch.core.served import SERVED
+from saewatch.dictionary import serving
 from saewatch.dictionary.contents import Contents
 from saewatch.dictionary.disk import held, read
 from saewatch.dictionary.journal import Journal
 from saewatch.dictionary.registry import NAMES, Registry, Slot, read_slot, ref_data
 from saewatch.dictionary.store import (
+    APPLY,
     BUNDLES,
     FOLDERS,
     JOURNAL,
@@ -191,10 +194,12 @@ class _Verification:
     def _foreign(self) -> None:
         """What lies beside the store's own files, and refs of no slot."""
         for path in sorted(self.root.iterdir()):
-            if path.name not in {*FOLDERS, MARKER, LOCK, SWEEP}:
+            if path.name not in {*FOLDERS, MARKER, LOCK, SWEEP, APPLY, SERVED}:
                 self._say(path, "does not belong here")
         for path in self._files(self.root / TMP, depth=1):
             self.files += path.is_file()
+        for path, what in serving.damage(self.store):
+            self._say(path, what)
         known = {self.registry.ref_path(slot, ref) for slot in self.registry.slots() for ref in NAMES}
         for path in self._files(self.root / REFS, depth=3):
             if path not in known:

@@ -15,8 +15,9 @@ from typing import Any
 
 from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
-from saewatch.core.records import Ack, Record, Result
+from saewatch.core.records import Ack, Record, Result, StreamOpen
 from saewatch.edge.commands import SELF_TEST, Asked, Commands, Examined
+from saewatch.monitor.compared import Comparison
 from saewatch.monitor.events import Event, Observed
 from saewatch.monitor.monitor import Monitor, Status
 from saewatch.monitor.record import RequestRecord
@@ -156,7 +157,9 @@ class Pipeline:
         dictionaries: Mapping[str, KnownDictionary],
         queues: Sequence[SinkQueue] = (),
         clock: Callable[[], int] | None = None,
+        meet: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._meet = meet  # told of the weights of each stream that opens, before it does
         self._monitor = Monitor(dictionaries=dictionaries)
         self._queues = tuple(queues)
         self._clock = clock or Clock()
@@ -171,6 +174,8 @@ class Pipeline:
 
     def receive(self, link: int, record: Record) -> None:
         """Observes a record and hands on what it came to. Raises `RecordError` when it makes no sense."""
+        if isinstance(record, StreamOpen):
+            self._meet(record.weights_digest)
         with self._lock:
             if isinstance(record, Result):
                 events = self._answer(link, record)
@@ -185,6 +190,12 @@ class Pipeline:
             with self._lock:
                 _, events = self._monitor.self_test(link, test, self._clock())
             self._hand_on(events)
+
+    def relabel(self, known: KnownDictionary) -> None:
+        """``known`` explains its weights from here on, also in streams that are open."""
+        with self._lock:
+            events = self._monitor.relabel(known, self._clock())
+        self._hand_on(events)
 
     def acknowledge(self, link: int, stream: int) -> Ack | None:
         """What has been received of a stream."""
@@ -215,7 +226,10 @@ class Pipeline:
             if result.good and asked.command.verb != SELF_TEST:
                 number = result.details.get("opened", "")
                 streams = (one for one in self._monitor.opened(link) if str(one.opening.stream) == number)
-                self._commands.settle(asked, result.details, next(streams, None))
+                opened = next(streams, None)
+                if opened is not None:
+                    self._monitor.replaced(link, opened.opening.stream, asked.command.arguments)
+                self._commands.settle(asked, result.details, opened)
             else:
                 self._commands.refuse(asked, result.message)
         except RecordError as error:
@@ -233,6 +247,11 @@ class Pipeline:
         """The state of things."""
         with self._lock:
             return self._monitor.status(self._clock())
+
+    def comparisons(self) -> list[Comparison]:
+        """Shadow dictionaries beside the stable ones."""
+        with self._lock:
+            return self._monitor.comparisons(self._clock())
 
     def records(self, name: str) -> list[RequestRecord]:
         """The records of the requests of that name."""

@@ -34,6 +34,7 @@ class Reference:
     oracle: str
     x: Tensor  # [n, d_in]
     expected: Tensor  # [n, slots] dense values, 0: does not fire
+    largest: Tensor  # [n, 1] of all rows of the dictionary, watched or not
     grey: Tensor  # [n, slots] bool: float32 does not settle it
     kept: Tensor  # [n] bool: rows that the data sheet does not exclude
 
@@ -59,12 +60,14 @@ def reference_of(encoder: Encoder, bundle: Bundle) -> Reference | None:
     floor = torch.tensor(watch.floors)
     folded = bundle.dictionary.folded(encoder.mode)
     grey = grey_pairs(x, bundle.dictionary.W, folded, sheet, mode=encoder.mode)[:, rows]
-    grey |= (expected - floor).abs() <= VALUE_TOLERANCE * expected.amax(dim=1, keepdim=True)
+    largest = dense.amax(dim=1, keepdim=True)
+    grey |= (expected - floor).abs() <= VALUE_TOLERANCE * largest
     return Reference(
         weights=bundle.sheet.weights,
         oracle=oracle,
         x=x,
         expected=torch.where(expected > floor, expected, 0.0),
+        largest=largest,
         grey=grey,
         kept=_kept(encoder, x),
     )
@@ -74,7 +77,8 @@ def compared(encoder: Encoder, reference: Reference) -> Verdict:
     """What ``encoder`` gives now against ``reference``. Reads the encoder, and synchronises the current stream only."""
     kept = reference.kept
     found = _fired(encoder, reference.x)
-    return compare(found[kept], reference.expected[kept], reference.grey[kept], oracle=reference.oracle)
+    expected, grey, largest = reference.expected[kept], reference.grey[kept], reference.largest[kept]
+    return compare(found[kept], expected, grey, whole=largest, oracle=reference.oracle)
 
 
 def agree(encoder: Encoder, reference: Reference) -> Verdict:

@@ -233,12 +233,15 @@ class Control:
     def _index(self, command: Command) -> int:
         """Which stream it is about. EngineError for none."""
         asked = command.arguments.get("replace" if command.verb == "load" else "weights", "")
-        point = command.arguments.get("hook_point", "")
+        point, role = (command.arguments.get(name, "") for name in ("hook_point", "role"))
         for index, stream in enumerate(self.state.streams):
-            if stream.opening.weights_digest == asked and point in ("", stream.opening.hook_point):
+            here = point in ("", stream.opening.hook_point) and role in ("", stream.opening.role)
+            if stream.opening.weights_digest == asked and here:
                 return index
         there = ", ".join(f"{one.opening.weights_digest} on {one.opening.hook_point}" for one in self.state.streams)
-        raise EngineError("stream", found=f"{asked or 'nothing'} {point}".strip(), expected=f"one of {there}")
+        raise EngineError(
+            "stream", found=" ".join(filter(None, (asked or "nothing", point, role))), expected=f"one of {there}"
+        )
 
     def _rewatched(self, index: int, command: Command) -> _Change:
         before, stream = self.state.watched[index], self.state.streams[index]

@@ -300,11 +300,22 @@ class Verdict:
         return self.mismatched == 0 and self.error_max <= VALUE_TOLERANCE
 
 
-def compare(found: Tensor, expected: Tensor, grey: Tensor, *, oracle: str = "reference") -> Verdict:
-    """Dense values ``[T, n]`` (0: does not fire) against the oracle's; ``grey [T, n]`` bool of `grey_pairs`."""
+def compare(
+    found: Tensor, expected: Tensor, grey: Tensor, *, whole: Tensor | None = None, oracle: str = "reference"
+) -> Verdict:
+    """Dense values ``[T, n]`` (0: does not fire) against the oracle's; ``grey [T, n]`` bool of `grey_pairs`.
+
+    ``whole [T, rows]``: the oracle's values of all rows, where ``n`` are some of them. A difference is judged by the
+    largest value of its row: one beside zero is a difference of large products, and has their rounding.
+    """
     differ = (found > 0) != (expected > 0)
     both = (found > 0) & (expected > 0)
-    largest = expected.double().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    largest = (
+        (expected if whole is None else whole)
+        .double()
+        .amax(dim=1, keepdim=True)
+        .clamp_min(torch.finfo(torch.float32).tiny)
+    )
     error = torch.where(both, (found.double() - expected.double()).abs() / largest, 0.0)
     return Verdict(
         oracle=oracle,

@@ -235,6 +235,9 @@ def place_of(model: Any, point: HookPoint) -> Place:
         raise HookPointError("hook point", found=str(point), expected=expected, hint=hint)
     blocks = model.get_submodule(family.blocks)
     assert isinstance(blocks, nn.ModuleList), "transformers keeps a model's blocks in a list"
+    if point.layer >= len(blocks):
+        expected = f"a layer from 0 to {len(blocks) - 1}"
+        raise HookPointError("hook point", found=str(point), expected=expected, hint="Layers count from 0.")
     like = torch.empty(0, dtype=model.dtype, device=model.device)
     place = Place(blocks[point.layer], sites[point.point], like)
     place.target()

@@ -52,7 +52,7 @@ class Firsts:
 
     def _so_far(self, table: WatchTable, places: int) -> npt.NDArray[np.bool_]:
         """What fired under the stream's other tables: a request that was open when they changed counts once."""
-        others = [(one, fired) for one, fired in self._fired.items() if one.stream is table.stream]
+        others = [(one, fired) for one, fired in self._fired.items() if one.stream.number == table.stream.number]
         found = np.zeros((max([places, *(len(fired) for _, fired in others)]), len(table.features)), dtype=np.bool_)
         number = {feature.id: index for index, feature in enumerate(table.features)}
         for one, fired in others:

@@ -29,6 +29,7 @@ from saewatch.core.records import (
 from saewatch.core.selftest import SelfTest
 from saewatch.monitor import observe
 from saewatch.monitor.blindness import HINTS, REPLACED, Blindness
+from saewatch.monitor.compared import Comparison
 from saewatch.monitor.events import BlindState, EngineCost, Event, RequestEnded, Standing, StreamState, Unreadable
 from saewatch.monitor.record import RequestRecord, record_of
 from saewatch.monitor.requests import RequestTable
@@ -154,14 +155,23 @@ class Monitor:
         stream.self_test(test)
         return stream.identity, self._look(now_ns)
 
+    def relabel(self, known: KnownDictionary, now_ns: int) -> list[Event]:
+        """``known`` explains its weights from here on, also in streams that are open."""
+        self._streams.relabel(known)
+        return self._look(now_ns) or [self.standing(now_ns)]
+
+    def replaced(self, link: int, opened: int, arguments: Mapping[str, str]) -> None:
+        """The engine on ``link`` has opened a stream in the place of the one that a ``load`` of these named."""
+        self._streams.leave(link, opened, arguments)
+
     # --- what others ask ------------------------------------------------------------------------------------------
     def engines(self) -> dict[str, int]:
         """The engines that are connected, and their links."""
         return {engine[0]: state.link for engine, state in self._engines.items() if state.link is not None}
 
     def opened(self, link: int) -> list[StreamIdentity]:
-        """The streams that are open on a connection."""
-        return [stream.identity for stream in self._streams if stream.link == link]
+        """The streams that are open on a connection, but for those in whose place others are."""
+        return [stream.identity for stream in self._streams if stream.link == link and not stream.leaving]
 
     def standing(self, now_ns: int) -> Standing:
         """The books and what is blind."""
@@ -182,6 +192,11 @@ class Monitor:
             links=len(self._links),
             queues=tuple((name, state.queue_bytes) for (name, _), state in self._engines.items()),
         )
+
+    def comparisons(self, now_ns: int) -> list[Comparison]:
+        """Shadow dictionaries beside the stable ones."""
+        self._requests.settle()
+        return self._requests.shadows.comparisons(now_ns)
 
     def records(self, name: str) -> list[RequestRecord]:
         """The records of the requests of that key, engine's id or client's id, latest first."""

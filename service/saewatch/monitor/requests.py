@@ -16,6 +16,7 @@ from saewatch.core import limits
 from saewatch.core.batch import FiringBatch
 from saewatch.core.errors import RecordError
 from saewatch.core.records import RequestEnd, RequestLabel, RequestStart, TrafficClass, key_of
+from saewatch.monitor.compared import Shadows
 from saewatch.monitor.events import Identity
 from saewatch.monitor.firsts import Firsts
 from saewatch.monitor.journal import Entry, Journal
@@ -32,6 +33,7 @@ class RequestTable:
         self.roster = Roster()
         self.budget = Budget()
         self.firsts = Firsts()
+        self.shadows = Shadows()
         self._journal = Journal()
         self.held_bytes = 0
         self._open: OrderedDict[tuple[EngineKey, int], Request] = OrderedDict()
@@ -174,6 +176,7 @@ class RequestTable:
         for request in self._closed:
             self._keep(request)
         for request in self._leaving:
+            self.shadows.add(request)
             self.firsts.clear(request.place)
             self.roster.leave(request)
         self._closed, self._leaving = [], []

@@ -57,7 +57,11 @@ class Request:
 
     def forget(self, table: WatchTable, budget: Budget, start: int, stop: int) -> int:
         """As `Tally.forget` under ``table``; what the stream's other watch sets gave there is dropped too."""
-        others = [tally for one, tally in self.tallies.items() if one.stream is table.stream and one is not table]
+        others = [
+            tally
+            for one, tally in self.tallies.items()
+            if one.stream.number == table.stream.number and one is not table
+        ]
         return max([self.tally(table, budget).forget(start, stop), *(tally.drop(start, stop) for tally in others)])
 
     def names(self) -> Iterator[str]:

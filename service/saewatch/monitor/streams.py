@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch, WatchSet
@@ -13,7 +13,7 @@ from saewatch.core.records import Beat, StreamBeat, StreamEnd, StreamOpen
 from saewatch.core.selftest import CheckState, SelfTest
 from saewatch.monitor.events import StreamState
 from saewatch.monitor.roster import EngineKey
-from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join
+from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join, relabelled
 
 NO_BEAT = "no_beat"
 SELF_TEST_FAILED = "self_test_failed"
@@ -34,6 +34,7 @@ class StreamRecord:
     beat_time_ns: int = 0
     base: tuple[int, int] | None = None  # what of it the engine had told others, by its first beat
     ended: str = ""
+    leaving: bool = False  # another is in its place, and it ends when all of it was acknowledged
     seq: int = 0
     rows: int = 0
     missed: int = 0
@@ -165,6 +166,26 @@ class StreamTable:
         while len(stream.tables) > limits.WATCH_SETS_KEPT:
             del stream.tables[next(iter(stream.tables))]
         return table
+
+    def leave(self, link: int, opened: int, arguments: Mapping[str, str]) -> None:
+        """The stream ``opened`` is in the place of the one that a ``load`` of these named, which ends later."""
+        for stream in self._streams.values():
+            opening = stream.opening
+            there = {"replace": opening.weights_digest, "hook_point": opening.hook_point, "role": opening.role}
+            meant = all(arguments.get(name) in {None, "", value} for name, value in there.items())
+            if stream.link == link and opening.stream < opened and meant:
+                stream.leaving = True
+
+    def relabel(self, known: KnownDictionary) -> None:
+        """Other labels for weights: open streams go on under their numbers, with tables of their own from here on."""
+        for stream in self._streams.values():
+            same = stream.opening.weights_digest == known.weights_digest
+            if stream.ended or not same or stream.identity.dictionary == known:
+                continue
+            stream.identity = replace(stream.identity, dictionary=known)
+            for watch, table in list(stream.tables.items()):
+                self._tables += 1
+                stream.tables[watch] = relabelled(table, number=self._tables, stream=stream.identity)
 
     def beat(self, record: Beat, now_ns: int) -> list[StreamRecord]:
         """Books the beat; gives the engine's streams."""

@@ -23,7 +23,7 @@ from saewatch.core.records import StreamOpen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownDictionary:
-    """A dictionary that the sidecar was configured with."""
+    """A dictionary that the sidecar knows, by its configuration or from a store."""
 
     manifest: Manifest
     catalogue: Catalogue
@@ -99,9 +99,25 @@ def join(parts: Sequence[WatchSet], *, number: int, stream: StreamIdentity) -> W
         if part.first != expected:
             raise RecordError("watch_set.first", found=part.first, expected=expected, hint="A part is missing.")
         expected += len(part.row)
-    kind = np.concatenate([part.kind for part in ordered]).astype(np.uint8)
-    unit = np.concatenate([part.row for part in ordered]).astype(np.uint32)
-    floor = np.concatenate([part.floor for part in ordered]).astype(np.float32)
+    return _table(
+        np.concatenate([part.kind for part in ordered]).astype(np.uint8),
+        np.concatenate([part.row for part in ordered]).astype(np.uint32),
+        np.concatenate([part.floor for part in ordered]).astype(np.float32),
+        watch=(ordered[0].watch, ordered[0].digest),
+        number=number,
+        stream=stream,
+    )
+
+
+def relabelled(table: WatchTable, *, number: int, stream: StreamIdentity) -> WatchTable:
+    """The same watch set under another catalogue of the same weights, that of ``stream``."""
+    watch = (table.watch, table.digest)
+    return _table(table.kind, table.unit, table.floor, watch=watch, number=number, stream=stream)
+
+
+def _table(
+    kind: U8, unit: U32, floor: F32, *, watch: tuple[int, str], number: int, stream: StreamIdentity
+) -> WatchTable:
     known = stream.dictionary.catalogue.features if stream.dictionary else ()
     features, slots = _served(known, kind, unit)
     start, feature, pair_floor = pairs.by_slot(slots, [one.floor for one in features], len(kind))
@@ -109,8 +125,8 @@ def join(parts: Sequence[WatchSet], *, number: int, stream: StreamIdentity) -> W
     return WatchTable(
         number=number,
         stream=stream,
-        watch=ordered[0].watch,
-        digest=ordered[0].digest,
+        watch=watch[0],
+        digest=watch[1],
         kind=kind,
         unit=unit,
         floor=floor,

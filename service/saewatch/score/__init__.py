@@ -34,7 +34,8 @@ from saewatch.engine.batching import Encoded
 from saewatch.engine.hf import HfTap, Seen
 from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join
 from saewatch.score.results import Coverage, Fired, Peak, Scored, Scores, Token, total
-from saewatch.score.rows import rows_at
+from saewatch.score.rows import places, rows_at, rows_at_each
+from saewatch.score.spliced import cross_entropy
 
 __all__ = [
     "DTYPES",
@@ -46,6 +47,9 @@ __all__ = [
     "Scorer",
     "Scores",
     "Token",
+    "cross_entropy",
+    "places",
+    "rows_at_each",
     "total",
 ]
 
@@ -191,12 +195,17 @@ class Scorer:
 
         Nothing is left out: what the dictionary excludes is among them. Raises as `each` does.
         """
+        for one in self.tokens(given, cut=cut, names=names):
+            ids = [*one.prompt, *one.answer]
+            if ids:
+                yield ids, rows_at(self.model, self.opening.hook_point, ids)
+
+    def tokens(self, given: Given, *, cut: bool = False, names: Sequence[str] = ()) -> list[Exchange]:
+        """Each text as the model takes it; `rows` and `each` take these too. Raises as `each` does."""
         texts = _many(given)
         subjects = names or [f"texts[{index}]" for index in range(len(texts))]
         ready = [self._ready(subject, one, 0, cut=cut) for subject, one in zip(subjects, texts, strict=True)]
-        for ids in ([*one.prompt, *one.answer] for one in ready):
-            if ids:
-                yield ids, rows_at(self.model, self.opening.hook_point, ids)
+        return [Exchange(one.prompt, one.answer) for one in ready]
 
     def tokens(self, given: Given, *, names: Sequence[str] = ()) -> list[tuple[list[int], tuple[str, ...]]]:
         """The tokens of each text and the text that each adds, without reading any. Raises as `each` does."""
@@ -313,7 +322,7 @@ def _chosen(catalogue: Catalogue, ids: Collection[str], categories: Collection[s
                 hint = f"It has {', '.join(there[:NAMED] + more)}."
                 raise ConfigError(kind, found=repr(name), expected=f"a {kind} of the catalogue", hint=hint)
     found = tuple(one for one in catalogue.chosen(ids) if not categories or one.category in categories)
-    if not found:
+    if not found and (ids or categories):  # a dictionary without features has rows all the same
         raise ConfigError("features", found="none", expected="at least one that is named and of such a category")
     return replace(catalogue, features=found)
 

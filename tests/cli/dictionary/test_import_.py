@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from saewatch import cli
 from saewatch.cli.dictionary import import_
 from saewatch.dictionary import hub
 from saewatch.dictionary.formats import CONVERTERS
+from saewatch.dictionary.oracle import ORACLES
 from saewatch.engine.dictionary_file import load_bundle
 from tests import layouts, made
+from tests.dictionary import libraries
 
 IMPORT = ("dictionary", "import")
 
@@ -103,6 +106,23 @@ def test_an_oracle_that_there_is_not(
     assert "not checked" in ran(capsys, source, "--out", tmp_path / "bundle")["warnings"][1]
 
 
+def test_a_checkpoint_is_checked_against_its_own_library_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries.learned(tmp_path / "learned", "BatchTopKSAE")
+    words = ("--allow-pickle", "--hook-point", "resid_post.1")
+    ran(capsys, tmp_path / "learned", "--out", tmp_path / "bundle", *words)
+    conformance = load_bundle(tmp_path / "bundle").attestation("conformance")
+    assert conformance is not None
+    assert str(conformance.body["oracle"]).startswith("dictionary-learning ")
+    library = ORACLES["dictionary_learning"]
+    wrong = replace(library, pickles=False, library=lambda folder, x: library.library(folder, 1.01 * x))
+    monkeypatch.setattr(import_, "ORACLES", {"dictionary_learning": wrong})
+    code, error = refused(capsys, tmp_path / "learned", "--out", tmp_path / "other", *words)
+    assert (code, error["kind"]) == (cli.FAILED, "ManifestError")
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_the_files_do_not_say_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layout = layouts.layouts()["sparsify"]
     folder, out = layout.write(tmp_path / "layers.1"), tmp_path / "bundle"
@@ -111,6 +131,7 @@ def test_what_the_files_do_not_say_is_asked_for(tmp_path: Path, capsys: pytest.C
     assert "--hook-point" in error["hint"]
     told = ran(capsys, folder, "--out", out, "--hook-point", "model.layers.1", "--threshold", "0.5")
     assert (told["format"], told["architecture"]) == ("sparsify", "topk")
+    assert not [warning for warning in told["warnings"] if "own library" in warning]
     assert load_bundle(out).manifest.encoder.modes == ("exact", "thresholded")
     (folder / "cfg.json").write_text(json.dumps({**layouts.SPARSIFY, "comment": "x"}))
     code, error = refused(capsys, folder, "--out", out, "--hook-point", "resid_post.1", "--replace")

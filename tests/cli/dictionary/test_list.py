@@ -42,3 +42,17 @@ def test_a_damaged_bundle_is_a_line_among_the_others(shop: Shop, capsys: pytest.
     assert "Its bytes changed" in next(one["damaged"] for one in said["bundles"] if one["bundle"] == shop.old)
     assert cli.main(["dictionary", "list"]) == cli.GOOD
     assert f"{shop.old[:19]}  DAMAGED: " in capsys.readouterr().out
+
+
+def test_a_damaged_journal_hides_no_bundle(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.promote(shop.old, "none")
+    path = shop.root / "journal" / f"{SLOT}.jsonl"
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes().replace(b"seq", b"sek"))
+    code, said = shop.ask("list")
+    assert (code, len(said["bundles"]), said["slots"]) == (cli.GOOD, 2, {})
+    assert list(said["damaged"]) == [SLOT]
+    for words in (["list"], ["show", shop.old]):
+        assert cli.main(["dictionary", *words]) == cli.GOOD
+        assert f"{SLOT}: where it points is not known, its journal is DAMAGED: " in capsys.readouterr().out
+    assert shop.ask("gc")[0] == cli.FAILED, "what it refers to is not known"

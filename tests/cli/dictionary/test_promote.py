@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from saewatch import cli
+from saewatch.dictionary.contents import read_folder
 from tests.cli.dictionary.shop import SLOT, Shop
 from tests.dictionary.crashing import bundle
 
@@ -26,7 +28,7 @@ def test_it_says_what_is_in_force_what_it_costs_and_what_is_next(
     assert cli.main(["dictionary", "promote", SLOT, *words]) == cli.GOOD
     text = capsys.readouterr().out
     assert f"{SLOT}@stable: {shop.old[:19]} -> {shop.new[:19]}, line 3, gate none" in text
-    assert f"  saewatch dictionary export {shop.new[7:19]} --out DIR\n  saewatch tap load --dictionary sha256:" in text
+    assert f"  saewatch dictionary apply {SLOT} --ref stable\n" in text
     assert "an estimate, no measurement" in text
 
 
@@ -56,3 +58,27 @@ def test_a_failed_gate_needs_an_override_with_a_reason(
     code, done = shop.ask(*words, "--reason", "tried by hand")
     assert (code, done["gate"]["verdict"], done["gate"]["overridden"]) == (cli.GOOD, "failed", True)
     assert done["reason"] == "tried by hand"
+
+
+def test_passed_is_passed_beside_the_stable_one(shop: Shop, tmp_path: Path) -> None:
+    """One that nobody compared with what is in force needs a reason; compared with it, none."""
+    in_force = bundle(tmp_path / "first", seed=5)
+    _, first = shop.ask("add", str(in_force))
+    shop.promote(first["bundle"], "none")
+    _, alone = shop.ask("add", str(bundle(tmp_path / "alone", seed=6, gate="passed")))
+    sheet = read_folder(in_force).sheet
+    against = {"bundle": sheet.digest, "weights": sheet.weights, "catalogue": sheet.catalogue}
+    _, beside = shop.ask("add", str(bundle(tmp_path / "beside", seed=6, gate="passed", against=against)))
+
+    def without_reason(candidate: str, expect: str) -> tuple[int, Any]:
+        return shop.ask("promote", SLOT, "--bundle", candidate, "--ref", "stable", "--expect", expect, "--actor", "ada")
+
+    code, refused = without_reason(alone["bundle"], first["bundle"])
+    assert (code, refused["error"]["found"]) == (cli.FAILED, "passed, compared with nothing")
+    assert "--against" in refused["error"]["hint"]
+    code, done = without_reason(beside["bundle"], first["bundle"])
+    assert (code, done["gate"]["verdict"]) == (cli.GOOD, "passed")
+    code, refused = without_reason(first["bundle"], beside["bundle"])
+    assert (code, refused["error"]["found"]) == (cli.FAILED, "no verdict")
+    code, done = shop.promote(alone["bundle"], beside["bundle"])
+    assert (code, done["reason"]) == (cli.GOOD, "because")

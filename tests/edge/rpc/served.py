@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -28,6 +29,7 @@ from saewatch.edge.rpc.history import HistoryQueries
 from saewatch.edge.rpc.server import RpcServer
 from saewatch.edge.rpc.status import StatusService
 from saewatch.edge.rpc.tap import TapService
+from saewatch.edge.shelf import Shelf
 from saewatch.monitor.tables import KnownDictionary
 from tests import fakes
 
@@ -46,17 +48,19 @@ class Served:
         subscribers: int = 64,
         access: LocalAccess | None = None,
         history: HistorySink | None = None,
+        store: Path | None = None,
     ) -> None:
         self.known = {one.weights_digest: one for one in known or [fakes.dictionary()]}
         self.queue = SinkQueue("grpc", lambda: None)
         written = [history.queue] if history else []
-        self.pipeline = Pipeline(dictionaries=self.known, queues=[self.queue, *written])
+        self.shelf = Shelf(self.known, store=store)
+        self.pipeline = Pipeline(dictionaries=self.shelf, queues=[self.queue, *written], meet=self.shelf.meet)
         self.lags: list[float] = []
         self.feed = Feed(on_lag=self.lags.extend, bound=ring_bytes)
         self.firing = FiringService(
             feed=self.feed,
             pipeline=self.pipeline,
-            dictionaries=self.known,
+            dictionaries=self.shelf,
             run=7,
             subscribers=subscribers,
             history=HistoryQueries(history.path if history else None).methods(),
@@ -67,8 +71,8 @@ class Served:
         self.asked = asyncio.Event()
         self.commands: list[tuple[int, Command]] = []
         self.obey: Callable[[int, Command], None] = lambda link, command: None
-        taps = TapService(pipeline=self.pipeline, dictionaries=self.known, send=self._send)
-        services = (self.firing, DictionaryService(self.known), status, taps)
+        taps = TapService(pipeline=self.pipeline, shelf=self.shelf, send=self._send)
+        services = (self.firing, DictionaryService(self.shelf), status, taps)
         self.server = RpcServer(services=services, access=access or LocalAccess())
         self.address = ""
         self.seq = 0

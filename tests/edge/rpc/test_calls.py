@@ -23,10 +23,12 @@ METHODS = [
     ("dictionaries", "GetDictionary", dictionary_pb2.GetDictionaryRequest()),
     ("dictionaries", "ListFeatures", dictionary_pb2.ListFeaturesRequest()),
     ("statuses", "GetStatus", status_pb2.GetStatusRequest()),
+    ("statuses", "CompareShadow", status_pb2.CompareShadowRequest()),
     ("taps", "RunSelfTest", tap_pb2.RunSelfTestRequest(engine="nobody")),
     ("taps", "SetWatching", tap_pb2.SetWatchingRequest(engine="nobody", on=False)),
     ("taps", "SetWatchList", tap_pb2.SetWatchListRequest(engine="nobody")),
     ("taps", "LoadDictionary", tap_pb2.LoadDictionaryRequest(engine="nobody")),
+    ("taps", "ApplyBundle", tap_pb2.ApplyBundleRequest(engine="nobody")),
 ]
 
 

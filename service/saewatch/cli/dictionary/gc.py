@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"dry_run": options.dry_run, **dataclasses.asdict(found)}))
         return cli.GOOD
     verb = "would go" if options.dry_run else "went"
-    lines = [f"{found.tensors} tensors of {mib(found.bytes)} {verb}, {found.unfinished} unfinished files; "]
-    lines[0] += f"{found.kept} tensors stay"
+    lines = [f"{found.tensors} tensors of {mib(found.bytes)} {verb}, {found.unfinished} unfinished files, "]
+    lines[0] += f"{found.folders} folders; {found.kept} tensors stay"
     stored.show([*lines, *(f"no longer loadable: {one}" for one in found.bundles)])
     return cli.GOOD

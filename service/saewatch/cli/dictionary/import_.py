@@ -8,10 +8,7 @@ and why. docs/dictionaries.md has the formats.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,12 @@ from saewatch import cli
 from saewatch.cli.values import above_zero
 from saewatch.core.errors import AccessError, ConfigError, UnreachableError
 from saewatch.dictionary import hub
-from saewatch.dictionary.attest import FEATURES, Oracle
+from saewatch.dictionary.attest import FEATURES
 from saewatch.dictionary.convert import Sources, make_bundle, read_sources
 from saewatch.dictionary.formats import CONVERTERS, Asked
+from saewatch.dictionary.oracle import ORACLES, Oracle
 
-ORACLE_FILES = ("cfg.json", "sae_weights.safetensors")
-"""What SAELens itself loads."""
+_WITHOUT = "Use --no-oracle."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,18 +104,16 @@ def _path(text: str, *, allowed: bool, pickles: bool) -> Path:
 def _oracle(sources: Sources, *, wanted: bool | None) -> Oracle | None:
     """The library to check against. ConfigError where one is wanted and there is none for this dictionary."""
     latents = sources.latents
-    theirs = latents is not None and latents.format == "saelens" and latents.files == ORACLE_FILES
-    found = theirs and importlib.util.find_spec("sae_lens") is not None
-    if wanted and not found:
-        missing = "sae-lens, which is not installed" if theirs else f"none for {sources.first.format}"
-        raise ConfigError("--oracle", found=missing, expected="the dictionary's own library", hint="Use --no-oracle.")
-    if wanted is False or not found:
+    found = ORACLES.get(latents.format) if latents is not None else None
+    if latents is None or found is None or sorted(latents.files) != sorted(found.files):
+        if wanted:
+            missing = f"none for these files of {sources.first.format}" if found else f"none for {sources.first.format}"
+            raise ConfigError("--oracle", found=missing, expected="the dictionary's own library", hint=_WITHOUT)
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of that library's own dependencies
-        module: Any = importlib.import_module("saewatch.dictionary.oracle")
-    oracle: Oracle = module.SAELENS
-    return oracle
+    if wanted and not found.installed:
+        missing = f"{found.package}, which is not installed"
+        raise ConfigError("--oracle", found=missing, expected="the dictionary's own library", hint=_WITHOUT)
+    return found if found.installed and wanted is not False else None
 
 
 def _warnings(sources: Sources, options: argparse.Namespace, oracle: Oracle | None) -> Iterable[str]:

@@ -1,7 +1,8 @@
 """Files of requests that say what they carry, and which of them were made alike.
 
 Each line of a *.jsonl file is a prompt as `saewatch score` reads it, with, where known, "concept" (a concept of the
-catalogue or a list of them; null or nothing: none), and "template" or "author": what other requests share with it.
+catalogue or a list of them; null or nothing: none), "template" or "author": what other requests share with it, "kind"
+and "paraphrase_of".
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.dictionary.calibration import Data
 
 SHARED = ("template", "author")
+SAID = (*SHARED, "kind", "paraphrase_of")
+_NAME = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +54,14 @@ def read(name: str, known: Collection[str]) -> Labelled:
     """The requests of a file. `ConfigError` names the line whose concept is not ``known``, or that is no prompt."""
     entries = tuple(prompts.entries(name))
     for where, entry in entries:
-        for key in SHARED:
-            if not isinstance(entry.get(key, ""), str):
-                raise ConfigError(f"{where}: {key}", found=f"{entry[key]!r:.40}", expected="a name")
+        for key in SAID:
+            said = entry.get(key, "")
+            if not (isinstance(said, str) and len(said) <= _NAME and said.isprintable()):
+                raise ConfigError(
+                    f"{where}: {key}", found=f"{said!r:.40}", expected=f"a name of at most {_NAME} letters"
+                )
     concepts = tuple(frozenset(_concepts(where, entry, known)) for where, entry in entries)
-    return Labelled(digest=_digest(name), entries=entries, concepts=concepts)
+    return Labelled(digest=digest(name), entries=entries, concepts=concepts)
 
 
 def check_benign(requests: Labelled, wanted: Iterable[str]) -> None:
@@ -82,7 +88,8 @@ def _keys(entry: Mapping[str, Any]) -> list[str]:
     return [f"text:{hashlib.sha256(own.encode()).hexdigest()}", *shared]
 
 
-def _digest(name: str) -> str:
+def digest(name: str) -> str:
+    """SHA-256 of a file. UnreachableError when it cannot be read."""
     try:
         with Path(name).open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -22,13 +22,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints a line for each bundle, and what refers to it."""
     registry = stored.opened(options)
-    references = registry.references()
+    damaged = registry.damaged()
+    references = registry.references(without=damaged)
     found = [_bundle(registry, digest, references.get(digest, [])) for digest in registry.store.digests(BUNDLES)]
-    slots = {str(slot): dict(registry.current(slot)) for slot in registry.slots()}
+    slots = {str(slot): dict(registry.current(slot)) for slot in registry.slots() if slot not in damaged}
     if options.json:
-        print(json.dumps({"bundles": found, "slots": slots}))
+        told = {str(slot): why for slot, why in damaged.items()}
+        print(json.dumps({"bundles": found, "slots": slots, "damaged": told}))
     else:
-        stored.show([_line(one) for one in found] or ["the store has no bundles"])
+        lines = [_line(one) for one in found] or ["the store has no bundles"]
+        stored.show([*lines, *stored.damage(damaged)])
     return cli.GOOD
 
 

@@ -1,25 +1,33 @@
-"""Move a ref of a slot to a bundle, if it still points to the expected one. Serving engines are not touched.
+"""Move a ref of a slot to a bundle, if it still points to the expected one; with --apply, in running engines too.
 
 A slot is a model's alias and a hook point, such as smollm2/resid_post.14. Its refs: candidate, to be evaluated; shadow,
 runs beside the stable one; stable, may raise alerts. To stable the quality gate has to let it pass; where nobody
 evaluated it, --reason says why it is promoted all the same. Of two operators who expect the same, one wins, and the
 other is told who and when.
+
+--apply first asks the sidecar whether engines have a place for the bundle, then moves the ref, then brings the bundle
+to them between two of their steps. Where the ref points to it already, the bundle is brought all the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from saewatch import cli
-from saewatch.cli.dictionary import stored
+from saewatch.cli import changes as told
+from saewatch.cli.dictionary import apply, stored
 from saewatch.cli.values import above_zero
 from saewatch.core.cost import DEVICES
+from saewatch.core.errors import SaewatchError, UnreachableError
 from saewatch.core.footprint import mib
+from saewatch.dictionary import serving
 from saewatch.dictionary.journal import Line
 from saewatch.dictionary.memory import ROLES, ROWS, Needs, needs
 from saewatch.dictionary.registry import NAMES, NEVER, Move, Registry, read_slot
+from saewatch.edge.pb import tap_pb2
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +50,8 @@ def moving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=list(DEVICES), default="H200", help="for the estimate of time (%(default)s)"
     )
+    parser.add_argument("--apply", action="store_true", help="bring it to running engines: stable and shadow")
+    apply.where(parser)
     stored.store_argument(parser)
 
 
@@ -51,9 +61,42 @@ def run(options: argparse.Namespace) -> int:
     bundle = stored.digest_of(registry, options.bundle)
     move = move_of(options)
     needed = needed_by(registry, move, bundle, options)
-    line = registry.promote(move, bundle, expect=stored.expected(registry, options.expect))
-    tell(registry, line, needed, as_json=options.json)
-    return cli.GOOD
+
+    def promote() -> Line:
+        current = registry.journal(move.slot).last(move.ref)
+        if options.apply and current and current.after == bundle:  # as a call did that was broken off
+            return current
+        return registry.promote(move, bundle, expect=stored.expected(registry, options.expect))
+
+    return moved(registry, move, bundle, promote, needed=needed, options=options)
+
+
+def moved(
+    registry: Registry,
+    move: Move,
+    bundle: str,
+    act: Callable[[], Line],
+    *,
+    needed: Needs | None,
+    options: argparse.Namespace,
+) -> int:
+    """Moves the ref, brings the bundle to engines where that was asked for, and says what came of both."""
+    if not options.apply:
+        tell(act(), needed, as_json=options.json)
+        return cli.GOOD
+    apply.check(options)
+    if move.ref not in ROLES:
+        raise cli.UsageError("--apply", found=move.ref, expected=f"{' or '.join(ROLES)}: engines run no other ref")
+    with serving.alone(registry.store):
+        apply.rehearse(registry, move.ref, bundle, options)
+        line = act()
+        try:
+            found = apply.bring(registry, move.slot, move.ref, bundle, options)
+        except SaewatchError as error:
+            tell(line, needed, as_json=options.json, failed=error)
+            return cli.UNREACHED if isinstance(error, UnreachableError) else cli.FAILED
+    tell(line, needed, as_json=options.json, changes=found)
+    return apply.exit_code(found)
 
 
 def move_of(options: argparse.Namespace) -> Move:
@@ -78,15 +121,23 @@ def needed_by(registry: Registry, move: Move, bundle: str, options: argparse.Nam
     return needed
 
 
-def tell(registry: Registry, line: Line, needed: Needs | None, *, as_json: bool) -> None:
-    """What was done, what it costs, and how it comes to the engines."""
-    weights = registry.store.contents(line.after).sheet.weights
-    load = [
-        f"saewatch dictionary export {line.after[7:19]} --out DIR",
-        f"saewatch tap load --dictionary {weights[:19]} --path DIR",
-    ]
+def tell(
+    line: Line,
+    needed: Needs | None,
+    *,
+    as_json: bool,
+    changes: Sequence[tap_pb2.Change] | None = None,
+    failed: SaewatchError | None = None,
+) -> None:
+    """What was done, what it costs, and how it comes to the engines, or what came of that."""
+    bringing = changes is not None or failed is not None
+    good = changes is not None and apply.exit_code(changes) == cli.GOOD
+    again = [] if good or line.ref not in ROLES else [f"saewatch dictionary apply {line.slot} --ref {line.ref}"]
     if as_json:
-        found: dict[str, Any] = {**line.json(), "line": line.digest, "next": load}
+        found: dict[str, Any] = {**line.json(), "line": line.digest, "next": again}
+        if bringing:
+            error = {"error": str(failed)} if failed else {}
+            found["applied"] = {**apply.said(changes or ()), "good": good, **error}
         if needed:
             found |= {"dictionaries": needed.dictionaries, "device_bytes": needed.device_bytes}
             found |= {"step_us_low": needed.step.lower * 1e6, "step_us_high": needed.step.upper * 1e6}
@@ -98,6 +149,14 @@ def tell(registry: Registry, line: Line, needed: Needs | None, *, as_json: bool)
         lines.append(f"device memory {mib(needed.device_bytes)} for {', '.join(needed.dictionaries)}")
         low, high = needed.step.lower * 1e6, needed.step.upper * 1e6
         lines.append(f"{low:.0f} to {high:.0f} µs more for a step of {ROWS} rows: an estimate, no measurement")
-        lines.append("engines go on with what they have; to bring it to them:")
-        lines += [f"  {command}" for command in load]
+    if failed:
+        lines.append(f"NOT APPLIED: {failed}")
+    lines += told.lines("load", changes or ())
+    if again:
+        lines.append(
+            "the ref has moved; engines go on with what they have. To bring it to them:"
+            if not bringing
+            else "the ref has moved, and not every engine has followed. Once the cause is mended:"
+        )
+        lines += [f"  {command}" for command in again]
     stored.show(lines)

@@ -1,4 +1,4 @@
-"""Move a ref of a slot back to an earlier bundle of its journal. Serving engines are not touched.
+"""Move a ref of a slot back to an earlier bundle of its journal; with --apply, in running engines too.
 
 Without --to it is the bundle before the current one; a second rollback goes further back, never forth. It is a move
 like a promotion, with the same checks: the bundle's tensors must be there, and the gate must let it pass to stable.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from saewatch import cli
 from saewatch.cli.dictionary import promote, stored
-from saewatch.dictionary.journal import NOTHING
+from saewatch.core.errors import ConfigError
+from saewatch.dictionary.journal import NOTHING, Line
 from saewatch.dictionary.registry import NAMES, STABLE
 
 
@@ -33,6 +33,12 @@ def run(options: argparse.Namespace) -> int:
     earlier = registry.journal(move.slot).earlier(move.ref)
     target = bundle or (earlier[-1] if earlier else NOTHING)
     needed = promote.needed_by(registry, move, target, options) if target else None
-    line = registry.rollback(move, bundle, expect=expect)
-    promote.tell(registry, line, needed, as_json=options.json)
-    return cli.GOOD
+    if options.apply and not target:
+        found, expected = "no earlier bundle", "an earlier bundle of its journal"
+        raise ConfigError(f"{move.slot}@{move.ref}", found=found, expected=expected)
+    before = expect if expect is not None else registry.journal(move.slot).current(move.ref)
+
+    def back() -> Line:
+        return registry.rollback(move, target, expect=before if options.apply else expect)
+
+    return promote.moved(registry, move, target, back, needed=needed, options=options)

@@ -15,7 +15,6 @@ from saewatch.core.catalogue import HAZARDS, SEVERITIES, Feature
 from saewatch.core.label import STATES, UNREVIEWED
 from saewatch.dictionary import labels
 from saewatch.dictionary.contents import Contents
-from saewatch.dictionary.registry import Registry
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +27,17 @@ def run(options: argparse.Namespace) -> int:
     """Prints it."""
     registry = stored.opened_if_any(options)
     contents = stored.contents_of(registry, options.bundle)
-    found = _facts(contents, registry)
-    print(json.dumps(found)) if options.json else stored.show([*_lines(found, contents.catalogue.features)])
+    damaged = registry.damaged() if registry else {}
+    references = registry.references(without=damaged) if registry else {}
+    found = _facts(contents, references.get(contents.digest, []))
+    if options.json:
+        print(json.dumps(found | {"damaged": {str(slot): why for slot, why in damaged.items()}}))
+    else:
+        stored.show([*_lines(found, contents.catalogue.features), *stored.damage(damaged)])
     return cli.GOOD
 
 
-def _facts(contents: Contents, registry: Registry | None) -> dict[str, Any]:
+def _facts(contents: Contents, referenced: list[str]) -> dict[str, Any]:
     manifest = contents.manifest
     rules = manifest.exclusions
     return {
@@ -52,7 +56,7 @@ def _facts(contents: Contents, registry: Registry | None) -> dict[str, Any]:
             {"kind": one.kind, "digest": one.digest, "signed": False, "about": _about(one.body)}
             for one in contents.attestations
         ],
-        "referenced": registry.references().get(contents.digest, []) if registry else [],
+        "referenced": referenced,
     }
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import os
 import re
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from saewatch.cli.terminal import printable
 from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.manifest import BUNDLE_FILE
+from saewatch.core.served import PLACE, default_store
 from saewatch.dictionary.contents import Contents, read_folder
 from saewatch.dictionary.journal import NOTHING
-from saewatch.dictionary.registry import NAMES, NEVER, Registry, read_slot
+from saewatch.dictionary.registry import NAMES, NEVER, Registry, Slot, read_slot
 from saewatch.dictionary.store import BUNDLES, Store
 
-PLACE = "SAEWATCH_STORE"
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{6,64})")
 NAMED = "a digest, its first 6 digits or more, or SLOT@REF"
 
@@ -38,9 +38,7 @@ def place(options: argparse.Namespace) -> Path:
     """Where the store is."""
     if options.store is not None:
         return Path(options.store)
-    data = os.environ.get("XDG_DATA_HOME", "")
-    folder = data if data.startswith("/") else os.path.expanduser("~/.local/share")  # noqa: PTH111 - Path raises without a home
-    return Path(os.environ.get(PLACE) or f"{folder}/saewatch/dictionaries")
+    return Path(default_store())
 
 
 def opened(options: argparse.Namespace, *, writes: bool = False, create: bool = False) -> Registry:
@@ -110,6 +108,12 @@ def contents_of(registry: Registry | None, text: str) -> Contents:
     if registry is None:
         raise ConfigError("bundle", found=f"{text!r:.80}", expected="a bundle's folder, since there is no store")
     return registry.store.contents(digest_of(registry, text))
+
+
+def damage(journals: Mapping[Slot, str]) -> Iterator[str]:
+    """A line for each slot whose refs are not known."""
+    for slot, why in journals.items():
+        yield f"{slot}: where it points is not known, its journal is DAMAGED: {why}"
 
 
 def show(lines: list[str]) -> None:

@@ -39,7 +39,7 @@ def told(made: Calibration, asked: Asked, *, as_json: bool) -> str:
         (one.feature, "", f"{one.n}", "", "", "", "", f"{EXPERIMENTAL}: {one.why}; {_supports(one.supported)}")
         for one in made.experimental
     ]
-    return "\n".join([*_table(rows_of_text), "", *_promise(made, asked), *warnings(made)])
+    return "\n".join([*columns([HEAD, *rows_of_text]), "", *_promise(made, asked), *warnings(made)])
 
 
 def verdict(one: Limit, made: Calibration) -> str:
@@ -151,7 +151,8 @@ def _supports(alpha: float) -> str:
     return "no alpha" if alpha == 1.0 else f"they support an alpha of {alpha:.2g}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[i]) for row in [HEAD, *rows]) for i in range(len(HEAD) - 1)]
-    for row in [HEAD, *rows]:
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows below one another, the last column as long as it likes."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()

@@ -43,12 +43,16 @@ def handlers(state: State) -> Sequence[grpc.GenericRpcHandler]:
             "GetDictionary": _unary(dictionaries.get_dictionary, dictionary_pb2.GetDictionaryRequest),
             "ListFeatures": _unary(dictionaries.list_features, dictionary_pb2.ListFeaturesRequest),
         },
-        "Status": {"GetStatus": _unary(lambda _, __: _status(state), status_pb2.GetStatusRequest)},
+        "Status": {
+            "GetStatus": _unary(lambda _, __: _status(state), status_pb2.GetStatusRequest),
+            "CompareShadow": _unary(lambda _, __: status_pb2.CompareShadowResponse(), status_pb2.CompareShadowRequest),
+        },
         "Tap": {
             "RunSelfTest": _unary(taps.run_self_test, tap_pb2.RunSelfTestRequest),
             "SetWatching": _unary(taps.set_watching, tap_pb2.SetWatchingRequest),
             "SetWatchList": _unary(taps.set_watch_list, tap_pb2.SetWatchListRequest),
             "LoadDictionary": _unary(taps.load_dictionary, tap_pb2.LoadDictionaryRequest),
+            "ApplyBundle": _unary(taps.apply_bundle, tap_pb2.ApplyBundleRequest),
         },
     }
     return [

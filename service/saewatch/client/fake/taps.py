@@ -11,7 +11,7 @@ from saewatch.client.fake.made import ENGINE
 from saewatch.client.fake.refusal import Refusal, invalid
 from saewatch.client.fake.state import State
 from saewatch.core.errors import SaewatchError
-from saewatch.edge.pb import tap_pb2
+from saewatch.edge.pb import common_pb2, tap_pb2
 
 
 class Taps:
@@ -75,6 +75,25 @@ class Taps:
         change = self._change()
         change.opened.CopyFrom(new.stream(state.of.stream))
         return tap_pb2.LoadDictionaryResponse(changes=[change])
+
+    def apply_bundle(
+        self, request: tap_pb2.ApplyBundleRequest, context: grpc.ServicerContext
+    ) -> tap_pb2.ApplyBundleResponse:
+        """As `load_dictionary`, for a bundle: here each has the digest of its weights. It has no shadow."""
+        state = self._state
+        _check_engine(request.engine, context)
+        if request.role != common_pb2.ROLE_STABLE:
+            _missing("role", common_pb2.Role.Name(request.role), ["ROLE_STABLE"], context)
+        new = state.dictionaries.get(request.bundle_digest)
+        if new is None:
+            _missing("bundle_digest", request.bundle_digest, state.dictionaries, context)
+        already = new.weights == state.made.weights
+        if not already and not request.validate_only:
+            state.swap(new)
+        change = self._change()
+        change.weights_digest = new.weights
+        change.applied = tap_pb2.APPLIED_ALREADY if already else tap_pb2.APPLIED_LOADED
+        return tap_pb2.ApplyBundleResponse(changes=[change])
 
     def _change(self) -> tap_pb2.Change:
         made = self._state.made

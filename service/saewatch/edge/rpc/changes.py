@@ -82,12 +82,12 @@ def load(request: tap_pb2.LoadDictionaryRequest, streams: Streams, known: Known)
     if request.weights_digest == request.replaces_digest:
         raise invalid("weights_digest", found="the dictionary that is to be replaced", expected="another one")
     for stream in engines.values():
-        _check_fit(new, stream)
-    _slots(new)
+        check_fit(new, stream)
+    check_slots(new)
     arguments = {
         "replace": request.replaces_digest,
         "hook_point": request.hook_point,
-        "path": _path(request.path or new.folder),
+        "path": folder(request.path or new.folder),
         "weights": request.weights_digest,
     }
     return Change(engines=[*engines], verb=LOAD, arguments=arguments)
@@ -133,7 +133,7 @@ def _check_ids(ids: Sequence[str], known: KnownDictionary | None) -> None:
         raise invalid(
             "feature_ids", found=said, expected="ids of its catalogue", hint=_nearest(unknown, known.catalogue)
         )
-    _slots(known, ids)
+    check_slots(known, ids)
 
 
 def _nearest(unknown: Sequence[str], catalogue: Catalogue) -> str:
@@ -153,14 +153,16 @@ def _listed(ids: Sequence[str]) -> str:
     return text
 
 
-def _slots(known: KnownDictionary, ids: Sequence[str] = ()) -> None:
+def check_slots(known: KnownDictionary, ids: Sequence[str] = ()) -> None:
+    """Raises `Refusal` where more is to be watched than a watch set holds."""
     try:
         known.catalogue.watch_list(known.manifest, ids)
     except ConfigError as error:
         raise invalid("slots", found=error.found, expected=error.expected, hint="Watch fewer features.") from error
 
 
-def _check_fit(new: KnownDictionary, stream: StreamIdentity) -> None:
+def check_fit(new: KnownDictionary, stream: StreamIdentity) -> None:
+    """Raises `Refusal` where it cannot take that stream's place."""
     pairs = [("hook_point", new.manifest.hook_point, stream.opening.hook_point)]
     if stream.dictionary is not None:
         pairs.append(("d_in", str(new.manifest.encoder.d_in), str(stream.dictionary.manifest.encoder.d_in)))
@@ -171,7 +173,8 @@ def _check_fit(new: KnownDictionary, stream: StreamIdentity) -> None:
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, error, reason="MISFIT")
 
 
-def _path(text: str) -> str:
+def folder(text: str) -> str:
+    """A path as an engine may be told. Raises `Refusal` for none."""
     if not text.startswith("/") or "\0" in text or len(text.encode()) > limits.TEXT_BYTES:
         expected = f"an absolute path of at most {limits.TEXT_BYTES} bytes"
         raise invalid("path", found=repr(text[:128]) if text else "nothing", expected=expected)

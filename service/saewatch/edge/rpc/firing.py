@@ -62,8 +62,7 @@ class FiringService:
     ) -> None:
         self._feed = feed
         self._pipeline = pipeline
-        self._features = {one.id for known in dictionaries.values() for one in known.catalogue.features}
-        self._categories = {one.category for known in dictionaries.values() for one in known.catalogue.features}
+        self._dictionaries = dictionaries
         self._run = run
         self._subscribers_max = subscribers
         self._history = history or {}
@@ -204,8 +203,10 @@ class FiringService:
         return ring.tail, gap, owed
 
     def _filter(self, asked: firing_pb2.FiringFilter, principal: Principal) -> Filter:
-        _known("filter.feature_ids", asked.feature_ids, self._features, "Ask DictionaryService.ListFeatures.")
-        _known("filter.categories", asked.categories, self._categories, "Ask DictionaryService.ListFeatures.")
+        features = [one for known in self._dictionaries.values() for one in known.catalogue.features]
+        hint = "Ask DictionaryService.ListFeatures."
+        _known("filter.feature_ids", asked.feature_ids, {one.id for one in features}, hint)
+        _known("filter.categories", asked.categories, {one.category for one in features}, hint)
         _known("filter.traffic_classes", asked.traffic_classes, set(_CLASS_NAMES), "")
         for field in ("tenants", "request_ids"):
             _bounded(f"filter.{field}", getattr(asked, field))

@@ -273,7 +273,9 @@ def check(one: Check) -> tap_pb2.Check:
     )
 
 
-def change(engine: str, answer: Answer | Refusal) -> tap_pb2.Change:
+def change(
+    engine: str, answer: Answer | Refusal, applied: tap_pb2.Applied.ValueType = tap_pb2.APPLIED_UNSPECIFIED
+) -> tap_pb2.Change:
     """What came of a change in one engine."""
     if isinstance(answer, Refusal):
         error = answer.error
@@ -287,4 +289,5 @@ def change(engine: str, answer: Answer | Refusal) -> tap_pb2.Change:
         watch_digest=answer.watch,
         slots=answer.slots,
         opened=stream(answer.opened) if answer.opened else None,
+        applied=applied,
     )

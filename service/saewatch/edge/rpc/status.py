@@ -6,12 +6,18 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+import grpc
+
 from saewatch import __version__
+from saewatch.core import limits
+from saewatch.core.errors import SaewatchError
 from saewatch.edge.access import Principal
 from saewatch.edge.pb import status_pb2
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.rpc import messages
 from saewatch.edge.rpc.calls import Streaming, Unary
+from saewatch.edge.rpc.refusals import Refusal
+from saewatch.monitor.compared import Comparison, Side
 from saewatch.monitor.events import StreamState
 
 
@@ -30,7 +36,10 @@ class StatusService:
 
     def methods(self) -> Mapping[str, Unary | Streaming]:
         """Its methods by name."""
-        return {"GetStatus": Unary(status_pb2.GetStatusRequest, self.get_status)}
+        return {
+            "GetStatus": Unary(status_pb2.GetStatusRequest, self.get_status),
+            "CompareShadow": Unary(status_pb2.CompareShadowRequest, self.compare_shadow),
+        }
 
     async def get_status(self, _: status_pb2.GetStatusRequest, __: Principal) -> status_pb2.GetStatusResponse:
         """The state of things."""
@@ -58,6 +67,66 @@ class StatusService:
             subscribers=self._subscribers(),
             connections=status.links,
         )
+
+    async def compare_shadow(
+        self, request: status_pb2.CompareShadowRequest, _: Principal
+    ) -> status_pb2.CompareShadowResponse:
+        """Shadow dictionaries beside the stable ones."""
+        comparisons = await asyncio.to_thread(self._pipeline.comparisons)
+        chosen = [
+            one
+            for one in comparisons
+            if request.model_name in {"", one.model_name} and request.hook_point in {"", one.hook_point}
+        ]
+        ordered = sorted(chosen, key=lambda one: (one.model_name, one.hook_point, one.begin_ns))
+        answer = status_pb2.CompareShadowResponse(comparisons=map(_comparison, ordered))
+        if len(ordered) > 1 and answer.ByteSize() > limits.QUERY_BYTES:
+            found, expected = f"{len(ordered)} comparisons of {answer.ByteSize()} bytes", "fewer"
+            error = SaewatchError("answer", found=found, expected=expected, hint="Name a model and a hook point.")
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, error, reason="ANSWER_BYTES")
+        return answer
+
+
+def _comparison(one: Comparison) -> status_pb2.ShadowComparison:
+    fired = (one.stable_firings > 0) | (one.shadow_firings > 0)
+    columns = (one.both, one.stable_alone, one.shadow_alone, one.stable_firings, one.shadow_firings)
+    names = [name for name, here in zip(one.features, fired.tolist(), strict=True) if here]
+    return status_pb2.ShadowComparison(
+        model_name=one.model_name,
+        hook_point=one.hook_point,
+        stable=_side(one.stable),
+        shadow=_side(one.shadow),
+        begin_time=messages.timestamp(one.begin_ns),
+        end_time=messages.timestamp(one.end_ns),
+        requests=one.requests,
+        uneven=one.uneven,
+        features=[
+            status_pb2.ShadowFeature(
+                id=name,
+                both=both,
+                stable_alone=stable,
+                shadow_alone=shadow,
+                stable_firings=stable_firings,
+                shadow_firings=shadow_firings,
+            )
+            for name, both, stable, shadow, stable_firings, shadow_firings in zip(
+                names, *(column[fired].tolist() for column in columns), strict=True
+            )
+        ],
+        stable_only=one.stable_only[: limits.SHADOW_IDS],
+        shadow_only=one.shadow_only[: limits.SHADOW_IDS],
+        silent=len(one.features) - len(names),
+    )
+
+
+def _side(side: Side) -> status_pb2.ShadowSide:
+    return status_pb2.ShadowSide(
+        weights_digest=side.weights,
+        catalogue_digest=side.catalogue,
+        tokens=side.tokens,
+        missed=side.missed,
+        firings=side.firings,
+    )
 
 
 def _stream(state: StreamState) -> status_pb2.StreamStatus:

@@ -18,9 +18,11 @@ from saewatch.edge.commands import EXPECTED, SELF_TEST, Answer, Asked
 from saewatch.edge.pb import tap_pb2
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.rpc import changes, messages
+from saewatch.edge.rpc.applied import Application, How, Step, application
 from saewatch.edge.rpc.calls import Streaming, Unary
 from saewatch.edge.rpc.changes import Change, Known, Streams
 from saewatch.edge.rpc.refusals import Refusal, invalid
+from saewatch.edge.shelf import Shelf
 
 logger = structlog.get_logger(__name__)
 
@@ -33,9 +35,9 @@ class TapService:
 
     SERVICE = "saewatch.v1.TapService"
 
-    def __init__(self, *, pipeline: Pipeline, dictionaries: Known, send: Callable[[int, Command], None]) -> None:
+    def __init__(self, *, pipeline: Pipeline, shelf: Shelf, send: Callable[[int, Command], None]) -> None:
         self._pipeline = pipeline
-        self._dictionaries = dictionaries
+        self._shelf = shelf
         self._send = send
 
     def methods(self) -> Mapping[str, Unary | Streaming]:
@@ -45,6 +47,7 @@ class TapService:
             "SetWatching": Unary(tap_pb2.SetWatchingRequest, self.set_watching),
             "SetWatchList": Unary(tap_pb2.SetWatchListRequest, self.set_watch_list),
             "LoadDictionary": Unary(tap_pb2.LoadDictionaryRequest, self.load_dictionary),
+            "ApplyBundle": Unary(tap_pb2.ApplyBundleRequest, self.apply_bundle),
         }
 
     async def run_self_test(self, request: tap_pb2.RunSelfTestRequest, _: Principal) -> tap_pb2.RunSelfTestResponse:
@@ -82,17 +85,45 @@ class TapService:
         found = await self._change(changes.load, request, principal, limits.LOAD_S)
         return tap_pb2.LoadDictionaryResponse(changes=found)
 
+    async def apply_bundle(
+        self, request: tap_pb2.ApplyBundleRequest, principal: Principal
+    ) -> tap_pb2.ApplyBundleResponse:
+        """Brings a bundle of the store to the streams of its hook point and of a role."""
+        _check_may_change(principal)
+        timeout_s = _timeout(request, limits.LOAD_S, limits.CHANGE_MAX_S)
+        streams = await asyncio.to_thread(self._pipeline.streams)
+        found = await asyncio.to_thread(application, request, streams, self._shelf)
+        if request.validate_only:
+            planned = [messages.change(step.engine, _in_force(found), step.how.value) for step in found.steps]
+            return tap_pb2.ApplyBundleResponse(changes=planned)
+        self._shelf.keep(found.known)  # before any engine has it: its first batch is read
+        if any(step.how is How.RELABELLED for step in found.steps):
+            labels = {"principal": principal.name, "weights": found.known.weights_digest}
+            logger.info("labels changed", **labels, catalogue=found.known.catalogue_digest)
+            await asyncio.to_thread(self._pipeline.relabel, found.known)
+        answers = await asyncio.gather(*(self._applied(found, step, timeout_s, principal) for step in found.steps))
+        _refuse_if_all(answers)
+        changes = [
+            messages.change(step.engine, answer, step.how.value)
+            for step, answer in zip(found.steps, answers, strict=True)
+        ]
+        return tap_pb2.ApplyBundleResponse(changes=changes)
+
+    async def _applied(
+        self, found: Application, step: Step, timeout_s: float, principal: Principal
+    ) -> Answer | Refusal:
+        if step.change is None:
+            return _in_force(found)
+        return await self._changed(step.engine, step.change, timeout_s, principal)
+
     async def _change(
         self, read: Callable[[Any, Streams, Known], Change], request: Any, principal: Principal, wait_s: float
     ) -> list[tap_pb2.Change]:
         """What came of it in each engine; a refusal when none of them did it."""
-        if principal.tenants is not None:
-            found, expected = f"{principal.name}, who may see some tenants", "somebody who may see all of them"
-            error = AccessError("principal", found=found, expected=expected)
-            raise Refusal(grpc.StatusCode.PERMISSION_DENIED, error, reason="PERMISSION_DENIED")
+        _check_may_change(principal)
         timeout_s = _timeout(request, wait_s, limits.CHANGE_MAX_S)
         streams = await asyncio.to_thread(self._pipeline.streams)
-        change = await asyncio.to_thread(read, request, streams, self._dictionaries)
+        change = await asyncio.to_thread(read, request, streams, self._shelf)
         answers = await asyncio.gather(
             *(self._changed(engine, change, timeout_s, principal) for engine in change.engines)
         )
@@ -139,6 +170,18 @@ class TapService:
             return _refusal(grpc.StatusCode.UNAVAILABLE, error)
         except EngineError as error:
             return _refusal(grpc.StatusCode.FAILED_PRECONDITION, error)
+
+
+def _check_may_change(principal: Principal) -> None:
+    if principal.tenants is not None:
+        found, expected = f"{principal.name}, who may see some tenants", "somebody who may see all of them"
+        error = AccessError("principal", found=found, expected=expected)
+        raise Refusal(grpc.StatusCode.PERMISSION_DENIED, error, reason="PERMISSION_DENIED")
+
+
+def _in_force(found: Application) -> Answer:
+    """What is said where no engine was asked."""
+    return Answer(weights=found.known.weights_digest)
 
 
 def _timeout(request: Any, unset_s: float, at_most_s: float) -> float:

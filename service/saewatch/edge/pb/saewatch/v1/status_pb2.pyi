@@ -239,3 +239,194 @@ class QueueStatus(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "dropped", b"dropped", "name", b"name"]) -> None: ...
 
 Global___QueueStatus: typing_extensions.TypeAlias = QueueStatus
+
+@typing.final
+class CompareShadowRequest(google.protobuf.message.Message):
+    """Asks for comparisons."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    HOOK_POINT_FIELD_NUMBER: builtins.int
+    model_name: builtins.str
+    """Of the engines of this model; empty: of all."""
+    hook_point: builtins.str
+    """At this hook point; empty: at all."""
+    def __init__(
+        self,
+        *,
+        model_name: builtins.str = ...,
+        hook_point: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["hook_point", b"hook_point", "model_name", b"model_name"]) -> None: ...
+
+Global___CompareShadowRequest: typing_extensions.TypeAlias = CompareShadowRequest
+
+@typing.final
+class CompareShadowResponse(google.protobuf.message.Message):
+    """Comparisons."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMPARISONS_FIELD_NUMBER: builtins.int
+    @property
+    def comparisons(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ShadowComparison]:
+        """One for each pair that ran side by side within the window, by model, hook point, and when it began."""
+
+    def __init__(
+        self,
+        *,
+        comparisons: collections.abc.Iterable[Global___ShadowComparison] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["comparisons", b"comparisons"]) -> None: ...
+
+Global___CompareShadowResponse: typing_extensions.TypeAlias = CompareShadowResponse
+
+@typing.final
+class ShadowComparison(google.protobuf.message.Message):
+    """Two dictionaries that read the same hook point for the same requests."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    HOOK_POINT_FIELD_NUMBER: builtins.int
+    STABLE_FIELD_NUMBER: builtins.int
+    SHADOW_FIELD_NUMBER: builtins.int
+    BEGIN_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    UNEVEN_FIELD_NUMBER: builtins.int
+    FEATURES_FIELD_NUMBER: builtins.int
+    STABLE_ONLY_FIELD_NUMBER: builtins.int
+    SHADOW_ONLY_FIELD_NUMBER: builtins.int
+    SILENT_FIELD_NUMBER: builtins.int
+    model_name: builtins.str
+    """The model that the engines serve."""
+    hook_point: builtins.str
+    """The hook point."""
+    requests: builtins.int
+    """Live requests that ended, and that both of them saw in whole or in the same number of tokens."""
+    uneven: builtins.int
+    """Live requests that one of them saw less of than the other. They are in no other count but this one."""
+    silent: builtins.int
+    """Features that both have, and that fired by neither."""
+    @property
+    def stable(self) -> Global___ShadowSide:
+        """The stable one."""
+
+    @property
+    def shadow(self) -> Global___ShadowSide:
+        """The shadow."""
+
+    @property
+    def begin_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The end of the first request that counts here."""
+
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The end of the last one."""
+
+    @property
+    def features(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ShadowFeature]:
+        """Features that both catalogues have under one id, and that fired by either, by id."""
+
+    @property
+    def stable_only(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of the features that only the stable one has, at most 100."""
+
+    @property
+    def shadow_only(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of the features that only the shadow has, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        model_name: builtins.str = ...,
+        hook_point: builtins.str = ...,
+        stable: Global___ShadowSide | None = ...,
+        shadow: Global___ShadowSide | None = ...,
+        begin_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        requests: builtins.int = ...,
+        uneven: builtins.int = ...,
+        features: collections.abc.Iterable[Global___ShadowFeature] | None = ...,
+        stable_only: collections.abc.Iterable[builtins.str] | None = ...,
+        shadow_only: collections.abc.Iterable[builtins.str] | None = ...,
+        silent: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "shadow", b"shadow", "stable", b"stable"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "features", b"features", "hook_point", b"hook_point", "model_name", b"model_name", "requests", b"requests", "shadow", b"shadow", "shadow_only", b"shadow_only", "silent", b"silent", "stable", b"stable", "stable_only", b"stable_only", "uneven", b"uneven"]) -> None: ...
+
+Global___ShadowComparison: typing_extensions.TypeAlias = ShadowComparison
+
+@typing.final
+class ShadowSide(google.protobuf.message.Message):
+    """One of the two, over the requests that count."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WEIGHTS_DIGEST_FIELD_NUMBER: builtins.int
+    CATALOGUE_DIGEST_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    MISSED_FIELD_NUMBER: builtins.int
+    FIRINGS_FIELD_NUMBER: builtins.int
+    weights_digest: builtins.str
+    """Its weights."""
+    catalogue_digest: builtins.str
+    """Its catalogue."""
+    tokens: builtins.int
+    """Tokens seen."""
+    missed: builtins.int
+    """Tokens fed and not seen."""
+    firings: builtins.int
+    """Firings of its watched features: one for each feature and token."""
+    def __init__(
+        self,
+        *,
+        weights_digest: builtins.str = ...,
+        catalogue_digest: builtins.str = ...,
+        tokens: builtins.int = ...,
+        missed: builtins.int = ...,
+        firings: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["catalogue_digest", b"catalogue_digest", "firings", b"firings", "missed", b"missed", "tokens", b"tokens", "weights_digest", b"weights_digest"]) -> None: ...
+
+Global___ShadowSide: typing_extensions.TypeAlias = ShadowSide
+
+@typing.final
+class ShadowFeature(google.protobuf.message.Message):
+    """One feature in both."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    BOTH_FIELD_NUMBER: builtins.int
+    STABLE_ALONE_FIELD_NUMBER: builtins.int
+    SHADOW_ALONE_FIELD_NUMBER: builtins.int
+    STABLE_FIRINGS_FIELD_NUMBER: builtins.int
+    SHADOW_FIRINGS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Its id."""
+    both: builtins.int
+    """Requests in which it fired by both."""
+    stable_alone: builtins.int
+    """Requests in which it fired by the stable one alone."""
+    shadow_alone: builtins.int
+    """Requests in which it fired by the shadow alone."""
+    stable_firings: builtins.int
+    """Tokens on which it fired, by the stable one."""
+    shadow_firings: builtins.int
+    """Tokens on which it fired, by the shadow."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        both: builtins.int = ...,
+        stable_alone: builtins.int = ...,
+        shadow_alone: builtins.int = ...,
+        stable_firings: builtins.int = ...,
+        shadow_firings: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["both", b"both", "id", b"id", "shadow_alone", b"shadow_alone", "shadow_firings", b"shadow_firings", "stable_alone", b"stable_alone", "stable_firings", b"stable_firings"]) -> None: ...
+
+Global___ShadowFeature: typing_extensions.TypeAlias = ShadowFeature

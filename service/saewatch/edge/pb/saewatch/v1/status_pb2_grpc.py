@@ -40,6 +40,11 @@ class StatusServiceStub(object):
                 request_serializer=saewatch_dot_v1_dot_status__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=saewatch_dot_v1_dot_status__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.CompareShadow = channel.unary_unary(
+                '/saewatch.v1.StatusService/CompareShadow',
+                request_serializer=saewatch_dot_v1_dot_status__pb2.CompareShadowRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_status__pb2.CompareShadowResponse.FromString,
+                _registered_method=True)
 
 
 class StatusServiceServicer(object):
@@ -53,6 +58,14 @@ class StatusServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareShadow(self, request, context):
+        """Compares each shadow dictionary with the stable one beside it, on the live requests that ended within a day.
+        RESOURCE_EXHAUSTED: all of it is too much for one answer; name a model and a hook point.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StatusServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_StatusServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=saewatch_dot_v1_dot_status__pb2.GetStatusRequest.FromString,
                     response_serializer=saewatch_dot_v1_dot_status__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'CompareShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareShadow,
+                    request_deserializer=saewatch_dot_v1_dot_status__pb2.CompareShadowRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_status__pb2.CompareShadowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +108,33 @@ class StatusService(object):
             '/saewatch.v1.StatusService/GetStatus',
             saewatch_dot_v1_dot_status__pb2.GetStatusRequest.SerializeToString,
             saewatch_dot_v1_dot_status__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.StatusService/CompareShadow',
+            saewatch_dot_v1_dot_status__pb2.CompareShadowRequest.SerializeToString,
+            saewatch_dot_v1_dot_status__pb2.CompareShadowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,7 +41,23 @@ _StatusServiceGetStatusType = typing_extensions.TypeVar(
     ],
 )
 
-class StatusServiceStub(typing.Generic[_StatusServiceGetStatusType]):
+_StatusServiceCompareShadowType = typing_extensions.TypeVar(
+    '_StatusServiceCompareShadowType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse,
+    ],
+)
+
+class StatusServiceStub(typing.Generic[_StatusServiceGetStatusType, _StatusServiceCompareShadowType]):
     """Tells what is watched, how completely, and what is blind."""
 
     @typing.overload
@@ -49,6 +65,10 @@ class StatusServiceStub(typing.Generic[_StatusServiceGetStatusType]):
         grpc.UnaryUnaryMultiCallable[
             saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusRequest,
             saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
+            saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -58,15 +78,28 @@ class StatusServiceStub(typing.Generic[_StatusServiceGetStatusType]):
             saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusRequest,
             saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
+            saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetStatus: _StatusServiceGetStatusType
     """Gets the state of this sidecar and of the streams that it receives."""
 
+    CompareShadow: _StatusServiceCompareShadowType
+    """Compares each shadow dictionary with the stable one beside it, on the live requests that ended within a day.
+    RESOURCE_EXHAUSTED: all of it is too much for one answer; name a model and a hook point.
+    """
+
 StatusServiceAsyncStub: typing_extensions.TypeAlias = StatusServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusRequest,
         saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
+        saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse,
     ],
 ]
 
@@ -80,5 +113,15 @@ class StatusServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.status_pb2.GetStatusResponse]]:
         """Gets the state of this sidecar and of the streams that it receives."""
+
+    @abc.abstractmethod
+    def CompareShadow(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.status_pb2.CompareShadowResponse]]:
+        """Compares each shadow dictionary with the stable one beside it, on the live requests that ended within a day.
+        RESOURCE_EXHAUSTED: all of it is too much for one answer; name a model and a hook point.
+        """
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Applied:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AppliedEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Applied.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    APPLIED_UNSPECIFIED: _Applied.ValueType  # 0
+    """It did not, or something else was asked for."""
+    APPLIED_LOADED: _Applied.ValueType  # 1
+    """The engine loads it: its stream ends with the reason "swap", and another opens."""
+    APPLIED_RELABELLED: _Applied.ValueType  # 2
+    """This sidecar takes its labels; the engine is not touched."""
+    APPLIED_ALREADY: _Applied.ValueType  # 3
+    """It was in force before."""
+
+class Applied(_Applied, metaclass=_AppliedEnumTypeWrapper):
+    """How a bundle came into force."""
+
+APPLIED_UNSPECIFIED: Applied.ValueType  # 0
+"""It did not, or something else was asked for."""
+APPLIED_LOADED: Applied.ValueType  # 1
+"""The engine loads it: its stream ends with the reason "swap", and another opens."""
+APPLIED_RELABELLED: Applied.ValueType  # 2
+"""This sidecar takes its labels; the engine is not touched."""
+APPLIED_ALREADY: Applied.ValueType  # 3
+"""It was in force before."""
+Global___Applied: typing_extensions.TypeAlias = Applied
+
 class _CheckState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -370,6 +398,67 @@ class LoadDictionaryResponse(google.protobuf.message.Message):
 Global___LoadDictionaryResponse: typing_extensions.TypeAlias = LoadDictionaryResponse
 
 @typing.final
+class ApplyBundleRequest(google.protobuf.message.Message):
+    """Asks for a bundle of the store to be brought to engines."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    engine: builtins.str
+    """Name of the engine's instance; empty: every connected one that has such a stream."""
+    bundle_digest: builtins.str
+    """The bundle. It lies in this sidecar's store among those that are served, or is one of its configuration."""
+    role: saewatch.edge.pb.saewatch.v1.common_pb2.Role.ValueType
+    """Which stream of the bundle's hook point it takes the place of: the stable one, or the shadow beside it."""
+    path: builtins.str
+    """The folder of the bundle as the engine sees it, absolute; empty: the one that this sidecar reads."""
+    validate_only: builtins.bool
+    """Only say what would be done, and refuse what this sidecar can see to be wrong."""
+    @property
+    def timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for its answer; unset: 60 s; at most 600 s."""
+
+    def __init__(
+        self,
+        *,
+        engine: builtins.str = ...,
+        bundle_digest: builtins.str = ...,
+        role: saewatch.edge.pb.saewatch.v1.common_pb2.Role.ValueType = ...,
+        path: builtins.str = ...,
+        timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bundle_digest", b"bundle_digest", "engine", b"engine", "path", b"path", "role", b"role", "timeout", b"timeout", "validate_only", b"validate_only"]) -> None: ...
+
+Global___ApplyBundleRequest: typing_extensions.TypeAlias = ApplyBundleRequest
+
+@typing.final
+class ApplyBundleResponse(google.protobuf.message.Message):
+    """What came of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """One for each engine, by name."""
+
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[Global___Change] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes"]) -> None: ...
+
+Global___ApplyBundleResponse: typing_extensions.TypeAlias = ApplyBundleResponse
+
+@typing.final
 class Change(google.protobuf.message.Message):
     """What came of a change in one engine."""
 
@@ -382,6 +471,7 @@ class Change(google.protobuf.message.Message):
     WATCH_DIGEST_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
     OPENED_FIELD_NUMBER: builtins.int
+    APPLIED_FIELD_NUMBER: builtins.int
     engine: builtins.str
     """The engine's instance."""
     good: builtins.bool
@@ -392,6 +482,8 @@ class Change(google.protobuf.message.Message):
     """The watch set that is in force; empty where the engine does not say."""
     slots: builtins.int
     """Its slots."""
+    applied: Global___Applied.ValueType
+    """How a bundle came into force, or would."""
     @property
     def refusal(self) -> Global___ChangeRefusal:
         """Why it is not, and nothing has changed; absent where it is in force."""
@@ -410,9 +502,10 @@ class Change(google.protobuf.message.Message):
         watch_digest: builtins.str = ...,
         slots: builtins.int = ...,
         opened: saewatch.edge.pb.saewatch.v1.common_pb2.Stream | None = ...,
+        applied: Global___Applied.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["opened", b"opened", "refusal", b"refusal"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["engine", b"engine", "good", b"good", "opened", b"opened", "refusal", b"refusal", "slots", b"slots", "watch_digest", b"watch_digest", "weights_digest", b"weights_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "engine", b"engine", "good", b"good", "opened", b"opened", "refusal", b"refusal", "slots", b"slots", "watch_digest", b"watch_digest", "weights_digest", b"weights_digest"]) -> None: ...
 
 Global___Change: typing_extensions.TypeAlias = Change
 

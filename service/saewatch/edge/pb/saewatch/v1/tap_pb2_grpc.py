@@ -60,6 +60,11 @@ class TapServiceStub(object):
                 request_serializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryRequest.SerializeToString,
                 response_deserializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryResponse.FromString,
                 _registered_method=True)
+        self.ApplyBundle = channel.unary_unary(
+                '/saewatch.v1.TapService/ApplyBundle',
+                request_serializer=saewatch_dot_v1_dot_tap__pb2.ApplyBundleRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_tap__pb2.ApplyBundleResponse.FromString,
+                _registered_method=True)
 
 
 class TapServiceServicer(object):
@@ -103,6 +108,16 @@ class TapServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyBundle(self, request, context):
+        """Brings a bundle of the store to the streams of its hook point and of a role. Other weights, or other rows or floors
+        to watch, are loaded by the engine between two steps; other labels are taken by this sidecar alone; what is in force
+        already is left alone, so that the call can be repeated.
+        NOT_FOUND: no open stream has that hook point and role, or this sidecar cannot read the bundle.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TapServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +140,11 @@ def add_TapServiceServicer_to_server(servicer, server):
                     servicer.LoadDictionary,
                     request_deserializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryRequest.FromString,
                     response_serializer=saewatch_dot_v1_dot_tap__pb2.LoadDictionaryResponse.SerializeToString,
+            ),
+            'ApplyBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyBundle,
+                    request_deserializer=saewatch_dot_v1_dot_tap__pb2.ApplyBundleRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_tap__pb2.ApplyBundleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -241,6 +261,33 @@ class TapService(object):
             '/saewatch.v1.TapService/LoadDictionary',
             saewatch_dot_v1_dot_tap__pb2.LoadDictionaryRequest.SerializeToString,
             saewatch_dot_v1_dot_tap__pb2.LoadDictionaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.TapService/ApplyBundle',
+            saewatch_dot_v1_dot_tap__pb2.ApplyBundleRequest.SerializeToString,
+            saewatch_dot_v1_dot_tap__pb2.ApplyBundleResponse.FromString,
             options,
             channel_credentials,
             insecure,

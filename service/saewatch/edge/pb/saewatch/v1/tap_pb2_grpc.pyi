@@ -89,7 +89,23 @@ _TapServiceLoadDictionaryType = typing_extensions.TypeVar(
     ],
 )
 
-class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType, _TapServiceSetWatchingType, _TapServiceSetWatchListType, _TapServiceLoadDictionaryType]):
+_TapServiceApplyBundleType = typing_extensions.TypeVar(
+    '_TapServiceApplyBundleType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse,
+    ],
+)
+
+class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType, _TapServiceSetWatchingType, _TapServiceSetWatchListType, _TapServiceLoadDictionaryType, _TapServiceApplyBundleType]):
     """Asks running taps, and changes what they watch while their engines serve.
 
     Of every method: NOT_FOUND: no engine of that name is connected. If no engine does what it is asked for, the status
@@ -116,6 +132,10 @@ class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType, _TapServiceSetWa
             saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
             saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -135,6 +155,10 @@ class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType, _TapServiceSetWa
         grpc.aio.UnaryUnaryMultiCallable[
             saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
             saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleRequest,
+            saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -158,6 +182,13 @@ class TapServiceStub(typing.Generic[_TapServiceRunSelfTestType, _TapServiceSetWa
     the reason "swap", and another opens. NOT_FOUND: no open stream has the one, or this sidecar does not know the other.
     """
 
+    ApplyBundle: _TapServiceApplyBundleType
+    """Brings a bundle of the store to the streams of its hook point and of a role. Other weights, or other rows or floors
+    to watch, are loaded by the engine between two steps; other labels are taken by this sidecar alone; what is in force
+    already is left alone, so that the call can be repeated.
+    NOT_FOUND: no open stream has that hook point and role, or this sidecar cannot read the bundle.
+    """
+
 TapServiceAsyncStub: typing_extensions.TypeAlias = TapServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         saewatch.edge.pb.saewatch.v1.tap_pb2.RunSelfTestRequest,
@@ -174,6 +205,10 @@ TapServiceAsyncStub: typing_extensions.TypeAlias = TapServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryRequest,
         saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleRequest,
+        saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse,
     ],
 ]
 
@@ -224,6 +259,18 @@ class TapServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.tap_pb2.LoadDictionaryResponse]]:
         """Puts another dictionary of the same hook point and size in the place of one that is in force: its stream ends with
         the reason "swap", and another opens. NOT_FOUND: no open stream has the one, or this sidecar does not know the other.
+        """
+
+    @abc.abstractmethod
+    def ApplyBundle(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.tap_pb2.ApplyBundleResponse]]:
+        """Brings a bundle of the store to the streams of its hook point and of a role. Other weights, or other rows or floors
+        to watch, are loaded by the engine between two steps; other labels are taken by this sidecar alone; what is in force
+        already is left alone, so that the call can be repeated.
+        NOT_FOUND: no open stream has that hook point and role, or this sidecar cannot read the bundle.
         """
 
 def add_TapServiceServicer_to_server(servicer: TapServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,5 +1,7 @@
 """Balanced logistic regression by L-BFGS: several heads over the same rows at once."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own documentation calls it F

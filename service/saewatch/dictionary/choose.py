@@ -1,16 +1,20 @@
-"""Choose latents for a concept on half a: the best single one, and a group with a linear head."""
+"""Choose latents for a concept on labelled requests: the best single one, and a group with a linear head.
+
+What is chosen on some requests looks better on them than it is: it is judged on others.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dictionaries.train import logistic
-from dictionaries.train.measure import columns
+from saewatch.core.batch import F64
+from saewatch.dictionary import logistic
+from saewatch.dictionary.area import columns
 
-Floats = NDArray[np.float64]
 GROUP = 20
 CANDIDATES = 60
 L2 = 1e-3
@@ -24,17 +28,17 @@ class Group:
     weights: list[float]
     single: int
 
-    def score(self, values: Floats) -> Floats:
+    def score(self, values: F64) -> F64:
         """From request maxima [R, n] to [R]."""
         return np.asarray(_logs(values[:, self.latents]) @ np.array(self.weights), dtype=np.float64)
 
-    def single_score(self, values: Floats) -> Floats:
+    def single_score(self, values: F64) -> F64:
         """The best single latent's maximum."""
         return np.asarray(values[:, self.single], dtype=np.float64)
 
 
-def choose(positive: Floats, negative: Floats) -> Group:
-    """From request maxima [P, n] and [M, n] of half a."""
+def choose(positive: F64, negative: F64, size: int = GROUP) -> Group:
+    """From request maxima [P, n] and [M, n]: a group of at most ``size``."""
     areas = columns(positive, negative)
     candidates = np.argsort(-areas)[:CANDIDATES]
     logs = [torch.from_numpy(_logs(side[:, candidates])).float() for side in (positive, negative)]
@@ -42,10 +46,10 @@ def choose(positive: Floats, negative: Floats) -> Group:
     kept = torch.arange(len(candidates))
     while True:  # drop the least useful latents, a quarter at a time
         head = _head(logs, scale, kept)
-        if len(kept) <= GROUP:
+        if len(kept) <= size:
             weights = (head / scale[kept]).tolist()
             return Group(candidates[kept.numpy()].tolist(), weights, int(areas.argmax()))
-        kept = kept[head.abs().topk(max(GROUP, len(kept) * 3 // 4)).indices.sort().values]
+        kept = kept[head.abs().topk(max(size, len(kept) * 3 // 4)).indices.sort().values]
 
 
 def _head(logs: list[Tensor], scale: Tensor, kept: Tensor) -> Tensor:
@@ -53,5 +57,5 @@ def _head(logs: list[Tensor], scale: Tensor, kept: Tensor) -> Tensor:
     return logistic.two_groups(positive, negative, l2=L2)[0]
 
 
-def _logs(values: Floats) -> Floats:
+def _logs(values: F64) -> F64:
     return np.asarray(np.log1p(np.maximum(values, 0.0)), dtype=np.float64)
