@@ -77,10 +77,8 @@ NAME_BYTES = 256
 
 EXPLANATION_LINE_BYTES = 256 * KIB
 """One line of an export of explanations: some hundred bytes, and an embedding of a thousand numbers."""
-
 EXPLANATIONS_FILE_BYTES = 1024 * MIB
 """One such file, unpacked: 65,536 explanations with their embeddings are under half of it."""
-
 EXPLANATIONS = 262_144
 """Explanations kept of an export: 131,072 latents with two each."""
 
@@ -92,19 +90,15 @@ DECISIONS = 65_536
 
 EXAMPLE_FEATURES = 4096
 """Features that examples are gathered for in one pass: some 100 examples each, half a KiB an example."""
-
 EXAMPLES_EACH = 64
 """Examples of one kind: a person reads ten, and an interval over 64 is a quarter wide."""
-
 EXAMPLE_WINDOW = 64
 """Tokens on either side of an example's token: a paragraph."""
-
 EXAMPLE_LINE_BYTES = 16 * MIB
 """A feature's examples: 448 of 129 tokens of some 40 B, many times over."""
 
 RECORDED_TOKENS = 2**20
 """Tokens of one recorded request: what is made for each is bounded, whatever position a file claims."""
-
 RECORDED_FIRINGS = 2**22
 """Firings of one recorded request: 16 on each of its tokens, for 262,144 tokens."""
 

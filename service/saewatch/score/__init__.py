@@ -207,13 +207,6 @@ class Scorer:
         ready = [self._ready(subject, one, 0, cut=cut) for subject, one in zip(subjects, texts, strict=True)]
         return [Exchange(one.prompt, one.answer) for one in ready]
 
-    def tokens(self, given: Given, *, names: Sequence[str] = ()) -> list[tuple[list[int], tuple[str, ...]]]:
-        """The tokens of each text and the text that each adds, without reading any. Raises as `each` does."""
-        texts = _many(given)
-        subjects = names or [f"texts[{index}]" for index in range(len(texts))]
-        ready = [self._ready(subject, one, 0, cut=False) for subject, one in zip(subjects, texts, strict=True)]
-        return [([*one.prompt, *one.answer], self._pieces([*one.prompt, *one.answer])) for one in ready]
-
     def _ready(self, subject: str, given: Any, generate: int, *, cut: bool) -> _Ready:
         """ConfigError unless the model can take it."""
         prompt, answer = self._ids(subject, given)
@@ -266,7 +259,7 @@ class Scorer:
         return Scored(
             index=index,
             ids=np.array(ids, np.int64),
-            pieces=self._pieces(ids),
+            pieces=self.pieces(ids),
             prompt_len=len(ready.prompt),
             excluded=found.excluded,
             not_finite=seen.not_finite,
@@ -285,14 +278,14 @@ class Scorer:
             found = self.model.generate(ids, attention_mask=torch.ones_like(ids), **asked)
         return [int(token) for token in found[0, len(prompt) :]]
 
-    def _pieces(self, ids: list[int]) -> tuple[str, ...]:
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The text that each token adds; a character of several tokens comes with the last of them."""
         if self.tokenizer is None:
             return ("",) * len(ids)
         found = []
         for index in range(len(ids)):
             start = max(0, index - BEHIND)
-            before, after = (self._decoded(ids[start:stop]) for stop in (index, index + 1))
+            before, after = (self._decoded(list(ids[start:stop])) for stop in (index, index + 1))
             found.append(after[len(before) :])
         return tuple(found)
 

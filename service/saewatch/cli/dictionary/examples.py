@@ -191,8 +191,10 @@ def _texts(options: argparse.Namespace) -> dict[str, tuple[list[int], tuple[str,
     """Token ids and pieces of the texts that name a request."""
     entries = [(where, entry) for where, entry in prompts.entries(options.texts) if entry.get("request")]
     given = [prompts.given(entry, prompts.scoring(), chat=options.chat) for _, entry in entries]
-    read = _scorer(options).tokens(given, names=[where for where, _ in entries])
-    return {str(entry["request"]): found for (_, entry), found in zip(entries, read, strict=True)}
+    scorer = _scorer(options)
+    read = scorer.tokens(given, names=[where for where, _ in entries])
+    ids = [[*one.prompt, *one.answer] for one in read]
+    return {str(entry["request"]): (own, scorer.pieces(own)) for (_, entry), own in zip(entries, ids, strict=True)}
 
 
 def _replayed(one: Recorded, of: Any, texts: dict[str, tuple[list[int], tuple[str, ...]]], content: str) -> Seen:
