@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from saewatch.client import asks
 from saewatch.core import limits
+from saewatch.core.errors import ConfigError
 from saewatch.edge.pb import common_pb2, dictionary_pb2, history_pb2
 
 
@@ -73,6 +76,16 @@ def test_the_next_page_is_asked_for_anew() -> None:
     assert asks.next_page(asked, history_pb2.QueryFiringsResponse()) is None
 
 
+def test_a_role_that_no_engine_runs_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(ConfigError, match="role: found 'candidate', expected one of stable, shadow"):
+        next(asks.apply_bundle("b", "candidate", "", engine="", timeout_s=1.0, validate_only=False))
+
+
+def test_comparisons_are_asked_for_by_name() -> None:
+    ask: Any = next(asks.shadow("m", "resid_post.3"))
+    assert (ask.method, ask.request.model_name, ask.request.hook_point) == ("CompareShadow", "m", "resid_post.3")
+
+
 def test_a_self_test_is_waited_for() -> None:
     ask: Any = next(asks.self_test("e", 2.5))
     assert ask.longer_s > 2.5
@@ -92,6 +105,11 @@ def test_a_change_is_waited_for_and_says_what_is_wanted() -> None:
             asks.load_dictionary("old", "new", "/p", timeout_s=2.5, **where),
             "LoadDictionary",
             {"replaces_digest": "old", "weights_digest": "new", "path": "/p", **where},
+        ),
+        (
+            asks.apply_bundle("b", "shadow", "/p", engine="e", timeout_s=2.5, validate_only=True),
+            "ApplyBundle",
+            {"bundle_digest": "b", "role": common_pb2.ROLE_SHADOW, "path": "/p", "engine": "e", "validate_only": True},
         ),
     ):
         ask: Any = next(plan)

@@ -6,13 +6,14 @@ decides how one waits.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
 from saewatch.core import limits
+from saewatch.core.errors import ConfigError
 from saewatch.edge.pb import (
     common_pb2,
     dictionary_pb2,
@@ -28,6 +29,10 @@ from saewatch.edge.pb import (
 
 T = TypeVar("T")
 R = TypeVar("R", history_pb2.QueryFiringsRequest, history_pb2.ListRequestsRequest)
+ROLES: Mapping[str, common_pb2.Role.ValueType] = {
+    "stable": common_pb2.ROLE_STABLE,
+    "shadow": common_pb2.ROLE_SHADOW,
+}
 MARGIN_S = 2.0
 """For the sidecar to say which engine did not answer in time."""
 
@@ -155,7 +160,7 @@ def load_dictionary(
 
 def apply_bundle(
     bundle_digest: str,
-    role: common_pb2.Role.ValueType,
+    role: str,
     path: str,
     *,
     engine: str,
@@ -163,8 +168,10 @@ def apply_bundle(
     validate_only: bool,
 ) -> Plan[list[tap_pb2.Change]]:
     """Brings a bundle of the store to engines."""
+    if role not in ROLES:
+        raise ConfigError("role", found=repr(role), expected=f"one of {', '.join(ROLES)}")
     request = tap_pb2.ApplyBundleRequest(
-        engine=engine, bundle_digest=bundle_digest, role=role, path=path, validate_only=validate_only
+        engine=engine, bundle_digest=bundle_digest, role=ROLES[role], path=path, validate_only=validate_only
     )
     answer: tap_pb2.ApplyBundleResponse = yield _of_engines("ApplyBundle", request, timeout_s)
     return list(answer.changes)

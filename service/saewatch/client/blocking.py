@@ -176,9 +176,8 @@ class Client:
         ``path`` is its folder as the engine sees it; empty: the one that the sidecar reads. With ``validate_only``
         nothing is done, and it is said what would be. What is in force already is left alone.
         """
-        number = common_pb2.Role.Value(f"ROLE_{role.upper()}")
         asked = asks.apply_bundle(
-            bundle_digest, number, path, engine=engine, timeout_s=timeout_s, validate_only=validate_only
+            bundle_digest, role, path, engine=engine, timeout_s=timeout_s, validate_only=validate_only
         )
         return self._drive(asked)
 

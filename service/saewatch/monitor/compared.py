@@ -1,6 +1,6 @@
 """A shadow dictionary beside the stable one: on the live requests that both of them saw, where do they differ?
 
-For each feature that both catalogues have under one id: the requests in which it fired by both, by the stable one
+For each feature that both watch whole under one id: the requests in which it fired by both, by the stable one
 alone and by the shadow alone. A request counts when it has ended, when both saw the same number of its tokens, and when
 neither was changed while it was served; the others are counted as uneven, so that a difference is one of dictionaries
 and not of coverage. Canaries, shadow traffic and tests are left out, as they are in the metrics of features.
@@ -82,7 +82,7 @@ class _Pair:
 
     def __init__(self, stable: WatchTable, shadow: WatchTable) -> None:
         self.stable, self.shadow = stable, shadow
-        ids = [{feature.id: place for place, feature in enumerate(table.features)} for table in (stable, shadow)]
+        ids = [_whole(table) for table in (stable, shadow)]
         self.features = tuple(sorted(ids[0].keys() & ids[1].keys()))
         self.only = tuple(tuple(sorted(mine.keys() - other.keys())) for mine, other in (ids, ids[::-1]))
         self._places = [np.array([of[name] for name in self.features], np.int64) for of in ids]
@@ -167,6 +167,12 @@ class Shadows:
             while len(self._pairs) > limits.SHADOW_PAIRS:
                 self._pairs.popitem(last=False)
         return pair
+
+
+def _whole(table: WatchTable) -> dict[str, int]:
+    """The places of its features by id, but for those of which only some latents are watched: these fire less often."""
+    found = enumerate(zip(table.features, table.feature_slots, strict=True))
+    return {one.id: place for place, (one, slots) in found if len(slots) == max(len(one.latents), 1)}
 
 
 def _name(*tables: WatchTable) -> Iterator[str]:

@@ -90,6 +90,25 @@ async def test_another_dictionary(server: FakeServer) -> None:
         await client.set_watch_list(OTHER.weights, ["greed.l1"])
 
 
+def test_a_bundle_is_applied_and_applied_again(server: FakeServer) -> None:
+    with Client(server.address) as client:
+        (planned,) = client.apply_bundle(OTHER.weights, validate_only=True)
+        assert (planned.applied, server.made.weights) == (tap_pb2.APPLIED_LOADED, WEIGHTS)
+        (done,) = client.apply_bundle(OTHER.weights)
+        assert (done.applied, done.weights_digest, server.made.weights) == (
+            tap_pb2.APPLIED_LOADED,
+            OTHER.weights,
+            OTHER.weights,
+        )
+        (again,) = client.apply_bundle(OTHER.weights)
+        assert again.applied == tap_pb2.APPLIED_ALREADY
+        assert client.compare_shadow() == []
+        with pytest.raises(SaewatchError, match="bundle_digest: found 'x'"):
+            client.apply_bundle("x")
+        with pytest.raises(SaewatchError, match="role: found 'ROLE_SHADOW'"):
+            client.apply_bundle(WEIGHTS, "shadow")
+
+
 def test_what_it_refuses(server: FakeServer) -> None:
     with Client(server.address) as client:
         calls: list[tuple[Callable[[], object], str]] = [
