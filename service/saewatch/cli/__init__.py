@@ -52,6 +52,7 @@ VERBS: Mapping[str, Verb] = {
     "dictionary calibrate": Verb(
         "saewatch.cli.dictionary.calibrate", "choose limits for a stated rate of false alarms"
     ),
+    "dictionary certify": Verb("saewatch.cli.dictionary.certify", "say which features survive serving"),
     "dictionary add": Verb("saewatch.cli.dictionary.add", "take a bundle into the store"),
     "dictionary list": Verb("saewatch.cli.dictionary.list", "list the bundles of the store"),
     "dictionary show": Verb("saewatch.cli.dictionary.show", "show what a bundle is"),

@@ -126,6 +126,9 @@ JOURNAL_LINE_BYTES = 8 * KIB
 JOURNAL_FILE_BYTES = 64 * MIB
 """The moves of one slot: some 80,000."""
 
+CERTIFY_SCORES = 2**26
+"""Scores that a certificate is made from, features times texts, on each side: 512 MiB each."""
+
 ORACLE_S = 3600
 """A dictionary's own library answers so long: it may have 16 GiB to read."""
 

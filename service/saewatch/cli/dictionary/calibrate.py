@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime as dt
-import importlib.metadata
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     made = Calibration(
         weights=scorer.opening.weights_digest,
         promise=promise,
-        served=Served.of(scorer.opening, _reader(options.dtype)),
+        served=Served.of(scorer.opening, prompts.reader(options.dtype)),
         date=options.date or dt.datetime.now(tz=dt.UTC).date(),
         scores=calibrate.scores_digest(features, scores),
         benign=benign.data,
@@ -127,11 +126,6 @@ def _scorer(options: argparse.Namespace) -> Scorer:
         **chosen,
     )
     return scorer
-
-
-def _reader(dtype: str) -> str:
-    """What computes the activations here: a served model may compute in another type."""
-    return f"transformers {importlib.metadata.version('transformers')}, {dtype}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

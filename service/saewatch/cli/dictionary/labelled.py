@@ -55,7 +55,7 @@ def read(name: str, known: Collection[str]) -> Labelled:
             if not isinstance(entry.get(key, ""), str):
                 raise ConfigError(f"{where}: {key}", found=f"{entry[key]!r:.40}", expected="a name")
     concepts = tuple(frozenset(_concepts(where, entry, known)) for where, entry in entries)
-    return Labelled(digest=_digest(name), entries=entries, concepts=concepts)
+    return Labelled(digest=digest(name), entries=entries, concepts=concepts)
 
 
 def check_benign(requests: Labelled, wanted: Iterable[str]) -> None:
@@ -82,7 +82,8 @@ def _keys(entry: Mapping[str, Any]) -> list[str]:
     return [f"text:{hashlib.sha256(own.encode()).hexdigest()}", *shared]
 
 
-def _digest(name: str) -> str:
+def digest(name: str) -> str:
+    """SHA-256 of a file. UnreachableError when it cannot be read."""
     try:
         with Path(name).open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
