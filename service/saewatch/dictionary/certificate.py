@@ -41,6 +41,8 @@ from saewatch.dictionary.rules import Rule, read_rules
 KIND = "certificate"
 MEASURED = 30
 """Tokens that a feature must have fired on in the reference: a Jaccard of fewer is good to 0.2 at best."""
+MEASURED_TEXTS = 10
+"""Texts over its 95 % point, on either side: of fewer, a single one moves their agreement by more than a tenth."""
 GOOD, QUARANTINED, UNMEASURED = "good", "quarantined", "unmeasured"
 PASSED, REFUSED = "passed", "refused"
 SCOPES = ("dictionary", "watched")
@@ -93,8 +95,10 @@ class Survival:
         """Why nothing can be said of it; empty where something can."""
         if self.reference < MEASURED:
             return f"it fired on {self.reference} tokens of the reference, {MEASURED} are needed"
-        if not self.over_either:
-            return "no text is over its 95 % point" if self.scored else "no text has a score in its scope"
+        if not self.scored:
+            return "no text has a score in its scope"
+        if self.over_either < MEASURED_TEXTS:
+            return f"{self.over_either} texts are over its 95 % point, {MEASURED_TEXTS} are needed"
         return ""
 
     def json(self) -> Json:
