@@ -10,9 +10,9 @@ import torch
 
 from saewatch.core import aggregate, limits
 from saewatch.core.aggregate import Firings, Requests
+from saewatch.core.batch import F64
 from saewatch.core.errors import ConfigError, ManifestError, MisfitError
 from saewatch.core.manifest import Exclusions
-from saewatch.dictionary import fidelity
 from saewatch.dictionary.fidelity import Compared, Fidelity, Recorded, over
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import encode
@@ -138,8 +138,9 @@ def test_what_was_recorded_is_compared_for_features_alone() -> None:
         whole.add(whole.encoded(ids, x), served, len(ids))
         block = served.block(0, len(ids))
         order = np.random.default_rng(1).permutation(len(block.position))
-        fired = [column[order] for column in (block.position, block.pair, block.value)]
-        recorded = Recorded(seen=served.kept, position=fired[0], pair=fired[1], value=fired[2])
+        recorded = Recorded(
+            seen=served.kept, position=block.position[order], pair=block.pair[order], value=block.value[order]
+        )
         watched.add(watched.encoded(ids, x), recorded, len(ids))
     one, other = whole.result(), watched.result()
     assert (other.units, other.fvu, other.fvu_served) == (0, None, None)
@@ -149,10 +150,10 @@ def test_what_was_recorded_is_compared_for_features_alone() -> None:
 
 
 def test_texts_without_a_score_say_nothing() -> None:
-    nothing = np.full(30, np.nan)
+    nothing: F64 = np.full(30, np.nan)
     assert over(nothing, nothing).agreement.n == 0
-    scores = np.arange(40.0)
-    found = over(scores, scores[::-1].copy())
+    scores: F64 = np.arange(40, dtype=np.float64)
+    found = over(scores, scores[::-1])
     assert (found.scored, found.point, found.agreement.hits, found.agreement.n) == (40, 37.0, 0, 4)
 
 
@@ -163,7 +164,7 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, x = [1, 2, 3], made.rows(3)
     with pytest.raises(MisfitError, match="2 tokens"):
         found.add(found.encoded(ids, x), found.encoded(ids[:2], x[:2]), 3)
-    monkeypatch.setattr(fidelity.limits, "CERTIFY_SCORES", 5)
+    monkeypatch.setattr(limits, "HELD_SCORES", 5)
     found.add(found.encoded(ids, x), found.encoded(ids, x), 3)
     with pytest.raises(ConfigError, match="at most 5 scores"):
         found.add(found.encoded(ids, x), found.encoded(ids, x), 3)

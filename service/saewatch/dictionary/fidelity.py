@@ -187,8 +187,8 @@ class Fidelity:
             raise MisfitError("served text", found=f"{len(served.kept)} tokens", expected=f"{tokens}")
         if reference.not_finite:
             raise MisfitError("reference", found="activations that are no numbers", expected="none")
-        if (len(self._scores[0]) + 1) * len(self._features) > limits.CERTIFY_SCORES:
-            expected = f"at most {limits.CERTIFY_SCORES} scores"
+        if (len(self._scores[0]) + 1) * len(self._features) > limits.HELD_SCORES:
+            expected = f"at most {limits.HELD_SCORES} scores"
             raise ConfigError("texts", found="more features times texts", expected=expected, hint="Give fewer texts.")
         self._not_finite += served.not_finite if isinstance(served, Encoded) else 0
         self.tokens += tokens

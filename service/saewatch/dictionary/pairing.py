@@ -136,4 +136,5 @@ def _medians(counts: npt.NDArray[np.int32], both: I64) -> F64:
     bins = (counts.cumsum(axis=1, dtype=np.int64) * 2 < both[:, None]).sum(axis=1)
     place = np.minimum(bins, BINS - 1) - _SIDE
     size = _LEAST * 10.0 ** ((np.abs(place) - 0.5) / _PER_DECADE)
-    return np.asarray(np.where(both > 0, np.where(place == 0, 0.0, np.sign(place) * size), np.nan))
+    found: F64 = np.where(both > 0, np.where(place == 0, 0.0, np.sign(place) * size), np.nan)
+    return found

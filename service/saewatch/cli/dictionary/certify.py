@@ -109,7 +109,7 @@ def _compared(
         options.reference, options.bundle, device=options.device, progress=sys.stderr.isatty(), mode=options.mode
     )
     fidelity = Fidelity(held.dictionary, reading.features, mode=options.mode, whole=reading.whole)
-    left_out, line, compared = Counter[str](), ProgressLine(), 0
+    left_out, line, compared = Counter[str](), ProgressLine(sys.stderr), 0
     texts = scorer.rows(given, cut=options.cut, names=[where for where, _ in entries])
     for number, ((_, entry), (ids, x)) in enumerate(zip(entries, texts, strict=True)):
         line.show(f"{number} of {len(entries)} texts, {fidelity.tokens} tokens")

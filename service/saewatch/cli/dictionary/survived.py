@@ -15,6 +15,16 @@ from saewatch.dictionary.rules import Rule
 HEAD = ("feature", "fired", "corr", "Jaccard", "rate", "shift", "95 % point", "texts over it", "verdict")
 ENOUGH = 25_000
 """Tokens: most latents of the demo fire on 30 of so many."""
+POINTS: Mapping[str, str] = {
+    "corr_median": "median corr",
+    "corr_5": "5 % below",
+    "jaccard_median": "median Jaccard",
+    "jaccard_5": "5 % below",
+    "rate_ratio_5": "rate ratio, 5 % below",
+    "rate_ratio_95": "5 % above",
+    "shift_median": "median shift",
+}
+"""Of latents that fired often enough."""
 _ORDER = (QUARANTINED, UNMEASURED, GOOD)
 
 
@@ -88,12 +98,9 @@ def _latents(made: Certificate) -> Iterator[str]:
         f"latents: {all_of.live} of {all_of.count} fired often enough, {all_of.quarantined} of them"
         f" ({100 * share.value:.1f} %) would be quarantined"
     )
-    shown = {name: float(value) for name, value in points.items()}
-    yield (
-        f"  Jaccard of all {all_of.both / all_of.either:.3f}; corr median {shown['corr_median']:.3f}, 5 % of them below"
-        f" {shown['corr_5']:.3f}; Jaccard median {shown['jaccard_median']:.3f}, 5 % below {shown['jaccard_5']:.3f};"
-        f" rate ratio {shown['rate_ratio_5']:.2f} to {shown['rate_ratio_95']:.2f} (5 to 95 %)"
-    )
+    shown = {name: f"{float(value):.3f}" for name, value in points.items()}
+    told_of = [f"{words} {shown[name]}" for name, words in POINTS.items() if name in shown]
+    yield f"  Jaccard of all {Share(all_of.both, all_of.either).value:.3f}; " + ", ".join(told_of)
 
 
 def _size(made: Certificate) -> str:
