@@ -122,7 +122,8 @@ class Unexplained:
 
 
 def _ratio(above: I64, below: I64) -> F64:
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    found: F64 = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    return found
 
 
 def _bins(shift: Tensor) -> Tensor:
