@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     torch.manual_seed(SEED)
     began = time.monotonic()
-    bench = prepared("fixture" if options.quick else "demo", TOKENS_QUICK if options.quick else TOKENS)
+    tokens = options.tokens or (TOKENS_QUICK if options.quick else TOKENS)
+    bench = prepared("fixture" if options.quick else "demo", tokens)
     kept = _kept(options, bench)
     wanted = options.cells.split(",") if options.cells else list(COPIES)
     rows, not_run = [], []
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the result there, after each copy")
     parser.add_argument("--cells", metavar="NAMES", help=f"of {', '.join(COPIES)}; with commas; else all")
     parser.add_argument("--resume", action="store_true", help="keep rows of the result that is there")
+    parser.add_argument("--tokens", type=int, default=0, metavar="N", help=f"about so many (quick or {TOKENS})")
     parser.add_argument("--budget-s", type=float, default=0.0, help="begin no copy after so many seconds")
     return parser
 
@@ -186,7 +188,10 @@ def _row(name: str, bench: Bench) -> dict[str, Any]:
 
 
 def _code() -> str:
-    return form.code_of("service/saewatch/dictionary", "service/saewatch/score")
+    """Of what makes the figures."""
+    made_with = ("pairing", "fidelity", "rules", "certificate", "certify")
+    data = b"".join((form.ROOT / f"service/saewatch/dictionary/{name}.py").read_bytes() for name in made_with)
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _kept(options: argparse.Namespace, bench: Bench) -> dict[str, dict[str, Any]]:
@@ -205,7 +210,7 @@ def _write(
         facts=facts,
         correctness={"compared": len(rows), "mismatched": int(facts.get("ordered") == 0), "in_grey_band": 0},
         rows=rows,
-        goals=goals(facts),
+        goals=goals(facts, quick=options.quick),
         not_run=not_run,
         quick=options.quick,
         seed=SEED,
@@ -238,15 +243,15 @@ def inversions(rows: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(not rows[less][name] > rows[more][name] for less, more in pairs for name in ORDERED)
 
 
-def goals(facts: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """S15: the order, what is quarantined, and how long it takes."""
+def goals(facts: Mapping[str, float], *, quick: bool = False) -> dict[str, dict[str, Any]]:
+    """S15: the order, what is quarantined, and how long it takes. The small model of ``quick`` is broken by other bits."""
     says = f"neighbouring copies in the wrong order, by {', '.join(ORDERED)}"
     found = {"S15": form.goal(says, facts.get("inversions"), "pairs", accept=0, target=0)}
     for name, most in (("bf16", 0.01), ("int8", 0.02)):
         says = f"share of live latents quarantined in {name}, which breaks nearly nothing"
         found[f"S15 {name}"] = form.goal(says, facts.get(f"quarantined_{name}"), "share", accept=most, target=most / 2)
-    whole = facts.get("tokens", 0) >= TOKENS  # the fixture's small model is broken by other bits
-    broken = [facts.get(f"refused_{name}") if whole else None for name in ("int4", "tuned_large")]
+    whole = facts.get("tokens", 0) >= TOKENS
+    broken = [facts.get(f"refused_{name}") if not quick else None for name in ("int4", "tuned_large")]
     passed = None if None in broken else broken.count(0)
     says = "broken copies (int4, tuned_large) that were not refused"
     found["S15 refused"] = form.goal(says, passed, "copies", accept=0, target=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,20 @@ from saewatch.core import hookpoint
 from saewatch.engine.hf import hooked, place_of
 
 
+class _Taken(Exception):
+    """The rows are there: what comes behind the hook point is not computed."""
+
+
 @torch.no_grad()
 def rows_at(model: Any, point: str, tokens: Sequence[int]) -> Tensor:
-    """One forward pass over ``tokens``, without padding and without a cache: the rows at ``point``, ``[T, d]``."""
+    """A forward pass over ``tokens`` up to ``point``, without padding and without a cache: its rows, ``[T, d]``."""
     taken = list[Tensor]()
-    place = place_of(model, hookpoint.parse(point))
-    with hooked(place, lambda hidden: taken.append(hidden.flatten(0, -2).clone())):  # later blocks may write into it
+
+    def take(hidden: Tensor) -> None:
+        taken.append(hidden.flatten(0, -2).clone())
+        raise _Taken
+
+    with hooked(place_of(model, hookpoint.parse(point)), take), contextlib.suppress(_Taken):
         model.base_model(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=False)
     (rows,) = taken
     return rows
