@@ -244,7 +244,7 @@ def inversions(rows: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def goals(facts: Mapping[str, float], *, quick: bool = False) -> dict[str, dict[str, Any]]:
-    """S15: the order, what is quarantined, and how long it takes. The small model of ``quick`` is broken by other bits."""
+    """S15: the order, what is quarantined, and how long it takes. Other bits break the model of ``quick``."""
     says = f"neighbouring copies in the wrong order, by {', '.join(ORDERED)}"
     found = {"S15": form.goal(says, facts.get("inversions"), "pairs", accept=0, target=0)}
     for name, most in (("bf16", 0.01), ("int8", 0.02)):

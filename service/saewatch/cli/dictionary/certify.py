@@ -1,8 +1,8 @@
 """Say which features survive serving: the same texts through reference numerics and through what serves.
 
 The reference is the model in transformers, float32. What serves is a model's folder, read in the type that is served
-(--dtype); or a recording that was made while the engine got these very texts, which holds the watched features only. A
-feature is good, quarantined (it may be shown, and may not back an alert) or unmeasured (no alert either). Ends with 2
+(--dtype); or a recording that was made while the engine got these very texts, which holds the watched features only:
+each text then names the "request" that it was sent as. A feature is good, quarantined (it may be shown, and may not back an alert) or unmeasured (no alert either). Ends with 2
 when the whole certificate is refused; it is written all the same, since it is evidence.
 """
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from saewatch import __version__, cli
 from saewatch.cli import prompts
 from saewatch.cli.dictionary import labelled
+from saewatch.cli.dictionary.served_recording import RecordedReading, names_of
 from saewatch.cli.dictionary.survived import told
 from saewatch.cli.output import whole
 from saewatch.cli.sidecar import ProgressLine
@@ -60,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="write a bundle with it; it replaces older ones")
 
 
-SERVED = "the folder of the model that is served"
+SERVED = "the folder of the model that is served, or a recording of an engine that got the texts"
 
 
 class Reading(Protocol):
@@ -93,7 +94,11 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(options.texts, found="no texts", expected="texts that both models read")
     if options.into and options.into.exists():
         raise ConfigError(str(options.into), found="a folder that is there", expected="no such folder")
-    reading = Folder(options, held, tuple(features))
+    reading: Reading
+    if options.served.is_file():
+        reading = RecordedReading(options, names_of(entries), features)
+    else:
+        reading = Folder(options, held, tuple(features))
     made, left_out = _compared(options, held, entries, reading)
     _write(made, options)
     print(told(made, left_out, as_json=options.json))
@@ -144,7 +149,7 @@ class Folder:
     def __init__(self, options: argparse.Namespace, held: Bundle, features: tuple[Feature, ...]) -> None:
         self.features, self._options, self._point = features, options, held.manifest.hook_point
         if not options.served.is_dir():
-            raise UnreachableError(str(options.served), found="no folder", expected="a model's folder")
+            raise UnreachableError(str(options.served), found="nothing", expected="a model's folder, or a recording")
         facts = facts_at(options.served, digests=True)
         verify_fit(held.manifest, None, facts)
         self._model, _ = prompts.scoring().load_model(

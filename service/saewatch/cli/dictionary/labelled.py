@@ -63,9 +63,7 @@ def by_request(name: str, known: Collection[str]) -> Mapping[str, frozenset[str]
     """The concepts of requests that are named by an id: lines of {"request": …, "concept": …}."""
     found: dict[str, frozenset[str]] = {}
     for where, entry in objects(name, limits.SCORE_FILE_BYTES):
-        request = entry.get("request")
-        if not isinstance(request, str) or not request:
-            raise ConfigError(f"{where}: request", found=f"{request!r:.40}", expected="a request's id")
+        request = text(where, entry, "request")
         if request in found:
             raise ConfigError(f"{where}: request", found=f"{request:.40}, a second time", expected="each once")
         found[request] = frozenset(concepts(where, entry, known))
@@ -88,6 +86,14 @@ def objects(name: str, most: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield f"{name}:{number}", _object(line, f"{name}:{number}")
     except OSError as error:
         raise UnreachableError(name, found=error.strerror, expected="a file of JSON objects") from error
+
+
+def text(where: str, entry: Mapping[str, Any], key: str) -> str:
+    """A name that an entry has to hold. `ConfigError` naming the line that does not."""
+    found = entry.get(key)
+    if not isinstance(found, str) or not found:
+        raise ConfigError(f"{where}: {key}", found=f"{found!r:.40}", expected="a name")
+    return found
 
 
 def _object(line: bytes, where: str) -> Mapping[str, Any]:

@@ -126,11 +126,11 @@ class _File:
         return Tested(data=self.data, concepts=concepts, scores=scores, lengths=lengths)
 
     def _add(self, where: str, entry: Mapping[str, Any]) -> None:
-        name, feature = _text(where, entry, "request"), _text(where, entry, "feature")
+        name, feature = labelled.text(where, entry, "request"), labelled.text(where, entry, "feature")
         if feature not in self._known:
             raise ConfigError(f"{where}: feature", found=f"{feature!r:.70}", expected="a feature of the catalogue")
         carries = frozenset(labelled.concepts(where, entry, self._concepts))
-        shared = tuple(f"{key}:{_text(where, entry, key)}" for key in labelled.SHARED if key in entry)
+        shared = tuple(f"{key}:{labelled.text(where, entry, key)}" for key in labelled.SHARED if key in entry)
         one = self._requests.setdefault(name, _Request(where, carries, shared))
         if (one.concepts, one.shared) != (carries, shared):
             expected = f"the same concept, template and author as at {one.where}"
@@ -150,13 +150,6 @@ class _File:
                     found = f"no score of {feature} for request {name:.40}"
                     hint = "Where nothing was looked at, say null; where nothing fired, say 0."
                     raise ConfigError(one.where, found=found, expected="one of each feature", hint=hint)
-
-
-def _text(where: str, entry: Mapping[str, Any], key: str) -> str:
-    found = entry.get(key)
-    if not isinstance(found, str) or not found:
-        raise ConfigError(f"{where}: {key}", found=f"{found!r:.40}", expected="a name")
-    return found
 
 
 def _number(where: str, entry: Mapping[str, Any], key: str, low: float, high: float) -> float:

@@ -150,9 +150,6 @@ class _Found:
             there = ", ".join(one[:19] for one in requests.weights) or "none"
             found = f"no benign request; streams of dictionaries {there}; left out: {_left_out(self, requests)}"
             raise ConfigError(str(options.recording), found=found, expected=f"requests of {weights[:19]}")
-        served = {str(one.json()): one for one in map(_served, requests.tables.values())}
-        if len(served) > 1:
-            raise ConfigError(str(options.recording), found=" and ".join(served), expected="one model, in one mode")
         digest = labelled.digest(str(options.recording))
         tested = None
         if self.held_out:
@@ -164,7 +161,7 @@ class _Found:
             )
         return Scores(
             weights=weights,
-            served=next(iter(served.values())),
+            served=one_served(options.recording, requests.tables),
             features=self.features,
             data=Data(digest=digest, requests=len(self.columns), distinct=len(self.distinct)),
             scores=np.stack(self.columns, axis=1),
@@ -188,8 +185,12 @@ def lacking(feature: Feature, table: WatchTable) -> str:
     return ""
 
 
-def _served(table: WatchTable) -> Served:
-    return Served.of(table.stream.opening)
+def one_served(path: Path, tables: Mapping[int, WatchTable]) -> Served:
+    """What the streams of a recording were read from. `ConfigError` where they are of two models or modes."""
+    served = {str(one.json()): one for one in (Served.of(table.stream.opening) for table in tables.values())}
+    if len(served) > 1:
+        raise ConfigError(str(path), found=" and ".join(served), expected="one model, in one mode")
+    return next(iter(served.values()))
 
 
 def _counts(held_out: Sequence[tuple[str, F64, F64]]) -> dict[str, int]:
