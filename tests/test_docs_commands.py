@@ -26,6 +26,7 @@ PAGES = (
     "README.md",
     "docs/changing.md",
     "docs/clients.md",
+    "docs/fidelity.md",
     "docs/score.md",
     "docs/troubleshooting.md",
     "recordings/README.md",
@@ -35,6 +36,7 @@ DEMO = ROOT / "dictionaries" / "smollm2-135m-it.resid_post.14"
 NAMES: Mapping[str, str] = {
     "BUNDLE": str(FIXTURE / "bundle"),
     "MODEL": str(FIXTURE / "model"),
+    "SERVED": str(FIXTURE / "model"),
     "path/of/the/bundle": str(FIXTURE / "bundle"),
     "path/of/the/model": str(FIXTURE / "model"),
     "/tmp/saewatch/tap.sock": "tap.sock",  # made absolute below: a socket's path is short
@@ -43,6 +45,7 @@ SERVING = ("serve", "watch", "replay", "record", "fake-server")
 """Verbs that go on until Ctrl-C, unless they are told to end."""
 REFUSED: Mapping[str, str] = {
     "tap": "a recording carries out no command",
+    "dictionary certify": "on one text nothing is measured",
     "doctor": "the recorded engine is not there any more, so the stream is blind",
 }
 """What exits with 2 here, and why that is right."""
@@ -103,6 +106,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("d")
     (folder / "recordings").symlink_to(ROOT / "recordings")
     (folder / "prompts.txt").write_text("I will find out where you live.\n")
+    (folder / "texts.jsonl").write_text('{"text": "I will find out where you live."}\n')
     local = {"grpc": {"listen": "127.0.0.1:0"}, "web": {"listen": "127.0.0.1:0"}}
     settings = {"socket": str(folder / "own.sock"), "dictionaries": [str(DEMO)], **local}
     (folder / "saewatch.yaml").write_text(json.dumps(settings))

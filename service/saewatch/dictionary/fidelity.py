@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,17 @@ from saewatch.dictionary.align import kept
 from saewatch.dictionary.binomial import Share
 from saewatch.dictionary.encoding import part_rows
 from saewatch.dictionary.pairing import Figures, Pairing, Unexplained
-from saewatch.engine.dictionary_file import Dictionary
+from saewatch.engine.dictionary_file import Bundle, Dictionary, load_bundle
 from saewatch.engine.encode import encode
 
 I64 = npt.NDArray[np.int64]
+Held: TypeAlias = Bundle
+"""A bundle with its tensors."""
+
+
+def held_at(folder: Path) -> Held:
+    """The bundle in ``folder``, decoder included. Raises `ManifestError` and `TensorFileError` as an engine does."""
+    return load_bundle(folder, decoder=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

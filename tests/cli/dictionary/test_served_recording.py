@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from saewatch import cli
+from saewatch.core.batch import Reason
 from saewatch.core.marks import RecordingHead
 from saewatch.core.recording import Writer
 from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
@@ -50,7 +51,7 @@ def served(tap: HfTap, number: int, ids: Sequence[int], *, emitted: int = 1) -> 
     order = np.lexsort((found.slot, row))
     firings = [(int(row[i]), int(found.slot[i]), float(found.value[i])) for i in order]
     out = len(ids) - len(seen)
-    excluded = [(number, fakes.Reason.EXCLUDED, out)] if out else []
+    excluded = [(number, Reason.EXCLUDED, out)] if out else []
     return [
         RequestLabel(key=fakes.key(number), client_id=f"text-{number}", traffic_class="test"),
         RequestStart(request=number, engine_id=fakes.engine_id(number), prompt_len=len(ids)),

@@ -2,8 +2,9 @@
 
 The reference is the model in transformers, float32. What serves is a model's folder, read in the type that is served
 (--dtype); or a recording that was made while the engine got these very texts, which holds the watched features only:
-each text then names the "request" that it was sent as. A feature is good, quarantined (it may be shown, and may not back an alert) or unmeasured (no alert either). Ends with 2
-when the whole certificate is refused; it is written all the same, since it is evidence.
+each text then names the "request" that it was sent as. A feature is good, quarantined (it may be shown, and may not
+back an alert) or unmeasured (no alert either). Ends with 2 when the whole certificate is refused; it is written all the
+same, since it is evidence.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ from saewatch.dictionary.bundle import read_parts, write_bundle
 from saewatch.dictionary.calibration import Data, Served
 from saewatch.dictionary.certificate import KIND, PASSED, Certificate
 from saewatch.dictionary.certify import certified
-from saewatch.dictionary.fidelity import Encoded, Fidelity, Recorded
+from saewatch.dictionary.fidelity import Encoded, Fidelity, Held, Recorded, held_at
 from saewatch.dictionary.model import facts_at
-from saewatch.engine.dictionary_file import Bundle, load_bundle
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Scorer
@@ -85,7 +85,7 @@ class Reading(Protocol):
 
 def run(options: argparse.Namespace) -> int:
     """Reads, compares, tells and writes."""
-    held = load_bundle(bundle(options.bundle), decoder=True)
+    held = held_at(bundle(options.bundle))
     features = held.catalogue.chosen(options.feature)
     if not features:
         raise ConfigError("features", found="none", expected="one at least")
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _compared(
-    options: argparse.Namespace, held: Bundle, entries: Sequence[tuple[str, Mapping[str, Any]]], reading: Reading
+    options: argparse.Namespace, held: Held, entries: Sequence[tuple[str, Mapping[str, Any]]], reading: Reading
 ) -> tuple[Certificate, Mapping[str, int]]:
     score = prompts.scoring()
     given = [prompts.given(entry, score, chat=options.chat) for _, entry in entries]
@@ -146,7 +146,7 @@ class Folder:
 
     whole = True
 
-    def __init__(self, options: argparse.Namespace, held: Bundle, features: tuple[Feature, ...]) -> None:
+    def __init__(self, options: argparse.Namespace, held: Held, features: tuple[Feature, ...]) -> None:
         self.features, self._options, self._point = features, options, held.manifest.hook_point
         if not options.served.is_dir():
             raise UnreachableError(str(options.served), found="nothing", expected="a model's folder, or a recording")
