@@ -85,7 +85,8 @@ def test_it_comes_back_as_it_was_written() -> None:
             UNMEASURED,
             ["corr", "jaccard", "rate_ratio"],
         ),
-        ({"over_either": MEASURED_TEXTS - 1, "over_both": 2}, UNMEASURED, ["agreement"]),
+        ({"over_either": MEASURED_TEXTS - 1, "over_both": 2}, UNMEASURED, []),
+        ({"over_either": MEASURED_TEXTS - 1, "over_both": 2, "corr": 0.1}, QUARANTINED, ["corr"]),
         ({"scored": 0, "over_either": 0, "over_both": 0}, UNMEASURED, []),
     ],
 )

@@ -85,7 +85,7 @@ class Survival:
     @property
     def figures(self) -> dict[str, float | None]:
         """What rules read."""
-        agreement = self.requests.value if self.over_either else None
+        agreement = self.requests.value if self.over_either >= MEASURED_TEXTS else None
         ratio = self.served / self.reference if self.reference else None
         jaccard = self.firings.value if self.firings.n else None
         return {"corr": self.corr, "jaccard": jaccard, "rate_ratio": ratio, "agreement": agreement}
@@ -168,8 +168,8 @@ class Certificate:
         """What the rules for the whole read."""
         live, quarantined = self.latents.live, self.latents.quarantined
         if not self.latents.count:
-            measured = [one for one in self.features if not one.unmeasured]
-            live, quarantined = len(measured), sum(bool(self.broken(one)) for one in measured)
+            judged = [self.judged(one) for one in self.features]
+            live, quarantined = len(judged) - judged.count(UNMEASURED), judged.count(QUARANTINED)
         ratio = self.fvu_served / self.fvu if self.fvu and self.fvu_served is not None else None
         share = quarantined / live if live else None
         return {"quarantined": share, "fvu_ratio": ratio, "not_finite": self.not_finite, "measured": live}
@@ -190,9 +190,9 @@ class Certificate:
 
     def judged(self, one: Survival) -> str:
         """good | quarantined | unmeasured."""
-        if one.unmeasured:
-            return UNMEASURED
-        return QUARANTINED if self.broken(one) else GOOD
+        if one.reference >= MEASURED and self.broken(one):
+            return QUARANTINED
+        return UNMEASURED if one.unmeasured else GOOD
 
     @property
     def without_alert(self) -> tuple[str, ...]:
