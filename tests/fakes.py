@@ -84,11 +84,12 @@ def dictionary(features: Sequence[Feature] = FEATURES, *, seed: int = 0) -> Know
 
 
 def write_bundle(folder: Path, known: KnownDictionary, *, model: str = "", adapters: Sequence[str] = ()) -> Path:
-    """The sheets of a bundle, its tensors left out; ``model`` is attested where it is given, and ``adapters`` are."""
+    """The sheets of a bundle, its tensors left out; ``model``, ``adapters`` and its evidence are attested."""
     fit = Fit(model=model, architecture="", d_model=8, layers=4, weights="", tokenizer="", chat_template="")
     bodies = [("adapter", Adapter(name=name, how="by hand").body()) for name in adapters]
     bodies += [("fit", fit.body())] if model else []
     attested = [Attestation(kind=kind, weights=known.weights_digest, body=body) for kind, body in bodies]
+    attested += known.evidence
     for one in attested:
         path = folder / attestation_path(one.kind, one.digest)
         path.parent.mkdir(parents=True, exist_ok=True)

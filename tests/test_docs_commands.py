@@ -30,6 +30,7 @@ PAGES = (
     "docs/changing.md",
     "docs/clients.md",
     "docs/labels.md",
+    "docs/fidelity.md",
     "docs/score.md",
     "docs/troubleshooting.md",
     "recordings/README.md",
@@ -42,6 +43,7 @@ NAMES: Mapping[str, str] = {
     "MODEL": str(FIXTURE / "model"),
     "WEIGHTS": WEIGHTS,
     "EXAMPLES": "gathered",
+    "SERVED": str(FIXTURE / "model"),
     "path/of/the/bundle": str(FIXTURE / "bundle"),
     "path/of/the/model": str(FIXTURE / "model"),
     "/tmp/saewatch/tap.sock": "tap.sock",  # made absolute below: a socket's path is short
@@ -50,6 +52,7 @@ SERVING = ("serve", "watch", "replay", "record", "fake-server")
 """Verbs that go on until Ctrl-C, unless they are told to end."""
 REFUSED: Mapping[str, str] = {
     "tap": "a recording carries out no command",
+    "dictionary certify": "on one text nothing is measured",
     "doctor": "the recorded engine is not there any more, so the stream is blind",
 }
 """What exits with 2 here, and why that is right."""
@@ -113,6 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (folder / "labels.csv").write_text("feature,label,severity\nthreat.p1,Threats,critical\n")
     neuronpedia.batch(folder, neuronpedia.line("12"))
     exemplary.write(folder / "gathered", WEIGHTS, exemplary.pets("threat.p1"))
+    (folder / "texts.jsonl").write_text('{"text": "I will find out where you live."}\n')
     local = {"grpc": {"listen": "127.0.0.1:0"}, "web": {"listen": "127.0.0.1:0"}}
     settings = {"socket": str(folder / "own.sock"), "dictionaries": [str(DEMO)], **local}
     (folder / "saewatch.yaml").write_text(json.dumps(settings))

@@ -156,7 +156,10 @@ class App:
             history=HistoryQueries(self._history.path if self._history else None).methods(),
         )
         status = StatusService(
-            pipeline=self._pipeline, counters=self._edge_faults, subscribers=lambda: self._firing.subscribers
+            pipeline=self._pipeline,
+            counters=self._edge_faults,
+            subscribers=lambda: self._firing.subscribers,
+            clock=lag_clock,
         )
         sinks: list[Sink] = [self._metrics, feed, StateLog()]
         self._sinks = list(zip(sinks, queues, strict=True))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
+from dataclasses import replace
 
 import pytest
 
 from saewatch import cli
 from saewatch.core.records import RequestStart
 from tests import fakes
+from tests.dictionary.test_calibration import KNOWN
+from tests.dictionary.test_certificate import OPENING, a_certificate, survival
 from tests.edge.rpc.served import serving
 
 
@@ -46,6 +50,22 @@ async def test_what_has_seen_nothing_has_no_coverage(capsys: pytest.CaptureFixtu
             assert ("books" in stream) is books
             assert not books or stream["books"]["coverage"] is None
             served.put(fakes.beat())
+
+
+async def test_what_may_not_rest_on_evidence_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    today = dt.datetime.now(tz=dt.UTC).date()
+    made = a_certificate(survival(corr=0.2), date=today).attestation()
+    known = replace(KNOWN, evidence=(made,))
+    async with serving(known=[known]) as served:
+        served.put(replace(OPENING, stream=2))
+        assert await ask(served.address) == cli.GOOD
+        text = capsys.readouterr().out
+        assert f"  certificate {made.digest[:19]}: valid\n" in text
+        assert "    may not back an alert: animals.g1, threat.l1, threat.p1\n" in text
+        assert "renew: model: not known instead of sha256:" in text, "of the stream that does not say its model"
+        assert await ask(served.address, "--json") == cli.GOOD
+        states = [one["evidence"][0]["state"] for one in json.loads(capsys.readouterr().out)["streams"]]
+        assert sorted(states) == ["EVIDENCE_STATE_RENEW", "EVIDENCE_STATE_VALID"]
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:

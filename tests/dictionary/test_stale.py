@@ -8,9 +8,11 @@ import pytest
 
 from saewatch.dictionary.binomial import Share
 from saewatch.dictionary.calibration import Served
-from saewatch.dictionary.stale import AGE_DAYS, LIVE_REQUESTS, Stale, stale
+from saewatch.dictionary.stale import AGE_DAYS, LIVE_REQUESTS, Stale, stale, stale_certificate
 from tests import fakes
 from tests.dictionary.test_calibration import KNOWN, PROBE, a_calibration, digest
+from tests.dictionary.test_certificate import OPENING as CERTIFIED
+from tests.dictionary.test_certificate import a_certificate
 
 OPENING = replace(fakes.stream_open(KNOWN), model_digest=digest("model"), model_proof="weights")
 MADE = a_calibration(served=Served.of(OPENING))
@@ -57,6 +59,26 @@ def test_what_voids_a_limit(changes: dict[str, Any], reason: str) -> None:
 )
 def test_what_asks_for_a_new_one(changes: dict[str, Any], reason: str) -> None:
     assert judged(**changes) == [(reason, False)]
+
+
+def certified(*, days: int = 0, **changes: Any) -> list[tuple[str, bool]]:
+    made = a_certificate(**changes.pop("made", {}))
+    opening, today = replace(CERTIFIED, **changes), made.date + dt.timedelta(days=days)
+    return [(one.reason, one.hard) for one in stale_certificate(made, opening=opening, today=today)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({}, []),
+        ({"model_digest": digest("other")}, [("model", True)]),
+        ({"weights_digest": digest("other")}, [("weights", True)]),
+        ({"versions": {"vllm": "0.99.0"}, "days": AGE_DAYS + 1}, [("reader", False), ("age", False)]),
+        ({"made": {"not_finite": 1}}, [("refused for not_finite", True)]),
+    ],
+)
+def test_a_certificate_holds_for_what_it_compared(changes: dict[str, Any], reasons: list[tuple[str, bool]]) -> None:
+    assert certified(**changes) == reasons
 
 
 def test_few_live_requests_say_nothing() -> None:

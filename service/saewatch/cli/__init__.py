@@ -57,6 +57,7 @@ VERBS: Mapping[str, Verb] = {
     "dictionary autolabel": Verb("saewatch.cli.dictionary.autolabel", "let an endpoint name features, and measure it"),
     "dictionary review": Verb("saewatch.cli.dictionary.review", "list labels that wait for a review, or give one"),
     "dictionary evaluate": Verb("saewatch.cli.dictionary.evaluate", "measure a dictionary, and judge it"),
+    "dictionary certify": Verb("saewatch.cli.dictionary.certify", "say which features survive serving"),
     "dictionary add": Verb("saewatch.cli.dictionary.add", "take a bundle into the store"),
     "dictionary list": Verb("saewatch.cli.dictionary.list", "list the bundles of the store"),
     "dictionary show": Verb("saewatch.cli.dictionary.show", "show what a bundle is"),

@@ -7,6 +7,7 @@ A file has one prompt a line: of plain text (empty lines are passed over), or, n
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping
@@ -78,3 +79,8 @@ def given(entry: Mapping[str, Any], score: Any, *, chat: bool) -> Any:
     if "messages" in entry:
         return entry["messages"]
     return [{"role": "user", "content": entry["text"]}] if chat else entry["text"]
+
+
+def reader(dtype: str) -> str:
+    """What computes the activations here: a served model may compute in another type."""
+    return f"transformers {importlib.metadata.version('transformers')}, {dtype}"

@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     config = _configured(options)
     sidecar.return_memory()
     logs.set_up(config.log.level)
-    with _opened(options.file) as file, scratch.folder() as folder:
-        replay = Replay(options, _recording(file, options.file))
+    with opened(options.file) as file, scratch.folder() as folder:
+        replay = Replay(options, recording(file, options.file))
         asyncio.run(replay.run(_history_in(folder, config)))
         if options.once:
             print(replay.text())
@@ -219,7 +219,8 @@ def _history_in(folder: Path, config: Config) -> Config:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A recording's file. Raises `UnreachableError` for one that cannot be read, or not from its middle."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -230,7 +231,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _recording(file: BinaryIO, path: Path) -> Recording:
+def recording(file: BinaryIO, path: Path) -> Recording:
+    """The recording in ``file``. Raises `FrameError` that names ``path`` for what is none."""
     try:
         return Recording(file)
     except FrameError as error:

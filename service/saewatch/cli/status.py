@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -51,7 +52,7 @@ def _lines(status: status_pb2.GetStatusResponse) -> list[str]:
         f"{rates.tokens_per_second:.0f} tokens/s, {rates.firings_per_second:.0f} slot firings/s, "
         f"lag {rates.lag_seconds * 1000:.1f} ms"
     )
-    lines = [first, *map(_stream_line, status.streams)]
+    lines = [first, *(line for one in status.streams for line in (_stream_line(one), *_evidence_lines(one)))]
     lines += [f"BLIND {one.scope} {one.reason} {one.subject}: {one.hint}" for one in status.blind]
     lines += [f"{name} {count}" for name, count in sorted(status.counters.items()) if count]
     return lines
@@ -62,6 +63,15 @@ def _stream_line(status: status_pb2.StreamStatus) -> str:
     state = f"ended: {status.ended}" if status.ended else "connected" if status.connected else "not connected"
     books = _books_text(status.books) if status.HasField("books") else "no beat yet"
     return f"{stream.engine} {stream.hook_point} {stream.model_name} ({state}): {books}"
+
+
+def _evidence_lines(status: status_pb2.StreamStatus) -> Iterator[str]:
+    """What is attested, and what may not rest on it. A stream that has ended needs none."""
+    for one in () if status.ended else status.evidence:
+        state = status_pb2.EvidenceState.Name(one.state).removeprefix("EVIDENCE_STATE_").lower()
+        yield f"  {one.kind} {one.digest[:19]}: {state}{': ' if one.reasons else ''}{'; '.join(one.reasons)}"
+        if one.without_alert:
+            yield f"    may not back an alert: {', '.join(one.without_alert)}"
 
 
 def _books_text(books: common_pb2.StreamBooks) -> str:

@@ -165,6 +165,12 @@ JOURNAL_LINE_BYTES = 8 * KIB
 JOURNAL_FILE_BYTES = 64 * MIB
 """The moves of one slot: some 80,000."""
 
+HELD_SCORES = 2**26
+"""Scores that limits are chosen on, or a certificate compares, features times requests: 512 MiB."""
+
+SCORES_FILE_BYTES = 1024 * MIB
+"""A file of scores, a line of some 80 B each: more than `HELD_SCORES` hold of most catalogues."""
+
 ORACLE_S = 3600
 """A dictionary's own library answers so long: it may have 16 GiB to read."""
 
@@ -300,6 +306,9 @@ RECORDING_SEARCH_BYTES = MIB
 
 RECORDING_SILENCE_NS = 3600 * BEAT_INTERVAL_NS
 """A longer silence is not replayed beat by beat: a clock that was wrong could make it endless."""
+
+RECORDED_REQUEST_TOKENS = 2**24
+"""A request that scores are made of from a recording: the longest contexts that are served have some million tokens."""
 
 MARK_INTERVAL_NS = 1_000_000
 """Frames of one connection within this time share a mark, 80 B: a busy engine sends tens of frames in it."""

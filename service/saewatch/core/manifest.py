@@ -122,6 +122,11 @@ class Exclusions:
         bound = None if self.max_norm is None else canonical.decimal_text(self.max_norm)
         return {"exclude_first": self.exclude_first, "special": list(self.special), "max_norm": bound}
 
+    def words(self) -> dict[str, str]:
+        """As a stream says it: the special tokens' ids, which may be thousands, stand in the data sheet."""
+        found = {"exclude_first": str(self.exclude_first), "special": f"{len(self.special)} token ids"}
+        return found | ({} if self.max_norm is None else {"max_norm": str(self.max_norm)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folding:

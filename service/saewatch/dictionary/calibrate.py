@@ -10,10 +10,11 @@ together, unless it was made for a family.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from saewatch.core.batch import F64
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import ConfigError
 from saewatch.dictionary.binomial import Share
-from saewatch.dictionary.calibration import Experimental, HeldOut, Limit, reads
+from saewatch.dictionary.calibration import Calibration, Data, Experimental, HeldOut, Limit, Served, reads
 from saewatch.dictionary.promise import Promise
 
 BUCKETS = (0, 32, 128, 512)
@@ -71,6 +72,66 @@ def tested(limit: float, scores: F64, *, positive: Flags, negative: Flags, lengt
 
 def _share(fires: Flags, among: Flags) -> Share:
     return Share(int((fires & among).sum()), int(among.sum()))
+
+
+# --- a calibration ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tested:
+    """Requests that limits are tested on."""
+
+    data: Data
+    concepts: Sequence[Collection[str]]
+    """Of each request; none: it carries none."""
+    scores: F64  # [features, R]
+    lengths: F64  # [features, R] scored tokens in each feature's scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scores:
+    """Benign requests as scores, wherever these came from, and what was read."""
+
+    weights: str
+    served: Served
+    features: Sequence[Feature]
+    data: Data
+    scores: F64  # [features, R]
+    tested: Tested | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """By feature, why it can have no limit from these."""
+
+
+def aggregated(feature: Feature, aggregation: str | None) -> Feature:
+    """The same feature with another aggregation, which makes it another one for limits; None: its own."""
+    return feature if aggregation is None else replace(feature, aggregation=aggregation)
+
+
+def calibrated(given: Scores, promise: Promise, date: dt.date) -> Calibration:
+    """The limits of all features, with what they do on the requests that they are tested on."""
+    chosen = [_chosen(given, number, promise) for number in range(len(given.features))]
+    return Calibration(
+        weights=given.weights,
+        promise=promise,
+        served=given.served,
+        date=date,
+        scores=scores_digest(given.features, given.scores),
+        benign=given.data,
+        held_out=given.tested.data if given.tested else None,
+        limits=tuple(one for one in chosen if isinstance(one, Limit)),
+        experimental=tuple(one for one in chosen if isinstance(one, Experimental)),
+    )
+
+
+def _chosen(given: Scores, number: int, promise: Promise) -> Limit | Experimental:
+    feature, seen = given.features[number], given.tested
+    if why := given.refused.get(feature.id):
+        return Experimental(feature=feature.id, n=0, unscored=given.scores.shape[1], why=why, supported=1.0)
+    one = choose(feature, given.scores[number], promise)
+    if isinstance(one, Experimental) or seen is None:
+        return one
+    positive = np.array([feature.concept in concepts for concepts in seen.concepts], bool)
+    negative = np.array([not concepts for concepts in seen.concepts], bool)
+    found = tested(one.limit, seen.scores[number], positive=positive, negative=negative, lengths=seen.lengths[number])
+    return replace(one, held_out=found)
 
 
 # --- what it comes to -------------------------------------------------------------------------------------------------

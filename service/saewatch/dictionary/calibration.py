@@ -26,8 +26,8 @@ from saewatch.dictionary.promise import Promise
 
 KIND = "calibration"
 _READS = ("latents", "direction", "floor", "aggregation", "scope", "head")
-_NUMBER_MAX = 1e300
-_COUNT_MAX = 2**53 - 1
+NUMBER_MAX = 1e300
+COUNT_MAX = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,11 +193,11 @@ def read_calibration(attestation: Attestation) -> Calibration:
     found = Calibration(
         weights=attestation.weights,
         promise=promise,
-        served=_read_served(body.section("served")),
-        date=_read_date(body),
+        served=read_served(body.section("served")),
+        date=read_date(body),
         scores=body.digest("scores"),
-        benign=_read_data(body.section("benign")),
-        held_out=None if body.absent("held_out") else _read_data(body.section("held_out")),
+        benign=read_data(body.section("benign")),
+        held_out=None if body.absent("held_out") else read_data(body.section("held_out")),
         limits=tuple(_read_limit(one, promise) for one in body.objects("limits", limits.FEATURES)),
         experimental=tuple(_read_experimental(one) for one in body.objects("experimental", limits.FEATURES)),
     )
@@ -208,7 +208,8 @@ def read_calibration(attestation: Attestation) -> Calibration:
     return found
 
 
-def _read_served(sheet: Fields) -> Served:
+def read_served(sheet: Fields) -> Served:
+    """What was read."""
     excluded = sheet.section("excluded")
     found = Served(
         model="" if not (text := sheet.text("model", empty=True)) else _digest(sheet, text),
@@ -228,23 +229,25 @@ def _digest(sheet: Fields, text: str) -> str:
     return text
 
 
-def _read_date(body: Fields) -> dt.date:
+def read_date(body: Fields) -> dt.date:
+    """The member ``date`` of an attestation's body."""
     text = body.text("date", pattern=r"\d{4}-\d\d-\d\d")
     try:
         return dt.date.fromisoformat(text)
     except ValueError as error:
-        raise ManifestError("calibration: date", found=text, expected="a date") from error
+        raise ManifestError(f"{body.subject}date", found=text, expected="a date") from error
 
 
-def _read_data(sheet: Fields) -> Data:
-    requests = sheet.integer("requests", 0, _COUNT_MAX)
+def read_data(sheet: Fields) -> Data:
+    """A set of requests."""
+    requests = sheet.integer("requests", 0, COUNT_MAX)
     found = Data(digest=sheet.digest("digest"), requests=requests, distinct=sheet.integer("distinct", 0, requests))
     sheet.close()
     return found
 
 
 def _read_limit(sheet: Fields, promise: Promise) -> Limit:
-    n = sheet.integer("n", 1, _COUNT_MAX)
+    n = sheet.integer("n", 1, COUNT_MAX)
     held_out = None if sheet.absent("held_out") else _read_held_out(sheet.section("held_out"))
     found = Limit(
         feature=sheet.text("id", limit=64),
@@ -252,10 +255,10 @@ def _read_limit(sheet: Fields, promise: Promise) -> Limit:
         aggregation=sheet.text("aggregation", limit=16),
         scope=sheet.choice("scope", SCOPES),
         n=n,
-        unscored=sheet.integer("unscored", 0, _COUNT_MAX),
+        unscored=sheet.integer("unscored", 0, COUNT_MAX),
         j=sheet.integer("j", 1, n),
-        limit=sheet.decimal("limit", -_NUMBER_MAX, _NUMBER_MAX),
-        point95=sheet.decimal("point95", -_NUMBER_MAX, _NUMBER_MAX),
+        limit=sheet.decimal("limit", -NUMBER_MAX, NUMBER_MAX),
+        point95=sheet.decimal("point95", -NUMBER_MAX, NUMBER_MAX),
         over95=sheet.integer("over95", 0, n),
         held_out=held_out,
     )
@@ -282,7 +285,7 @@ def _read_held_out(sheet: Fields) -> HeldOut:
 
 
 def _read_share(sheet: Fields) -> Share:
-    n = sheet.integer("n", 0, _COUNT_MAX)
+    n = sheet.integer("n", 0, COUNT_MAX)
     found = Share(sheet.integer("hits", 0, n), n)
     sheet.close()
     return found
@@ -291,8 +294,8 @@ def _read_share(sheet: Fields) -> Share:
 def _read_experimental(sheet: Fields) -> Experimental:
     found = Experimental(
         feature=sheet.text("id", limit=64),
-        n=sheet.integer("n", 0, _COUNT_MAX),
-        unscored=sheet.integer("unscored", 0, _COUNT_MAX),
+        n=sheet.integer("n", 0, COUNT_MAX),
+        unscored=sheet.integer("unscored", 0, COUNT_MAX),
         why=sheet.text("why", limit=limits.LABEL_BYTES),
         supported=sheet.decimal("supported", 0.0, 1.0),
     )

@@ -1,4 +1,4 @@
-"""When a calibration no longer holds for a stream: its limits are void, or are to be made anew.
+"""When a calibration or a certificate no longer holds for a stream: it is void, or is to be made anew.
 
 The promise of a limit assumes that live requests are drawn as the benign ones of its calibration were. Drift breaks
 that, and so does whoever tries to. What can be known from here is whether something else is read now, how old the
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from saewatch.core.records import StreamOpen
 from saewatch.dictionary.binomial import Share
 from saewatch.dictionary.calibration import Calibration, Limit, Served
+from saewatch.dictionary.certificate import Certificate
 
 AGE_DAYS = 90
 """Older ones are to be made anew: traffic changes with the seasons of a product."""
@@ -48,15 +49,32 @@ def stale(
         live: by feature, how many of the scored live requests were over the 95 % point.
         reader: of the stream, where no engine reads it.
     """
-    found = [*_changed(calibration, opening, reader), *_aged(calibration, today)]
+    found = [*_changed(calibration, opening, reader), *_aged(calibration.date, today)]
     found += _drifted(calibration.limits, live or {})
     return sorted(found, key=lambda one: not one.hard)
 
 
-def _changed(calibration: Calibration, opening: StreamOpen, reader: str) -> Iterator[Stale]:
-    before, now = calibration.served, Served.of(opening, reader)
+def stale_certificate(
+    certificate: Certificate, *, opening: StreamOpen, today: dt.date, reader: str = ""
+) -> list[Stale]:
+    """The same of a fidelity certificate; one that was refused holds for nothing. Arguments as `stale` has."""
+    refused = [
+        Stale(
+            reason=f"refused for {rule.figure}",
+            hard=True,
+            found=f"{certificate.figures[rule.figure]}",
+            expected=rule.text(),
+        )
+        for rule in certificate.why
+    ]
+    found = [*refused, *_changed(certificate, opening, reader), *_aged(certificate.date, today)]
+    return sorted(found, key=lambda one: not one.hard)
+
+
+def _changed(made: Calibration | Certificate, opening: StreamOpen, reader: str) -> Iterator[Stale]:
+    before, now = made.served, Served.of(opening, reader)
     pairs = {
-        "weights": (opening.weights_digest, calibration.weights),
+        "weights": (opening.weights_digest, made.weights),
         "model": (now.model, before.model),
         "quantisation": (now.quantisation, before.quantisation),
         "mode": (now.mode, before.mode),
@@ -74,8 +92,8 @@ def _words(excluded: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(excluded.items())) or "nothing"
 
 
-def _aged(calibration: Calibration, today: dt.date) -> Iterator[Stale]:
-    age = (today - calibration.date).days
+def _aged(made: dt.date, today: dt.date) -> Iterator[Stale]:
+    age = (today - made).days
     if age > AGE_DAYS:
         yield Stale(reason="age", hard=False, found=f"{age} days", expected=f"at most {AGE_DAYS}")
 

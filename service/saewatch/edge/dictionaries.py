@@ -15,9 +15,10 @@ from saewatch.core.attestation import Attestation, read_adapter, read_attestatio
 from saewatch.core.catalogue import read_catalogue
 from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.core.fields import Fields
+from saewatch.edge import evidence
 from saewatch.monitor.tables import KnownDictionary
 
-READ = ("fit", "adapter")
+READ = ("fit", "adapter", *evidence.KINDS)
 """Kinds of attestations that the sidecar reads."""
 
 
@@ -76,6 +77,7 @@ def known(found: Mapping[str, bytes], *, where: str) -> KnownDictionary:
         adapters=frozenset(
             read_adapter(Fields(one.body, "adapter: ")).name for one in _attested(found, sheet, where, "adapter")
         ),
+        evidence=evidence.checked(one for kind in evidence.KINDS for one in _attested(found, sheet, where, kind)),
     )
 
 

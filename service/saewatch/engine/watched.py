@@ -18,7 +18,6 @@ from saewatch.core.errors import ConfigError, MisfitError, SelfTestFailed
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.footprint import Footprint, check_budget, firings_max, footprint, needs_whole
 from saewatch.core.hookpoint import HookPoint
-from saewatch.core.manifest import Exclusions
 from saewatch.core.records import StreamOpen
 from saewatch.core.tapconfig import DictionaryUse, TapConfig
 from saewatch.engine.books import Stream
@@ -385,12 +384,6 @@ def _opening(
         catalogue_digest=bundle.sheet.catalogue if bundle else "",
         mode=mode,
         role=use.role if use else "stable",
-        excluded=_excluded(bundle.manifest.exclusions) if bundle else {},
+        excluded=bundle.manifest.exclusions.words() if bundle else {},
         blind=blind,
     )
-
-
-def _excluded(rules: Exclusions) -> dict[str, str]:
-    """In words: the special tokens' ids, which may be thousands, stand in the data sheet."""
-    found = {"exclude_first": str(rules.exclude_first), "special": f"{len(rules.special)} token ids"}
-    return found | ({} if rules.max_norm is None else {"max_norm": str(rules.max_norm)})

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.core import pairs
+from saewatch.core.attestation import Attestation
 from saewatch.core.batch import F32, I32, U8, U16, U32, SlotKind, WatchSet
 from saewatch.core.catalogue import Catalogue, Feature
 from saewatch.core.errors import RecordError
@@ -33,6 +34,7 @@ class KnownDictionary:
     model_id: str = ""
     adapters: frozenset[str] = frozenset()  # names of those that it is attested to fit
     folder: str = field(default="", compare=False)  # of the bundle; empty: it did not come from one
+    evidence: tuple[Attestation, ...] = ()  # of its bundle, what limits and certificates rest on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

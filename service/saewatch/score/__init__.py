@@ -12,8 +12,6 @@ answer is greedy, and what it was generated from is read again with it, as one s
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -22,17 +20,15 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers.utils import cached_file, logging
 
 from saewatch.core.catalogue import Catalogue
-from saewatch.core.errors import ConfigError, UnreachableError
+from saewatch.core.errors import ConfigError
 from saewatch.core.records import StreamOpen
 from saewatch.engine.batching import Encoded
 from saewatch.engine.hf import HfTap, Seen
 from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable, join
+from saewatch.score.loading import DTYPES, load_model, tokenizer_of
 from saewatch.score.results import Coverage, Fired, Peak, Scored, Scores, Token, total
 from saewatch.score.rows import places, rows_at, rows_at_each
 from saewatch.score.spliced import cross_entropy
@@ -48,12 +44,12 @@ __all__ = [
     "Scores",
     "Token",
     "cross_entropy",
+    "load_model",
     "places",
     "rows_at_each",
     "total",
 ]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BEHIND = 8
 """Tokens before a token that are decoded with it: no character has as many."""
 NAMED = 16
@@ -140,12 +136,8 @@ class Scorer:
             ConfigError: it is no model that transformers knows.
             SaewatchError: as the class.
         """
-        if dtype not in DTYPES:
-            raise ConfigError("dtype", found=dtype, expected=f"one of {', '.join(DTYPES)}")
-        _check_device(device)
-        with contextlib.nullcontext() if progress else _without_bars():
-            loaded, folder = _load(str(model), DTYPES[dtype], device)
-        tokenizer, why = _tokenizer_of(str(model))
+        loaded, folder = load_model(str(model), dtype=dtype, device=device, progress=progress)
+        tokenizer, why = tokenizer_of(str(model))
         made = cls(loaded, tokenizer, bundle, folder=folder, **chosen)
         made._no_tokenizer = why
         return made
@@ -330,67 +322,3 @@ def _table(tap: HfTap, chosen: Catalogue) -> WatchTable:
         catalogue_digest=bundle.sheet.catalogue,
     )
     return join(tap.watch_sets(), number=1, stream=StreamIdentity(number=1, opening=tap.opening, dictionary=known))
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _load(name: str, dtype: torch.dtype, device: str) -> tuple[Any, Path]:
-    """The model, and the folder that its files were read from."""
-    _check_folder(name)
-    try:
-        config = transformers.AutoConfig.from_pretrained(name)
-        capped = getattr(config, "attn_logit_softcapping", None) is not None  # torch's own attention leaves it out
-        chosen = {"attn_implementation": "eager"} if capped else {}
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, use_safetensors=True, **chosen
-        )
-        return model.to(device), Path(cached_file(name, "config.json")).parent
-    except OSError as error:
-        raise UnreachableError(name, found=_first(error), expected=_READABLE, hint=_HINT) from error
-    except (ValueError, SafetensorError) as error:
-        raise ConfigError(name, found=_first(error), expected=_READABLE, hint=_HINT) from error
-
-
-_READABLE = "a model that can be read"
-_HINT = "Name a folder with config.json and *.safetensors, or a model that transformers can fetch."
-
-
-def _check_folder(name: str) -> None:
-    """Raises `UnreachableError` for what can be no name, and is no model's folder: transformers says other things."""
-    folder = Path(name)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) and not name.startswith("."):
-        return
-    file = folder / "config.json"
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise UnreachableError(str(file), found=error.strerror, expected=_READABLE, hint=_HINT) from error
-
-
-def _first(error: Exception) -> str:
-    """The first line of what was said."""
-    return f"{error}".partition("\n")[0][:200]
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError("device", found=f"{name}: {error!s:.100}", expected="cpu, or a GPU that is there") from error
-
-
-def _tokenizer_of(name: str) -> tuple[Any, str]:
-    """The tokenizer, or None and why not: token ids can be scored without one."""
-    try:
-        return transformers.AutoTokenizer.from_pretrained(name), ""
-    except Exception as error:  # the tokenizers' library raises nothing more special
-        return None, f"{error!s:.200}"

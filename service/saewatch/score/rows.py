@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,19 +15,29 @@ from saewatch.core.errors import HookPointError
 from saewatch.engine.hf import PLACES, hooked, place_of
 
 
+class _Taken(Exception):
+    """The rows are there: what comes behind the hook point is not computed."""
+
+
 @torch.no_grad()
 def rows_at(model: Any, point: str, tokens: Sequence[int]) -> Tensor:
-    """One forward pass over ``tokens``, without padding and without a cache: the rows at ``point``, ``[T, d]``."""
+    """A forward pass over ``tokens`` up to ``point``, without padding and without a cache: its rows, ``[T, d]``."""
     return rows_at_each(model, [point], tokens)[point]
 
 
 @torch.no_grad()
 def rows_at_each(model: Any, points: Sequence[str], tokens: Sequence[int]) -> dict[str, Tensor]:
-    """The same at several hook points, in one pass."""
+    """The same at several hook points, in one pass, which ends behind the last of them."""
     taken: dict[str, Tensor] = {}
-    with ExitStack() as hooks:
+
+    def keep(point: str, hidden: Tensor) -> None:
+        taken[point] = hidden.flatten(0, -2).clone()  # later blocks may write into it
+        if len(taken) == len({*points}):
+            raise _Taken
+
+    with ExitStack() as hooks, suppress(_Taken):
         for point in points:
-            hooks.enter_context(hooked(place_of(model, hookpoint.parse(point)), _keeping(taken, point)))
+            hooks.enter_context(hooked(place_of(model, hookpoint.parse(point)), partial(keep, point)))
         model.base_model(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=False)
     return {point: taken[point] for point in points}
 
@@ -53,9 +64,3 @@ def _there(model: Any, point: str) -> bool:
         return False
     return True
 
-
-def _keeping(taken: dict[str, Tensor], point: str) -> Callable[[Tensor], None]:
-    def keep(hidden: Tensor) -> None:
-        taken[point] = hidden.flatten(0, -2).clone()  # later blocks may write into it
-
-    return keep

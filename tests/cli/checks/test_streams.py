@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -51,6 +51,25 @@ def only(check: Callable[[Seen], Iterator[Finding]], what: Seen) -> Finding:
 
 def missed(reason: Reason, tokens: int = 5) -> common_pb2.MissedTokens:
     return common_pb2.MissedTokens(reason=common_pb2.MissedReason.Value(f"MISSED_REASON_{reason.name}"), tokens=tokens)
+
+
+def attesting(state: Any, *, kind: str = "certificate", without: Sequence[str] = ()) -> Seen:
+    one = stream()
+    one.evidence.add(
+        kind=kind, digest="sha256:1", state=state, reasons=["model: a instead of b"], without_alert=without
+    )
+    return seen(one)
+
+
+def test_what_a_bundle_attests() -> None:
+    found = only(streams.evidence, attesting(status_pb2.EVIDENCE_STATE_VALID, without=["a.p1", "b.p1"]))
+    assert (found.state, found.found) == (State.GOOD, "valid; 2 features may not back an alert")
+    found = only(streams.evidence, attesting(status_pb2.EVIDENCE_STATE_VOID))
+    assert (found.state, found.found) == (State.WARNING, "void: model: a instead of b")
+    assert "saewatch dictionary certify" in found.hint
+    found = only(streams.evidence, attesting(status_pb2.EVIDENCE_STATE_RENEW, kind="calibration"))
+    assert (found.state, found.found) == (State.WARNING, "to be made anew: model: a instead of b")
+    assert "saewatch dictionary calibrate" in found.hint
 
 
 def test_all_is_well() -> None:

@@ -162,7 +162,39 @@ def clock(seen: Seen) -> Iterator[Finding]:
         yield good("clock", f"within {max(map(abs, apart.values())):.3f} s")
 
 
-CHECKS: tuple[Callable[[Seen], Iterator[Finding]], ...] = (blind, coverage, balance, counters, queues, lag, clock)
+def evidence(seen: Seen) -> Iterator[Finding]:
+    """Whether limits and certificates hold for what is served."""
+    if not any(one.evidence for one in _open(seen)):
+        yield good("evidence", "no bundle attests limits or a certificate")
+    for status in _open(seen):
+        for one in status.evidence:
+            subject, why = f"{one.kind} of {_named(status)}", "; ".join(one.reasons)
+            hint = REMADE.get(one.kind, "It is newer than this command.")
+            if one.state == status_pb2.EVIDENCE_STATE_VALID:
+                found = (
+                    f"valid; {len(one.without_alert)} features may not back an alert" if one.without_alert else "valid"
+                )
+                yield good(subject, found)
+            else:
+                void = one.state == status_pb2.EVIDENCE_STATE_VOID
+                yield warning(subject, f"{'void' if void else 'to be made anew'}: {why}", expected="valid", hint=hint)
+
+
+REMADE: Mapping[str, str] = {
+    "calibration": "Make it anew with `saewatch dictionary calibrate`, on what serves.",
+    "certificate": "Make it anew with `saewatch dictionary certify`, on what serves.",
+}
+
+CHECKS: tuple[Callable[[Seen], Iterator[Finding]], ...] = (
+    blind,
+    coverage,
+    balance,
+    counters,
+    queues,
+    lag,
+    clock,
+    evidence,
+)
 
 
 def _open(seen: Seen) -> list[status_pb2.StreamStatus]:

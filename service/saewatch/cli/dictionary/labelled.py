@@ -8,6 +8,7 @@ and "paraphrase_of".
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,19 +61,67 @@ def read(name: str, known: Collection[str]) -> Labelled:
                 raise ConfigError(
                     f"{where}: {key}", found=f"{said!r:.40}", expected=f"a name of at most {_NAME} letters"
                 )
-    concepts = tuple(frozenset(_concepts(where, entry, known)) for where, entry in entries)
-    return Labelled(digest=digest(name), entries=entries, concepts=concepts)
+    carried = tuple(frozenset(concepts(where, entry, known)) for where, entry in entries)
+    return Labelled(digest=digest(name), entries=entries, concepts=carried)
+
+
+def by_request(name: str, known: Collection[str]) -> Mapping[str, frozenset[str]]:
+    """The concepts of requests that are named by an id: lines of {"request": …, "concept": …}."""
+    found: dict[str, frozenset[str]] = {}
+    for where, entry in objects(name, limits.SCORE_FILE_BYTES):
+        request = text(where, entry, "request")
+        if request in found:
+            raise ConfigError(f"{where}: request", found=f"{request:.40}, a second time", expected="each once")
+        found[request] = frozenset(concepts(where, entry, known))
+    return found
+
+
+def objects(name: str, most: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects of a *.jsonl file of ``most`` bytes, a line at a time, and where each stands.
+
+    UnreachableError when it cannot be read, ConfigError naming the line that is none.
+    """
+    try:
+        with Path(name).open("rb") as file:
+            for number in itertools.count(1):
+                if not (line := file.readline(limits.MIB + 1)):
+                    return
+                if file.tell() > most:
+                    raise ConfigError(name, found="a larger file", expected=f"at most {most} bytes")
+                if line.strip():
+                    yield f"{name}:{number}", _object(line, f"{name}:{number}")
+    except OSError as error:
+        raise UnreachableError(name, found=error.strerror, expected="a file of JSON objects") from error
+
+
+def text(where: str, entry: Mapping[str, Any], key: str) -> str:
+    """A name that an entry has to hold. `ConfigError` naming the line that does not."""
+    found = entry.get(key)
+    if not isinstance(found, str) or not found:
+        raise ConfigError(f"{where}: {key}", found=f"{found!r:.40}", expected="a name")
+    return found
+
+
+def _object(line: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(line) if len(line) <= limits.MIB else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(where, found=f"{line[:60]!r}", expected="a JSON object in UTF-8, on one line")
+    return found
 
 
 def check_benign(requests: Labelled, wanted: Iterable[str]) -> None:
     """`ConfigError` naming a request that carries one of ``wanted``."""
-    for (where, _), concepts in zip(requests.entries, requests.concepts, strict=True):
-        if carried := sorted(concepts & set(wanted)):
+    for (where, _), carries in zip(requests.entries, requests.concepts, strict=True):
+        if carried := sorted(carries & set(wanted)):
             hint = "Limits are chosen on requests without it; put this one into --labelled."
             raise ConfigError(f"{where}: concept", found=carried[0], expected="a benign request", hint=hint)
 
 
-def _concepts(where: str, entry: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+def concepts(where: str, entry: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+    """What an entry says that it carries. `ConfigError` for what is not ``known``."""
     said = entry.get("concept")
     for concept in said if isinstance(said, list) else [] if said is None else [said]:
         if concept not in known:

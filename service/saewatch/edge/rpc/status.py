@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
 from collections.abc import Callable, Mapping
 
@@ -11,6 +12,7 @@ import grpc
 from saewatch import __version__
 from saewatch.core import limits
 from saewatch.core.errors import SaewatchError
+from saewatch.edge import evidence
 from saewatch.edge.access import Principal
 from saewatch.edge.pb import status_pb2
 from saewatch.edge.pipeline import Pipeline
@@ -22,14 +24,23 @@ from saewatch.monitor.events import StreamState
 
 
 class StatusService:
-    """Serves the pipeline's state. ``counters`` and ``subscribers`` are read at each call."""
+    """Serves the pipeline's state. ``counters`` and ``subscribers`` are read at each call.
+
+    ``clock``: by which attestations age.
+    """
 
     SERVICE = "saewatch.v1.StatusService"
 
     def __init__(
-        self, *, pipeline: Pipeline, counters: Callable[[], Mapping[str, int]], subscribers: Callable[[], int]
+        self,
+        *,
+        pipeline: Pipeline,
+        counters: Callable[[], Mapping[str, int]],
+        subscribers: Callable[[], int],
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._pipeline = pipeline
+        self._clock = clock
         self._counters = counters
         self._subscribers = subscribers
         self._started_ns = time.time_ns()
@@ -53,7 +64,7 @@ class StatusService:
             version=__version__,
             start_time=messages.timestamp(self._started_ns),
             server_time=messages.timestamp(time.time_ns()),
-            streams=map(_stream, status.streams),
+            streams=[_stream(one, self._today()) for one in status.streams],
             blind=map(messages.blind, status.blind),
             rates=status_pb2.Rates(
                 tokens_per_second=status.rates.tokens_per_second,
@@ -85,6 +96,9 @@ class StatusService:
             error = SaewatchError("answer", found=found, expected=expected, hint="Name a model and a hook point.")
             raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, error, reason="ANSWER_BYTES")
         return answer
+
+    def _today(self) -> dt.date:
+        return dt.datetime.fromtimestamp(self._clock() / 1e9, tz=dt.UTC).date()
 
 
 def _comparison(one: Comparison) -> status_pb2.ShadowComparison:
@@ -129,7 +143,7 @@ def _side(side: Side) -> status_pb2.ShadowSide:
     )
 
 
-def _stream(state: StreamState) -> status_pb2.StreamStatus:
+def _stream(state: StreamState, today: dt.date) -> status_pb2.StreamStatus:
     return status_pb2.StreamStatus(
         stream=messages.stream(state.identity),
         books=messages.books(state) if state.books else None,
@@ -142,4 +156,22 @@ def _stream(state: StreamState) -> status_pb2.StreamStatus:
         seq_gaps=state.seq_gaps,
         duplicates=state.duplicates,
         slots=state.slots,
+        evidence=map(_evidence, evidence.of_stream(state.identity, today)),
+    )
+
+
+_STATES = {
+    evidence.VALID: status_pb2.EVIDENCE_STATE_VALID,
+    evidence.RENEW: status_pb2.EVIDENCE_STATE_RENEW,
+    evidence.VOID: status_pb2.EVIDENCE_STATE_VOID,
+}
+
+
+def _evidence(found: evidence.Evidence) -> status_pb2.Evidence:
+    return status_pb2.Evidence(
+        kind=found.kind,
+        digest=found.digest,
+        state=_STATES[found.state],
+        reasons=found.reasons,
+        without_alert=found.without_alert,
     )

@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import saewatch.edge.pb.saewatch.v1.common_pb2
@@ -19,6 +20,34 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _EvidenceState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _EvidenceStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_EvidenceState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EVIDENCE_STATE_UNSPECIFIED: _EvidenceState.ValueType  # 0
+    """Not known to this client."""
+    EVIDENCE_STATE_VALID: _EvidenceState.ValueType  # 1
+    """Nothing speaks against it."""
+    EVIDENCE_STATE_RENEW: _EvidenceState.ValueType  # 2
+    """It is old, or something that cannot be compared has changed: make it anew."""
+    EVIDENCE_STATE_VOID: _EvidenceState.ValueType  # 3
+    """It is about something else, or was refused."""
+
+class EvidenceState(_EvidenceState, metaclass=_EvidenceStateEnumTypeWrapper):
+    """Whether something may rest on an attestation."""
+
+EVIDENCE_STATE_UNSPECIFIED: EvidenceState.ValueType  # 0
+"""Not known to this client."""
+EVIDENCE_STATE_VALID: EvidenceState.ValueType  # 1
+"""Nothing speaks against it."""
+EVIDENCE_STATE_RENEW: EvidenceState.ValueType  # 2
+"""It is old, or something that cannot be compared has changed: make it anew."""
+EVIDENCE_STATE_VOID: EvidenceState.ValueType  # 3
+"""It is about something else, or was refused."""
+Global___EvidenceState: typing_extensions.TypeAlias = EvidenceState
 
 @typing.final
 class GetStatusRequest(google.protobuf.message.Message):
@@ -142,6 +171,7 @@ class StreamStatus(google.protobuf.message.Message):
     SEQ_GAPS_FIELD_NUMBER: builtins.int
     DUPLICATES_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
+    EVIDENCE_FIELD_NUMBER: builtins.int
     connected: builtins.bool
     """True while a connection carries it."""
     ended: builtins.str
@@ -168,6 +198,10 @@ class StreamStatus(google.protobuf.message.Message):
     def books(self) -> saewatch.edge.pb.saewatch.v1.common_pb2.StreamBooks:
         """The engine's books; absent before its first beat."""
 
+    @property
+    def evidence(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Evidence]:
+        """What the dictionary's bundle attests, and whether it holds for this stream."""
+
     def __init__(
         self,
         *,
@@ -182,11 +216,50 @@ class StreamStatus(google.protobuf.message.Message):
         seq_gaps: builtins.int = ...,
         duplicates: builtins.int = ...,
         slots: builtins.int = ...,
+        evidence: collections.abc.Iterable[Global___Evidence] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["books", b"books", "stream", b"stream"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["books", b"books", "connected", b"connected", "duplicates", b"duplicates", "ended", b"ended", "received_firings", b"received_firings", "received_missed", b"received_missed", "received_rows", b"received_rows", "received_seq", b"received_seq", "seq_gaps", b"seq_gaps", "slots", b"slots", "stream", b"stream"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["books", b"books", "connected", b"connected", "duplicates", b"duplicates", "ended", b"ended", "evidence", b"evidence", "received_firings", b"received_firings", "received_missed", b"received_missed", "received_rows", b"received_rows", "received_seq", b"received_seq", "seq_gaps", b"seq_gaps", "slots", b"slots", "stream", b"stream"]) -> None: ...
 
 Global___StreamStatus: typing_extensions.TypeAlias = StreamStatus
+
+@typing.final
+class Evidence(google.protobuf.message.Message):
+    """Whether an attestation holds for a stream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    WITHOUT_ALERT_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """calibration or certificate."""
+    digest: builtins.str
+    """Digest of the attestation."""
+    state: Global___EvidenceState.ValueType
+    """Whether anything may rest on it."""
+    @property
+    def reasons(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What speaks against it."""
+
+    @property
+    def without_alert(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Features that by it may not back an alert: quarantined, not measured, or all where it is void."""
+
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        digest: builtins.str = ...,
+        state: Global___EvidenceState.ValueType = ...,
+        reasons: collections.abc.Iterable[builtins.str] | None = ...,
+        without_alert: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "kind", b"kind", "reasons", b"reasons", "state", b"state", "without_alert", b"without_alert"]) -> None: ...
+
+Global___Evidence: typing_extensions.TypeAlias = Evidence
 
 @typing.final
 class Rates(google.protobuf.message.Message):

@@ -1,0 +1,191 @@
+"""Say which features survive serving: the same texts through reference numerics and through what serves.
+
+The reference is the model in transformers, float32. What serves is a model's folder, read in the type that is served
+(--dtype); or a recording that was made while the engine got these very texts, which holds the watched features only:
+each text then names the "request" that it was sent as. A feature is good, quarantined (it may be shown, and may not
+back an alert) or unmeasured (no alert either). Ends with 2 when the whole certificate is refused; it is written all the
+same, since it is evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime as dt
+import importlib.metadata
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from saewatch import __version__, cli
+from saewatch.cli import prompts
+from saewatch.cli.dictionary import labelled
+from saewatch.cli.dictionary.served_recording import RecordedReading, names_of
+from saewatch.cli.dictionary.survived import told
+from saewatch.cli.output import whole
+from saewatch.cli.sidecar import ProgressLine
+from saewatch.cli.values import bundle
+from saewatch.core.catalogue import Feature
+from saewatch.core.errors import ConfigError, MisfitError, UnreachableError
+from saewatch.core.fit import verify_fit
+from saewatch.dictionary.bundle import read_parts, write_bundle
+from saewatch.dictionary.calibration import Data, Served
+from saewatch.dictionary.certificate import KIND, PASSED, Certificate
+from saewatch.dictionary.certify import certified
+from saewatch.dictionary.fidelity import Encoded, Fidelity, Held, Recorded, held_at
+from saewatch.dictionary.model import facts_at
+
+if TYPE_CHECKING:  # an extra of its own, and seconds to load
+    from saewatch.score import Scorer
+
+REFERENCE = "float32"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The dictionary, both models, and the texts."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the dictionary's bundle")
+    parser.add_argument("--reference", required=True, metavar="MODEL", help="a transformers model's folder or name")
+    parser.add_argument("--served", type=Path, required=True, metavar="MODEL", help=SERVED)
+    parser.add_argument("--texts", required=True, metavar="FILE", help="prompts, as `saewatch score` reads them")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of what serves")
+    parser.add_argument("--kv-cache", default="", metavar="TYPE", help="of keys and values in what serves, to be noted")
+    parser.add_argument("--feature", action="append", default=[], metavar="ID", help="only these; repeatable")
+    parser.add_argument("--mode", choices=["exact", "thresholded"], default="exact", help="for latents that compete")
+    parser.add_argument("--chat", action="store_true", help="each text is a user's message")
+    parser.add_argument("--cut", action="store_true", help="cut prompts that are too long, instead of refusing them")
+    parser.add_argument("--device", default="cpu", help="of both models (%(default)s)")
+    parser.add_argument("--date", type=dt.date.fromisoformat, help="of the certificate, as YYYY-MM-DD; else today")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the attestation there")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="write a bundle with it; it replaces older ones")
+
+
+SERVED = "the folder of the model that is served, or a recording of an engine that got the texts"
+
+
+class Reading(Protocol):
+    """What serves."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether its activations are there."""
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Those that it can be compared for."""
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """What a certificate says of it."""
+
+    def side(self, fidelity: Fidelity, number: int, ids: Sequence[int]) -> Encoded | Recorded | str:
+        """How it read text ``number``, or why it cannot be compared."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Reads, compares, tells and writes."""
+    held = held_at(bundle(options.bundle))
+    features = held.catalogue.chosen(options.feature)
+    if not features:
+        raise ConfigError("features", found="none", expected="one at least")
+    entries = prompts.entries(options.texts)
+    if not entries:
+        raise ConfigError(options.texts, found="no texts", expected="texts that both models read")
+    if options.into and options.into.exists():
+        raise ConfigError(str(options.into), found="a folder that is there", expected="no such folder")
+    reading: Reading
+    if options.served.is_file():
+        reading = RecordedReading(options, names_of(entries), features)
+    else:
+        reading = Folder(options, held, tuple(features))
+    made, left_out = _compared(options, held, entries, reading)
+    _write(made, options)
+    print(told(made, left_out, as_json=options.json))
+    return cli.GOOD if made.verdict == PASSED else cli.FAILED
+
+
+def _compared(
+    options: argparse.Namespace, held: Held, entries: Sequence[tuple[str, Mapping[str, Any]]], reading: Reading
+) -> tuple[Certificate, Mapping[str, int]]:
+    score = prompts.scoring()
+    given = [prompts.given(entry, score, chat=options.chat) for _, entry in entries]
+    scorer: Scorer = score.Scorer.load(
+        options.reference, options.bundle, device=options.device, progress=sys.stderr.isatty(), mode=options.mode
+    )
+    fidelity = Fidelity(held.dictionary, reading.features, mode=options.mode, whole=reading.whole)
+    left_out, line, compared = Counter[str](), ProgressLine(sys.stderr), 0
+    texts = scorer.rows(given, cut=options.cut, names=[where for where, _ in entries])
+    for number, ((_, entry), (ids, x)) in enumerate(zip(entries, texts, strict=True)):
+        line.show(f"{number} of {len(entries)} texts, {fidelity.tokens} tokens")
+        side = reading.side(fidelity, number, ids)
+        if isinstance(side, str):
+            left_out[side] += 1
+        else:
+            fidelity.add(fidelity.encoded(ids, x), side, len(ids) - len(entry.get("answer", ())))
+            compared += 1
+    line.clear()
+    data = Data(digest=labelled.digest(options.texts), requests=compared, distinct=compared)
+    made = certified(
+        fidelity.result(),
+        reading.features,
+        weights=held.sheet.weights,
+        reference=Served.of(scorer.opening, prompts.reader(REFERENCE)),
+        date=options.date or dt.datetime.now(tz=dt.UTC).date(),
+        texts=data,
+        **reading.known,
+    )
+    return made, left_out
+
+
+class Folder:
+    """A model of transformers in the type that is served.
+
+    Raises `MisfitError` for one that the dictionary does not fit by its shape.
+    """
+
+    whole = True
+
+    def __init__(self, options: argparse.Namespace, held: Held, features: tuple[Feature, ...]) -> None:
+        self.features, self._options, self._point = features, options, held.manifest.hook_point
+        if not options.served.is_dir():
+            raise UnreachableError(str(options.served), found="nothing", expected="a model's folder, or a recording")
+        facts = facts_at(options.served, digests=True)
+        verify_fit(held.manifest, None, facts)
+        self._model, _ = prompts.scoring().load_model(
+            str(options.served), dtype=options.dtype, device=options.device, progress=sys.stderr.isatty()
+        )
+        self._served = Served(
+            model=facts.weights,
+            proof="weights" if facts.weights else "",
+            quantisation="",
+            mode=options.mode,
+            excluded=held.manifest.exclusions.words(),
+            reader=prompts.reader(options.dtype),
+        )
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """What a certificate says of it."""
+        names = ("torch", "transformers")
+        versions = {"saewatch": __version__, **{name: importlib.metadata.version(name) for name in names}}
+        return {"served": self._served, "versions": versions, "kv_cache": self._options.kv_cache}
+
+    def side(self, fidelity: Fidelity, number: int, ids: Sequence[int]) -> Encoded:
+        """Its own activations. `MisfitError` for a token that it does not have."""
+        known = self._model.get_input_embeddings().num_embeddings
+        if max(ids) >= known:
+            raise MisfitError(f"text {number}: token", found=max(ids), expected=f"an id below {known}, as it is served")
+        return fidelity.encoded(ids, prompts.scoring().rows_at(self._model, self._point, ids))
+
+
+def _write(made: Certificate, options: argparse.Namespace) -> None:
+    """A bundle has one certificate: an older one is of another served model, or of the same and superseded."""
+    attestation = made.attestation()
+    if options.out:
+        with whole(options.out) as partial:
+            partial.write_bytes(attestation.data())
+    if options.into:
+        parts = read_parts(options.bundle)
+        kept = [one for one in parts.attestations if one.kind != KIND]
+        write_bundle(dataclasses.replace(parts, attestations=[*kept, attestation]), options.into)

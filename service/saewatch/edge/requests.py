@@ -1,0 +1,210 @@
+"""The requests of a recording, one after the other as they ended, each with everything that fired on it.
+
+A replay without services: the same pipeline as beside an engine, as fast as it goes, so a request is what the sidecar
+would have said of it. Memory is that of the requests that are open at a time. A request is told only where all of it
+is known: its end was recorded, every token that was fed was seen or excluded, and under one watch set. The others are
+counted by why they are left out: a score of half a request is none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from saewatch.core import limits
+from saewatch.core.aggregate import Firings, Flags, Requests
+from saewatch.core.batch import F32, I32, U16, Origin, Reason
+from saewatch.core.recording import Recording
+from saewatch.edge.pipeline import Dropped, Item, Pipeline, SinkQueue
+from saewatch.edge.replay import RecordedClock, ReplaySource
+from saewatch.monitor.events import UNKNOWN, Identity, Observed, RequestEnded
+from saewatch.monitor.tables import KnownDictionary, WatchTable
+
+LOST = "their end was not recorded"
+UNSEEN = "nothing of them was seen in this stream"
+INCOMPLETE = "not every token was seen"
+CHANGED = "what is watched changed meanwhile"
+LONG = "they are too long"
+WAIT_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordedRequest:
+    """One request under one watch set. Firings are in any order; several of a feature on one token are told apart."""
+
+    identity: Identity
+    table: WatchTable
+    seen: Flags  # [fed] False: excluded
+    position: I32  # [K]
+    feature: I32  # [K] of the table
+    slot: U16  # [K]
+    value: F32  # [K]
+
+    def columns(self) -> tuple[Requests, Firings]:
+        """As `core.aggregate` makes scores of them."""
+        requests = Requests.of([len(self.seen)], [self.identity.prompt_len], self.seen)
+        firings = Firings(
+            request=np.zeros(len(self.position), np.int64),
+            position=self.position.astype(np.int64),
+            feature=self.feature.astype(np.int64),
+            unit=self.table.units(self.feature, self.slot),
+            value=self.value,
+        )
+        return requests, firings
+
+
+class RecordedRequests:
+    """Those of ``recording`` in streams of the dictionary ``known``. To be gone over once.
+
+    ``on_progress`` gets the recorded seconds from time to time. What ends the replay passes through.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        known: KnownDictionary,
+        *,
+        on_progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._known, self._on_progress = known, on_progress
+        self._arrived = threading.Event()
+        clock = RecordedClock(recording.began_ns)
+        self._queue = SinkQueue("requests", self._arrived.set, wants=(Observed, RequestEnded))
+        self._pipeline = Pipeline(dictionaries={known.weights_digest: known}, queues=[self._queue], clock=clock)
+        self._source = ReplaySource(recording=recording, pipeline=self._pipeline, clock=clock, speed=0.0)
+        self._open: dict[Identity, _Open] = {}
+        self.left_out: Counter[str] = Counter()
+        """Requests that are not told, by why."""
+        self.tables: dict[int, WatchTable] = {}
+        """Watch sets under which something was seen, by their number."""
+        self.weights: Counter[str] = Counter()
+        """Streams of the recording by their weights digest, once it was gone over."""
+
+    def __iter__(self) -> Iterator[RecordedRequest]:
+        """In the order in which they ended."""
+        self._source.start()
+        try:
+            while not self._source.progress.ended:
+                self._arrived.wait(WAIT_S)
+                self._arrived.clear()
+                self._on_progress(self._source.progress.seconds)
+                yield from self._taken(self._queue.taken())
+            yield from self._taken(self._queue.taken())
+        finally:
+            self._source.stop()
+        if self._source.failed is not None:
+            raise self._source.failed
+        self.left_out[LOST] += len(self._open)
+        self.left_out += Counter()  # without what is 0
+        self.weights.update(one.identity.opening.weights_digest for one in self._pipeline.status().streams)
+
+    def _taken(self, items: Iterable[Item]) -> Iterator[RecordedRequest]:
+        for item in items:
+            assert not isinstance(item, Dropped), "a replay waits for its sinks"
+            if isinstance(item, Observed) and item.table.stream.opening.weights_digest == self._known.weights_digest:
+                self._add(item)
+            elif isinstance(item, RequestEnded):
+                found = self._ended(item)
+                if isinstance(found, str):
+                    self.left_out[found] += 1
+                else:
+                    yield found
+
+    def _add(self, item: Observed) -> None:
+        batch = item.batch
+        self.tables.setdefault(item.table.number, item.table)
+        for identity in item.requests:
+            self._open.setdefault(identity, _Open()).tables.add(item.table.number)
+        _, position_of_row = batch.row_positions()
+        fired = item.fired
+        position, value, slot = position_of_row[fired.row], batch.value[fired.firing], batch.slot[fired.firing]
+        first = np.searchsorted(fired.row, batch.span_start)
+        for span, request in enumerate(item.span_request.tolist()):
+            if request != UNKNOWN:
+                start = int(batch.position[span])
+                part = slice(first[span], first[span + 1])
+                one = self._open[item.requests[request]]
+                one.span(start, start + int(batch.lengths[span]), again=batch.origin[span] == Origin.RECOMPUTED)
+                one.fired.append((position[part], fired.feature[part], slot[part], value[part]))
+        for missed, request in enumerate(item.missed_request.tolist()):
+            if request != UNKNOWN:
+                reason = Reason(int(batch.missed_reason[missed])).label
+                self._open[item.requests[request]].missed[reason] += int(batch.missed_tokens[missed])
+
+    def _ended(self, item: RequestEnded) -> RecordedRequest | str:
+        """The request, or why it is left out."""
+        found = self._open.pop(item.identity, None)
+        why = LOST if item.lost else UNSEEN if found is None else found.refusal(item.fed)
+        if why or found is None:
+            return why
+        (number,) = found.tables
+        position, feature, slot, value = found.columns()
+        return RecordedRequest(
+            identity=item.identity,
+            table=self.tables[number],
+            seen=found.flags(item.fed),
+            position=position,
+            feature=feature,
+            slot=slot,
+            value=value,
+        )
+
+
+Columns = tuple[I32, I32, U16, F32]
+"""Position, feature, slot and value."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """What is known of a request so far."""
+
+    tables: set[int] = field(default_factory=set)
+    spans: list[tuple[int, int]] = field(default_factory=list)  # each position once
+    missed: Counter[str] = field(default_factory=Counter)
+    fired: list[Columns] = field(default_factory=list)
+
+    def span(self, start: int, stop: int, *, again: bool) -> None:
+        """Positions were seen; those that are computed again lose what they gave before."""
+        if again:
+            self.fired = [_outside(columns, start, stop) for columns in self.fired]
+        else:
+            self.spans.append((start, stop))
+
+    def refusal(self, fed: int) -> str:
+        """Why it cannot be scored; empty where it can."""
+        seen = sum(stop - start for start, stop in self.spans)
+        excluded = self.missed[Reason.EXCLUDED.label]
+        if len(self.tables) > 1:
+            return CHANGED
+        if self.missed.total() > excluded or seen + excluded != fed:
+            return INCOMPLETE
+        if fed > limits.RECORDED_REQUEST_TOKENS:
+            return LONG
+        inside = all(stop <= fed for _, stop in self.spans)
+        return "" if inside and int(self.flags(fed).sum()) == seen else INCOMPLETE
+
+    def flags(self, fed: int) -> Flags:
+        """Which positions were seen, ``[fed]``."""
+        found = np.zeros(fed, np.bool_)
+        for start, stop in self.spans:
+            found[start:stop] = True
+        return found
+
+    def columns(self) -> Columns:
+        """Everything that fired."""
+        return (
+            np.concatenate([np.zeros(0, np.int32), *(one[0] for one in self.fired)]),
+            np.concatenate([np.zeros(0, np.int32), *(one[1] for one in self.fired)]),
+            np.concatenate([np.zeros(0, np.uint16), *(one[2] for one in self.fired)]),
+            np.concatenate([np.zeros(0, np.float32), *(one[3] for one in self.fired)]),
+        )
+
+
+def _outside(columns: Columns, start: int, stop: int) -> Columns:
+    kept: npt.NDArray[np.bool_] = (columns[0] < start) | (columns[0] >= stop)
+    return columns[0][kept], columns[1][kept], columns[2][kept], columns[3][kept]
