@@ -1,8 +1,8 @@
 """Every `saewatch dictionary` command that the docs show is run, as it stands there, in the order of its page.
 
 Pages whose commands do not build on one another are in tests/test_docs_commands.py. What asks a sidecar is run by
-`ASKING`. Each page has a folder in which its placeholders are real: `PAGES` says how they are made. What a command writes goes
-to a new place, since pages write to the same one again and again.
+`ASKING`. Each page has a folder in which its placeholders are real: `PAGES` says how they are made. What a command
+writes goes to a new place, since pages write to the same one again and again.
 """
 
 from __future__ import annotations

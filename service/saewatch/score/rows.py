@@ -63,4 +63,3 @@ def _there(model: Any, point: str) -> bool:
     except HookPointError:
         return False
     return True
-
