@@ -45,7 +45,7 @@ def test_what_broke_is_quarantined_and_what_did_not_is_not(made: Mapping[str, Ce
     broken = made["tuned_large"]
     fired = [one for one in broken.features if one.reference >= MEASURED]
     lost = [one for one in fired if broken.broken(one)]
-    assert len(lost) > len(fired) / 4
+    assert len(lost) >= 3, "single latents; groups of twenty hold longer"
     assert {one.feature for one in lost} <= set(broken.without_alert)
     kept = made["bf16"]
     assert not any(rule.figure != "agreement" for one in fired for rule in kept.broken(_same(kept, one)))
