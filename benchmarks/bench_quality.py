@@ -213,8 +213,10 @@ def refused(of: Parts, seen: Read) -> list[str]:
 
 def _coder(of: Parts) -> Coder:
     columns = (of.tensors[name].float().numpy() for name in ("lim", "s", "c"))
-    decoder = {name: of.tensors[name].float() for name in ("W_dec", "b_dec")}
-    return Coder(W=of.tensors["W"].float(), folded=Folded(*columns), sheet=of.manifest.encoder, **decoder)
+    W_dec, b_dec = (of.tensors[name].float() for name in ("W_dec", "b_dec"))
+    return Coder(
+        W=of.tensors["W"].float(), folded=Folded(*columns), sheet=of.manifest.encoder, W_dec=W_dec, b_dec=b_dec
+    )
 
 
 def _scene(of: Parts, seen: Read) -> traps.Scene:

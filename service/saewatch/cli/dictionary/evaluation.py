@@ -24,6 +24,7 @@ from saewatch.dictionary import bounds, regression, traps
 from saewatch.dictionary.align import kept
 from saewatch.dictionary.baselines import Frozen, frozen
 from saewatch.dictionary.bounds import Compared, Measured
+from saewatch.dictionary.bundle import Bundle
 from saewatch.dictionary.calibration import KIND, Served, read_calibration
 from saewatch.dictionary.coder import Coder
 from saewatch.dictionary.discern import Discerned, Requests, discern
@@ -31,7 +32,6 @@ from saewatch.dictionary.figures import ENOUGH, Figures, Measurement
 from saewatch.dictionary.quality import Quality, Texts
 from saewatch.dictionary.sample import Sample
 from saewatch.dictionary.traps import Diagnosis
-from saewatch.engine.dictionary_file import Bundle
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Scorer
@@ -73,7 +73,6 @@ class _Read:
     tokens: int
     ce: tuple[float | None, ...]
     ce_tokens: int
-    not_finite: int
 
 
 def evaluate(scorer: Scorer, inputs: Inputs) -> Quality:
@@ -101,7 +100,6 @@ def evaluate(scorer: Scorer, inputs: Inputs) -> Quality:
         rows=rows,
         features=inputs.features,
         looks_like=looks_like,
-        not_finite=found.not_finite,
         notes=tuple(_notes(inputs, found, measured)),
     )
 
@@ -138,7 +136,6 @@ def _texts(scorer: Scorer, inputs: Inputs, used: Sequence[Used]) -> _Read:
         tokens=tokens,
         ce=ce,
         ce_tokens=cross.tokens,
-        not_finite=not_finite,
     )
 
 
