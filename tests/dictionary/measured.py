@@ -51,7 +51,7 @@ def discerned(*rows: Told) -> Discerned:
 
 
 def compared(**changes: Any) -> Compared:
-    digests = {
+    digests: dict[str, Any] = {
         name: f"sha256:{letter * 64}" for name, letter in (("bundle", "b"), ("weights", "c"), ("catalogue", "d"))
     }
     plain = Compared(name="old", **digests, figures=figures(), ce=0.98, discerned=discerned())

@@ -158,7 +158,7 @@ def test_what_no_figure_shows_the_stored_answers_show(name: str, seen: Seen) -> 
     assert failed(planted, seen) <= failed(OF, seen)
     x, n, right = scene(OF, seen).x, trapped.latents(OF), coder(OF)
     with torch.no_grad():
-        expected = made.sae_lens.SAE.load_from_disk(str(FIXTURE / "source")).float().encode(x)
+        expected = made.loaded(FIXTURE / "source").encode(x)
     grey = grey_pairs(x, right.W, right.folded, right.sheet)[:, :n]
     assert compare(right.encode(x)[:, :n], expected, grey).good
     assert not compare(coder(planted).encode(x)[:, :n], expected, grey).good

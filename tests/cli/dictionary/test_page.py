@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from saewatch.cli.dictionary.page import page
 from saewatch.dictionary.quality import CAVEATS
@@ -17,7 +17,7 @@ class Read:
 
     def __init__(self, text: str) -> None:
         body = re.sub(r"<(meta[^>]*)>", r"<\1/>", text.removeprefix("<!doctype html>\n"))
-        root = ElementTree.fromstring(body)
+        root = ET.fromstring(body)
         self.tags = [one.tag for one in root.iter()]
         self.said = list(root.itertext())
         for one in root.iter():

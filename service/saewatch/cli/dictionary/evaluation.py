@@ -86,14 +86,13 @@ def evaluate(scorer: Scorer, inputs: Inputs) -> Quality:
     looks_like = None
     if any(one.bad and one.metric in bounds.OF_READING for one in rows):
         looks_like = _diagnosed(scorer, inputs, measured, coders[0], found.sample)
-    data = inputs.labelled.data if inputs.labelled else None
     return Quality(
         weights=inputs.bundle.sheet.weights,
         catalogue=inputs.bundle.sheet.catalogue,
         bundle=inputs.bundle.sheet.digest,
         served=Served.of(scorer.opening, _reader(inputs.dtype)),
         texts=Texts(digest=inputs.texts_digest, texts=len(inputs.texts), tokens=found.tokens),
-        labelled=data,
+        labelled=inputs.labelled.data if inputs.labelled else None,
         fitted_on=_fitted_on(inputs),
         ce_tokens=found.ce_tokens,
         measured=measured,
