@@ -2,8 +2,8 @@
 
 Every usual mistake is made on a dictionary that ships, and bad candidates of other kinds: thresholds doubled, rows that
 were never trained, half of the decoder negated, encoder rows permuted, noise on the encoder. Each goes through the gate
-as `saewatch dictionary evaluate` measures it, beside the good one, over the same rows in the type that is served. A copy
-that was changed a little has to pass.
+as `saewatch dictionary evaluate` measures it, beside the good one, over the same rows. A copy that was changed a little
+has to pass.
 
     python -m benchmarks.bench_quality [--quick] [--json OUT] [--demo]
 """
@@ -26,6 +26,7 @@ from benchmarks import form
 from dictionaries.bundles import SHIPPED
 from dictionaries.train import chat
 from dictionaries.train.corpus import Generator
+from saewatch.core import hookpoint
 from saewatch.dictionary import traps
 from saewatch.dictionary.baselines import frozen
 from saewatch.dictionary.bounds import OF_READING, Compared, Measured, judge
@@ -39,6 +40,8 @@ from tests.dictionary import trapped
 from tests.dictionary.trapped import Change
 
 SEED = 4
+TEXTS = {"fixture": 40, "demo": 12}
+"""Innocent dialogues; those of each hazard are an eighth as many."""
 ELSEWHERE_TEXTS = 12
 CALLED = {"normalised_per_token": "normalised_twice"}
 """Two ways to the same mistake."""
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     for name in ["fixture", *(["demo"] if options.demo else [])]:
         started = time.process_time()
-        seen = read(name, 6 if options.quick else 40)
+        seen = read(name, 6 if options.quick else TEXTS[name])
         rows += [{"dictionary": name, **row} for row in judged(seen)]
         rows.append({"dictionary": name, "case": "cpu seconds", "kind": "time", "ours": time.process_time() - started})
     facts = facts_of(rows)
@@ -173,8 +176,10 @@ def judged(seen: Read) -> Iterator[dict[str, Any]]:
     for name, make in trapped.mistakes(of, here.x).items():
         if name != "outlier_norms":  # these texts have none behind their first token
             yield _row(CALLED.get(name, name), "trap", trapped.planted(of, make()), seen, CALLED.get(name, name))
+    own = hookpoint.parse(of.manifest.hook_point).layer
     for point, rows in seen.elsewhere.items():
-        if point != of.manifest.hook_point and rows.shape[1] == of.manifest.encoder.d_in:
+        near = abs(hookpoint.parse(point).layer - own) <= 1 or point in {"resid_post.0", "resid_post.9"}
+        if near and point != of.manifest.hook_point and rows.shape[1] == of.manifest.encoder.d_in:
             texts = [([-1] * len(part), part, len(part)) for part in rows.split(64)]
             moved = Read(of, texts, {name: x for name, x in seen.elsewhere.items() if name != point}, (), seen.stated)
             yield {**_row("other_place", "trap", of, moved, "other_place"), "case": f"read at {point}"}
@@ -208,8 +213,10 @@ def refused(of: Parts, seen: Read) -> list[str]:
 
 def _coder(of: Parts) -> Coder:
     columns = (of.tensors[name].float().numpy() for name in ("lim", "s", "c"))
-    decoder = {name: of.tensors[name].float() for name in ("W_dec", "b_dec")}
-    return Coder(W=of.tensors["W"].float(), folded=Folded(*columns), sheet=of.manifest.encoder, **decoder)
+    W_dec, b_dec = (of.tensors[name].float() for name in ("W_dec", "b_dec"))
+    return Coder(
+        W=of.tensors["W"].float(), folded=Folded(*columns), sheet=of.manifest.encoder, W_dec=W_dec, b_dec=b_dec
+    )
 
 
 def _scene(of: Parts, seen: Read) -> traps.Scene:

@@ -59,6 +59,11 @@ def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tens
     return noise.abs() * 0.3 if name == "threshold" else noise * 0.2
 
 
+def loaded(folder: Path) -> Any:
+    """A dictionary that ships, as SAELens reads it, in float32."""
+    return SAE.load_from_disk(str(folder)).float()
+
+
 def rows(count: int, *, seed: int = 1, d_in: int = D_IN, scale: float = 2.0) -> Tensor:
     """Random activations ``[count, d_in]`` float32."""
     return torch.randn(count, d_in, generator=torch.Generator().manual_seed(seed)) * scale

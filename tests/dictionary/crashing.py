@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def bundle(
     *,
     seed: int = 0,
     gate: str | None = None,
-    against: dict[str, Json] | None = None,
+    against: Mapping[str, Json] | None = None,
     labels: str = "made",
     features: tuple[Feature, ...] | None = None,
     one: Dictionary | None = None,

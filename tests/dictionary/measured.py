@@ -20,7 +20,7 @@ def figures(**changes: Any) -> Figures:
     plain: dict[str, Any] = {"tokens": 200_000, "excluded": 10, "outliers": 2, "latents": 100, "l0": 30.0, "sd_l0": 9.0}
     plain |= {"dead": 0.01, "dense": 0.02, "cosine": 0.95, "mean_norm": 7.0}
     fvu = {"kept": 0.15, "outliers": 0.3, "prompt": 0.14, "reply": 0.18} | changes.pop("fvu", {})
-    histograms = dict.fromkeys(("values", "norms", "l0s"), HISTOGRAM)
+    histograms: dict[str, Any] = dict.fromkeys(("values", "norms", "l0s"), HISTOGRAM)
     return Figures(**plain | changes, fvu=fvu, **histograms)
 
 
@@ -51,11 +51,11 @@ def discerned(*rows: Told) -> Discerned:
 
 
 def compared(**changes: Any) -> Compared:
-    digests = {
+    digests: dict[str, Any] = {
         name: f"sha256:{letter * 64}" for name, letter in (("bundle", "b"), ("weights", "c"), ("catalogue", "d"))
     }
     plain = Compared(name="old", **digests, figures=figures(), ce=0.98, discerned=discerned())
-    same = {"differences": {"threat.l1": Area(0.0, -0.01, 0.01)}, "mean": Area(0.0, -0.01, 0.01)}
+    same: dict[str, Any] = {"differences": {"threat.l1": Area(0.0, -0.01, 0.01)}, "mean": Area(0.0, -0.01, 0.01)}
     return replace(plain, **same | changes)
 
 

@@ -12,7 +12,8 @@ from saewatch.dictionary.area import Resamples, chance_above, drawn, holm, resam
 
 def test_auroc_is_that_of_scikit_learn_with_ties() -> None:
     chance = np.random.default_rng(0)
-    positive, negative = chance.integers(0, 9, 40) + 2.0, chance.integers(0, 9, 70) + 0.0
+    positive, negative = (chance.integers(0, 9, n).astype(np.float64) for n in (40, 70))
+    positive = np.asarray(positive + 2, np.float64)
     labels = np.concatenate([np.ones(40), np.zeros(70)])
     expected = roc_auc_score(labels, np.concatenate([positive, negative]))
     assert area.auroc(positive, negative) == pytest.approx(expected)

@@ -16,7 +16,7 @@ X = made.rows(50)
 
 
 def test_values_and_reconstructions_are_those_of_the_library() -> None:
-    sae = made.SAE.load_from_disk(str(FIXTURE / "source")).float()
+    sae = made.loaded(FIXTURE / "source")
     coder = Coder.of(load_bundle(FIXTURE / "bundle", decoder=True).dictionary)
     x = made.rows(2000, d_in=coder.sheet.d_in, scale=0.7)
     parts = list(coder.both(x))

@@ -34,7 +34,7 @@ def test_the_same_evaluation_gives_the_same_bytes_that_read_back() -> None:
     one, other = evaluated(good()).attestation(), evaluated(good()).attestation()
     assert one.digest == other.digest
     again = read_attestation(one.data(), subject="it", weights=one.weights)
-    assert again.body["figures"]["fvu"]["kept"] == "0.15"  # type: ignore[index,call-overload]  # JSON
+    assert again.body["figures"]["fvu"]["kept"] == "0.15"  # type: ignore[index,call-overload]  # members of JSON
     assert canonical.parse(one.data(), subject="it")
 
 

@@ -71,8 +71,10 @@ def seen() -> Seen:
 
 def coder(of: Parts) -> Coder:
     columns = (of.tensors[name].float().numpy() for name in ("lim", "s", "c"))
-    decoder = {name: of.tensors[name].float() for name in ("W_dec", "b_dec")}
-    return Coder(W=of.tensors["W"].float(), folded=Folded(*columns), sheet=of.manifest.encoder, **decoder)
+    W_dec, b_dec = (of.tensors[name].float() for name in ("W_dec", "b_dec"))
+    return Coder(
+        W=of.tensors["W"].float(), folded=Folded(*columns), sheet=of.manifest.encoder, W_dec=W_dec, b_dec=b_dec
+    )
 
 
 def failed(of: Parts, seen: Seen) -> set[str]:
@@ -156,7 +158,7 @@ def test_what_no_figure_shows_the_stored_answers_show(name: str, seen: Seen) -> 
     assert failed(planted, seen) <= failed(OF, seen)
     x, n, right = scene(OF, seen).x, trapped.latents(OF), coder(OF)
     with torch.no_grad():
-        expected = made.SAE.load_from_disk(str(FIXTURE / "source")).float().encode(x)
+        expected = made.loaded(FIXTURE / "source").encode(x)
     grey = grey_pairs(x, right.W, right.folded, right.sheet)[:, :n]
     assert compare(right.encode(x)[:, :n], expected, grey).good
     assert not compare(coder(planted).encode(x)[:, :n], expected, grey).good

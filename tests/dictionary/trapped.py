@@ -142,8 +142,8 @@ def mistakes(of: Parts, x: Tensor) -> Mapping[str, Callable[[], Change]]:
         "decoder_norm_not_divided": lambda: Change({"W_dec": ten.tensors["W_dec"]}),
         "decoder_norm_without_threshold": lambda: folded_without_threshold(of),
         "decoder_as_encoder": lambda: Change(encoder_rows(of, of.tensors["W_dec"].float())),
-        "first_token": lambda: Change(rules=replace(rules, exclude_first=0, special=())),
-        "outlier_norms": lambda: Change(rules=replace(rules, exclude_first=0, special=(), max_norm=None)),
+        "first_token": lambda: Change(rules=replace(rules, exclude_first=0, special=(), max_norm=None)),
+        "outlier_norms": lambda: Change(rules=replace(rules, max_norm=None)),
     }
 
 

@@ -21,7 +21,9 @@ from saewatch.core.attestation import Attestation, read_conformance
 from saewatch.core.catalogue import Catalogue
 from saewatch.core.errors import ConfigError
 from saewatch.core.manifest import BundleSheet, Manifest, attestation_path
-from saewatch.engine.dictionary_file import load_bundle, load_tensors
+from saewatch.engine.dictionary_file import Bundle, load_bundle, load_tensors
+
+__all__ = ["Bundle", "Parts", "load_bundle", "place", "read_parts", "write_bundle"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -60,7 +60,6 @@ class Quality:
     rows: tuple[Finding, ...]
     features: tuple[Feature, ...]
     looks_like: Diagnosis | None = None
-    not_finite: int = 0
     notes: tuple[str, ...] = field(default=())
 
     @property

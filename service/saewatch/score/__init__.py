@@ -46,6 +46,7 @@ __all__ = [
     "cross_entropy",
     "load_model",
     "places",
+    "rows_at",
     "rows_at_each",
     "total",
 ]

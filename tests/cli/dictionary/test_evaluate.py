@@ -20,7 +20,7 @@ from tests.dictionary.trapped import Change
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixture"
 BUNDLE, MODEL = FIXTURE / "bundle", FIXTURE / "model"
-FEATURES = ("pii_disclosure.p1", "age_stereotype.l1", "nationality_stereotype.l1")
+FEATURES = ("pii_disclosure.p1", "threat.p1")
 CHOSEN = [word for name in FEATURES for word in ("--feature", name)]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,11 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     chosen, told = Generator("a", seed=1), Generator("b", seed=2)
 
     def hazards(of: Generator, count: int) -> list[Request]:
-        return [
-            one
-            for one in of.hazards(count)
-            if one.concepts & {"pii_disclosure", "age_stereotype", "nationality_stereotype"}
-        ]
+        return [one for one in of.hazards(count) if one.concepts & {"pii_disclosure", "threat"}]
 
     return {
         "texts": written(folder / "texts.jsonl", told.hazards(1) + told.innocents(16)),
@@ -80,7 +76,7 @@ def test_a_good_one_passes_beside_itself_and_its_bundle_says_so(
     assert (code, told["gate"]["failed"], told["looks_like"]) == (cli.GOOD, [], None)
     assert told["gate"]["against"]["weights"] == read_folder(BUNDLE).sheet.weights
     rows = {row["metric"]: row["verdict"] for row in told["rows"]}
-    asked = ("fvu", "l0.stated", "ce", "lift", "fvu.regression", "auroc.regression")
+    asked = ("fvu", "l0.stated", "ce", "fvu.regression", "auroc.regression", "coverage.regression")
     assert [rows[name] for name in asked] == ["passed"] * len(asked)
     assert told["served"]["reader"].endswith("bfloat16")
     assert 0 < told["figures"]["fvu"]["kept"] < 0.1
@@ -91,7 +87,8 @@ def test_a_good_one_passes_beside_itself_and_its_bundle_says_so(
     assert probe["auroc"]["low"] <= probe["auroc"]["value"] <= probe["auroc"]["high"]
     assert probe["baselines"]["words"] is not None
     assert probe["difference"] == {"value": 0, "low": 0, "high": 0}
-    assert (probe["positives"], probe["negatives"]) == (12, 30)
+    carry = sum('"pii_disclosure"' in line for line in files["labelled"].read_text().splitlines())
+    assert (probe["positives"], probe["negatives"]) == (carry, 30)
     verdict = attested(read_folder(into))
     sheet = read_folder(BUNDLE).sheet
     assert (verdict.verdict, verdict.attestation, verdict.against) == (
@@ -101,6 +98,20 @@ def test_a_good_one_passes_beside_itself_and_its_bundle_says_so(
     )
     assert "The quality gate is passed" in page.read_text()
     assert json.loads(out.read_text())["kind"] == "quality"
+
+
+def test_latents_that_are_no_better_than_random_ones_fail(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --chosen-on half of the templates are for fitting; so few requests cannot show a lift."""
+    code = evaluate(files, "--labelled", files["labelled"], "--feature", "threat.l1", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert (code, told["gate"]["failed"]) == (cli.FAILED, ["lift"])
+    assert told["looks_like"] is None, "it is read as it should be"
+    (latent,) = told["features"]
+    assert latent["baselines"]["random"] is not None
+    assert latent["positives"] < 12
+    assert "half of the templates" in told["fitted_on"]
 
 
 def test_a_bad_one_ends_with_2_and_is_named_and_its_bundle_says_so(

@@ -9,6 +9,7 @@ import pytest
 
 from saewatch.cli.dictionary.evaluation import limits_of, stated_of
 from saewatch.core.attestation import Attestation
+from saewatch.core.canonical import Json
 from saewatch.dictionary.calibration import Calibration, Data, Limit, Served, reads
 from saewatch.dictionary.promise import Promise
 from tests import made
@@ -41,7 +42,7 @@ def test_limits_are_those_of_features_that_are_still_what_was_calibrated(tmp_pat
 @pytest.mark.parametrize("value", ["0.15", 3])
 def test_stated_figures_are_numbers_and_nothing_else(tmp_path: Path, value: str | int) -> None:
     one = made.dictionary()
-    body = {"fvu": value, "hook_point": "resid_post.1", "l0": "nan", "special": [1], "odd": True}
+    body: dict[str, Json] = {"fvu": value, "hook_point": "resid_post.1", "l0": "nan", "special": [1], "odd": True}
     bundle = made.bundle(tmp_path / "b", one, (Attestation(kind="stated", weights=one.manifest.digest, body=body),))
     assert stated_of(bundle) == {"fvu": float(value)}
     assert stated_of(made.bundle(tmp_path / "c", one)) == {}

@@ -30,9 +30,8 @@ from saewatch.core import limits
 from saewatch.core.errors import ConfigError, MisfitError
 from saewatch.core.manifest import BUNDLE_FILE
 from saewatch.dictionary import calibrate, gate
-from saewatch.dictionary.bundle import read_parts, write_bundle
+from saewatch.dictionary.bundle import Bundle, load_bundle, read_parts, write_bundle
 from saewatch.dictionary.quality import Quality
-from saewatch.engine.dictionary_file import Bundle, load_bundle
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Scorer

@@ -24,6 +24,7 @@ from saewatch.dictionary import bounds, regression, traps
 from saewatch.dictionary.align import kept
 from saewatch.dictionary.baselines import Frozen, frozen
 from saewatch.dictionary.bounds import Compared, Measured
+from saewatch.dictionary.bundle import Bundle
 from saewatch.dictionary.calibration import KIND, Served, read_calibration
 from saewatch.dictionary.coder import Coder
 from saewatch.dictionary.discern import Discerned, Requests, discern
@@ -31,7 +32,6 @@ from saewatch.dictionary.figures import ENOUGH, Figures, Measurement
 from saewatch.dictionary.quality import Quality, Texts
 from saewatch.dictionary.sample import Sample
 from saewatch.dictionary.traps import Diagnosis
-from saewatch.engine.dictionary_file import Bundle
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Scorer
@@ -73,7 +73,6 @@ class _Read:
     tokens: int
     ce: tuple[float | None, ...]
     ce_tokens: int
-    not_finite: int
 
 
 def evaluate(scorer: Scorer, inputs: Inputs) -> Quality:
@@ -87,21 +86,19 @@ def evaluate(scorer: Scorer, inputs: Inputs) -> Quality:
     looks_like = None
     if any(one.bad and one.metric in bounds.OF_READING for one in rows):
         looks_like = _diagnosed(scorer, inputs, measured, coders[0], found.sample)
-    data = inputs.labelled.data if inputs.labelled else None
     return Quality(
         weights=inputs.bundle.sheet.weights,
         catalogue=inputs.bundle.sheet.catalogue,
         bundle=inputs.bundle.sheet.digest,
         served=Served.of(scorer.opening, _reader(inputs.dtype)),
         texts=Texts(digest=inputs.texts_digest, texts=len(inputs.texts), tokens=found.tokens),
-        labelled=data,
+        labelled=inputs.labelled.data if inputs.labelled else None,
         fitted_on=_fitted_on(inputs),
         ce_tokens=found.ce_tokens,
         measured=measured,
         rows=rows,
         features=inputs.features,
         looks_like=looks_like,
-        not_finite=found.not_finite,
         notes=tuple(_notes(inputs, found, measured)),
     )
 
@@ -138,7 +135,6 @@ def _texts(scorer: Scorer, inputs: Inputs, used: Sequence[Used]) -> _Read:
         tokens=tokens,
         ce=ce,
         ce_tokens=cross.tokens,
-        not_finite=not_finite,
     )
 
 
