@@ -97,10 +97,6 @@ EXAMPLE_WINDOW = 64
 EXAMPLE_LINE_BYTES = 16 * MIB
 """A feature's examples: 448 of 129 tokens of some 40 B, many times over."""
 
-RECORDED_TOKENS = 2**20
-"""Tokens of one recorded request: what is made for each is bounded, whatever position a file claims."""
-RECORDED_FIRINGS = 2**22
-"""Firings of one recorded request: 16 on each of its tokens, for 262,144 tokens."""
 
 CHAT_ANSWER_BYTES = MIB
 """An answer of a chat endpoint: some hundred bytes are asked for, and some models think aloud."""

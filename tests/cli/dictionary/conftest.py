@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from saewatch import cli
 from tests.cli.dictionary.shop import Shop
 from tests.dictionary.crashing import bundle
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[None]:
+    """Verbs set it up for their process: on a stream that is another one in the next test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def batch(scorer: Scorer, one: Scored, *, request: int, seq: int, origin: Origin
             for at, slot, value in zip(one.position.tolist(), one.slot.tolist(), one.value.tolist(), strict=True)
         }
     )
-    missed = int(one.excluded.sum())
+    missed = int(one.excluded.sum()) if origin is Origin.COMPUTED else 0  # a position counts once
     return FiringBatch(
         stream=scorer.opening.stream,
         watch=scorer.table.watch,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 
 from saewatch import cli
 from saewatch.core import limits
@@ -27,13 +26,6 @@ KNOWN = fakes.dictionary()
 MODEL = digest(b"model")
 OPENING = fakes.stream_open(KNOWN, model_digest=MODEL, model_proof="weights")
 REQUESTS = 40
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[None]:
-    """The verb sets it up for its process."""
-    yield
-    structlog.reset_defaults()
 
 
 def tape(path: Path, *links: Sequence[Record]) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 
 from saewatch import cli
 from saewatch.core.batch import Reason
@@ -27,13 +26,6 @@ TEXTS = [f"I will find out where you live, number {number}, and then you will se
 WATCHED = ["threat.l1", "threat.g1", "jailbreak.g1"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[None]:
-    """The verb sets it up for its process."""
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,16 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saewatch import cli
-from saewatch.cli import prompts
+from saewatch import cli, logs
+from saewatch.cli import prompts, replay
 from saewatch.cli.dictionary import shown, stored
-from saewatch.cli.dictionary.recorded import Recorded, RecordedRequests
 from saewatch.cli.output import whole
 from saewatch.cli.values import bundle, from_zero
 from saewatch.core import limits
@@ -34,6 +33,7 @@ from saewatch.dictionary.contents import Contents, read_folder
 from saewatch.dictionary.examplefile import CONTENTS, FILE, NONE, TEXT, Head, example_lines, read_examples
 from saewatch.dictionary.examples import Collector, Seen
 from saewatch.edge.dictionaries import load_one
+from saewatch.edge.requests import RecordedRequest, RecordedRequests
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Scored, Scorer
@@ -172,19 +172,23 @@ def _seen(name: str, one: Scored, content: str) -> Seen:
 # --- from a recording -------------------------------------------------------------------------------------------------
 def _recorded(options: argparse.Namespace, collector: Collector) -> Head:
     known = load_one(options.bundle)
-    chosen = known.catalogue.chosen(options.feature)
-    number = {one.id: index for index, one in enumerate(chosen)}
-    of = np.array([number.get(one.id, -1) for one in known.catalogue.features], np.int64)
+    places = {one.id: place for place, one in enumerate(known.catalogue.chosen(options.feature))}
     texts = _texts(options) if options.texts else {}
-    requests, encoded = RecordedRequests(options.recording, known), 0
-    for one in _progress(iter(requests), 0, "requests"):
-        encoded += int(one.read.sum())
-        collector.add(_replayed(one, of, texts, options.content))
-    if requests.open or requests.cut:
-        said = f"{requests.open} requests had not ended, {requests.cut} were too long to keep"
-        print(f"saewatch: {options.recording}: {said}", file=sys.stderr)
-    assert requests.opening is not None
-    return _head(options, requests.opening.weights_digest, requests.opening.model_digest, collector, encoded)
+    model, encoded = "", 0
+    logs.set_up("warning")
+    with replay.opened(options.recording) as file:
+        requests = RecordedRequests(replay.recording(file, options.recording), known)
+        for one in _progress(iter(requests), 0, "requests"):
+            model, encoded = one.table.stream.opening.model_digest, encoded + int(one.seen.sum())
+            collector.add(_replayed(one, places, texts, options.content))
+    left_out = "; ".join(f"{count} ({why})" for why, count in sorted(requests.left_out.items()))
+    if not collector.requests:
+        there = ", ".join(one[:19] for one in requests.weights) or "none"
+        found = f"none; streams of dictionaries {there}; left out: {left_out or 'none'}"
+        raise ConfigError(str(options.recording), found=found, expected=f"requests of {known.weights_digest[:19]}")
+    if left_out:
+        print(f"saewatch: {options.recording}: left out: {left_out}", file=sys.stderr)
+    return _head(options, known.weights_digest, model, collector, encoded)
 
 
 def _texts(options: argparse.Namespace) -> dict[str, tuple[list[int], tuple[str, ...]]]:
@@ -197,25 +201,30 @@ def _texts(options: argparse.Namespace) -> dict[str, tuple[list[int], tuple[str,
     return {str(entry["request"]): (own, scorer.pieces(own)) for (_, entry), own in zip(entries, ids, strict=True)}
 
 
-def _replayed(one: Recorded, of: Any, texts: dict[str, tuple[list[int], tuple[str, ...]]], content: str) -> Seen:
+def _replayed(
+    one: RecordedRequest,
+    places: Mapping[str, int],
+    texts: Mapping[str, tuple[list[int], tuple[str, ...]]],
+    content: str,
+) -> Seen:
     """A recorded request; its text, if there is one, must be as long as what was seen of it."""
-    name = one.client_id or one.engine_id
-    ids, pieces = texts.get(one.client_id) or texts.get(one.engine_id) or ([], ())
-    if ids and len(ids) < one.tokens:
+    client, engine, tokens = one.identity.client_id, one.identity.engine_id, len(one.seen)
+    ids, pieces = texts.get(client) or texts.get(engine) or ([], ())
+    if ids and len(ids) < tokens:
         hint = "A recording has the answer's tokens too: give them as tokens and answer."
-        raise ConfigError(f"text of {name}", found=f"{len(ids)} tokens", expected=f"{one.tokens}", hint=hint)
-    number = of[one.feature]
-    kept = number >= 0
+        raise ConfigError(f"text of {client or engine}", found=f"{len(ids)} tokens", expected=f"{tokens}", hint=hint)
+    feature = np.array([places.get(of.id, -1) for of in one.table.features], np.int64)[one.feature]
+    kept = feature >= 0
     return Seen(
-        name=name,
-        tokens=one.tokens,
-        prompt_len=one.prompt_len,
-        position=one.position[kept],
-        feature=number[kept],
+        name=client or engine,
+        tokens=tokens,
+        prompt_len=one.identity.prompt_len,
+        position=one.position[kept].astype(np.int64),
+        feature=feature[kept],
         value=one.value[kept],
-        ids=ids[: one.tokens],
-        pieces=pieces[: one.tokens] if content == TEXT else (),
-        unread=np.flatnonzero(~one.read),
+        ids=ids[:tokens],
+        pieces=pieces[:tokens] if content == TEXT else (),
+        unread=np.flatnonzero(~one.seen),
     )
 
 
