@@ -21,7 +21,8 @@ demo:  ## serve a real model, watch it, and show what fires (ARGS="--once --json
 	exec $(VENV)/python -m deploy.demo.run $(ARGS)
 
 test: lint types proto-check  ## lint, types and the everyday tests: what CI runs
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e
+	$(VENV)/python -m pytest tests/e2e
 
 full: lint types proto-check setup-older  ## the everyday tests and the slow ones, then the whole matrix and its table
 	$(VENV)/python -m pytest -m ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from saewatch import cli
 from saewatch.dictionary.bundle import read_parts, write_bundle
 from saewatch.engine.dictionary_file import load_bundle
 from tests import layouts, made
+from tests.cli.dictionary.recording import recorded
 from tests.dictionary.aligned import permuted
 from tests.sidecar import ROOT
 from tests.test_docs_commands import PAGES as OTHERS
@@ -76,23 +77,45 @@ def requests(folder: Path) -> Names:
         "test.jsonl": tested.innocents(10) + tested.hazards(3),
         "texts.jsonl": tested.innocents(30),
     }
-    for name, found in texts.items():
-        (folder / name).write_text("".join(json.dumps(_entry(one)) + "\n" for one in found))
+    given = {name: _written(folder / name, found) for name, found in texts.items()}
+    given["traffic.frames"], _ = recorded(
+        folder / "traffic.frames", FIXTURE / "model", FIXTURE / "bundle", given["benign.jsonl"]
+    )
     old = read_parts(FIXTURE / "bundle")
     write_bundle(permuted(old, torch.ones(old.manifest.encoder.latents))[0], folder / "new")
-    given = {name: folder / name for name in texts}
     bundles = {"BUNDLE": FIXTURE / "bundle", "OLD": FIXTURE / "bundle", "NEW": folder / "new"}
     return {**given, **bundles, "MODEL": FIXTURE / "model"}
 
 
+def measured(folder: Path) -> Names:
+    """Texts, and requests that say what they carry."""
+    generator = Generator("b", seed=2)
+    texts = {
+        "texts.jsonl": generator.hazards(1) + generator.innocents(16),
+        "labelled.jsonl": generator.hazards(8) + generator.innocents(60),
+    }
+    return {
+        **{name: _written(folder / name, found) for name, found in texts.items()},
+        "BUNDLE": FIXTURE / "bundle",
+        "MODEL": FIXTURE / "model",
+        "smollm2/resid_post.14@stable": FIXTURE / "bundle",
+    }
+
+
+def _written(path: Path, texts: Sequence[Request]) -> Path:
+    path.write_text("".join(json.dumps(_entry(one)) + "\n" for one in texts))
+    return path
+
+
 def _entry(one: Request) -> Mapping[str, object]:
-    return {"text": one.prompt, "concept": sorted(one.concepts)}
+    return {"text": one.prompt, "concept": sorted(one.concepts), "template": one.template}
 
 
 PAGES: Mapping[str, Callable[[Path], Names]] = {
     "docs/dictionaries.md": sources,
     "docs/registry.md": versions,
     "docs/calibration.md": requests,
+    "docs/quality.md": measured,
 }
 OURS = "saewatch dictionary "
 ASKING = {" --apply": "test_apply.py", " apply ": "test_apply.py", " shadow": "test_shadow.py"}

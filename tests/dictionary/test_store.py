@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def test_adding_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_relabelled_bundle_shares_its_tensors(tmp_path: Path) -> None:
-    """10,000 features: well under seconds, and only sheets are new."""
+    """10,000 features: only sheets are new."""
     one = made.dictionary(latents=10_000, d_in=16)
     features = tuple(
         Feature(id=f"a{at:05}.l1", label="x", category="x.a", severity="low", floor=0.5, latents=(at,))
@@ -63,9 +62,7 @@ def test_a_relabelled_bundle_shares_its_tensors(tmp_path: Path) -> None:
     store.add(tmp_path / "old")
     tensors, sheets = store.digests(TENSORS), store.digests(SHEETS)
     ages = {digest: store.path(TENSORS, digest).stat().st_ino for digest in tensors}
-    began = time.process_time()
     store.add(tmp_path / "new")
-    assert time.process_time() - began < 2
     assert {digest: store.path(TENSORS, digest).stat().st_ino for digest in store.digests(TENSORS)} == ages
     assert len(store.digests(SHEETS)) == len(sheets) + 1
     assert len(store.digests(BUNDLES)) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections import deque
@@ -25,6 +26,43 @@ def test_a_sidecar_that_does_not_read_costs_labels_and_no_time(tmp_path: Path) -
         sender.close()
         assert not thread.is_alive()
         assert 0 < sender.dropped < 5000
+
+
+async def test_a_sidecar_that_reads_late_gets_all_of_a_burst_in_order(tmp_path: Path) -> None:
+    """More than the kernel takes: its buffer is full after some 280 of them."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        sender = LabelSender(str(tmp_path / "socket"))
+        labels = [label_of([(b"x-request-id", f"client-{number}".encode())], trusted=False) for number in range(2000)]
+        for label in labels:
+            sender.send(label)
+        connection, _ = listener.accept()
+        with connection:
+            connection.setblocking(False)
+            loop = asyncio.get_running_loop()
+            read = [decode(await asyncio.wait_for(loop.sock_recv(connection, 10_000), 10)) for _ in labels]
+            assert read == labels
+            sender.send(labels[0])
+            assert decode(await asyncio.wait_for(loop.sock_recv(connection, 10_000), 10)) == labels[0]
+        assert sender.dropped == 0
+        sender.close()
+
+
+async def test_what_waits_for_a_sidecar_that_goes_is_counted(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        sender, label = LabelSender(str(tmp_path / "socket")), label_of([], trusted=False)
+        for _ in range(1000):
+            sender.send(label)
+        listener.accept()[0].close()
+        (tmp_path / "socket").unlink()
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+        assert 0 < sender.dropped < 1000, "the kernel had taken the others"
+        sender.send(label)
+        sender.close()
 
 
 def test_labels_go_out_again_when_the_sidecar_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

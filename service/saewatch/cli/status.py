@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from saewatch.cli.asking import address_argument, ask
+from saewatch.cli.changes import SHORT
 from saewatch.cli.terminal import printable
 from saewatch.edge.pb import common_pb2, status_pb2, status_pb2_grpc
 
@@ -62,7 +63,9 @@ def _stream_line(status: status_pb2.StreamStatus) -> str:
     stream = status.stream
     state = f"ended: {status.ended}" if status.ended else "connected" if status.connected else "not connected"
     books = _books_text(status.books) if status.HasField("books") else "no beat yet"
-    return f"{stream.engine} {stream.hook_point} {stream.model_name} ({state}): {books}"
+    role = " shadow" if stream.role == common_pb2.ROLE_SHADOW else ""
+    what = f"{stream.hook_point}{role} {stream.weights_digest[:SHORT]}"
+    return f"{stream.engine} {what} {stream.model_name} ({state}): {books}"
 
 
 def _evidence_lines(status: status_pb2.StreamStatus) -> Iterator[str]:
