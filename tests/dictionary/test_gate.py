@@ -12,6 +12,7 @@ from saewatch.core.errors import ManifestError
 from saewatch.dictionary.contents import Contents, read_folder
 from saewatch.dictionary.gate import Verdict, attested
 from tests import made
+from tests.dictionary.test_certificate import a_certificate
 
 
 def contents(folder: Path, *bodies: Any) -> Contents:
@@ -40,6 +41,17 @@ def test_all_verdicts_have_to_pass(tmp_path: Path) -> None:
 def test_a_verdict_that_is_none(tmp_path: Path, gate: Any) -> None:
     with pytest.raises(ManifestError, match=r"quality sha256:\w*: gate"):
         attested(contents(tmp_path / "a", {"gate": gate}))
+
+
+def test_a_refused_certificate_fails_it(tmp_path: Path) -> None:
+    one = made.dictionary()
+    passed = Attestation(kind="quality", weights=one.manifest.digest, body={"gate": {"verdict": "passed"}})
+    for name, fvu, verdict in (("a", 0.13, "passed"), ("b", 0.30, "failed")):
+        certificate = a_certificate(fvu_served=fvu, weights=one.manifest.digest).attestation()
+        made.bundle(tmp_path / name, one, (passed, certificate))
+        found = attested(read_folder(tmp_path / name))
+        assert (found.verdict, found.failed) == (verdict, ("certificate",) if verdict == "failed" else ())
+        assert found.attestation == (certificate if verdict == "failed" else passed).digest
 
 
 def test_whom_it_was_compared_with(tmp_path: Path) -> None:

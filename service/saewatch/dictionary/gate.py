@@ -4,7 +4,7 @@
 
 A bundle with several such attestations has to pass them all. One without any was never evaluated: `none`. ``against``,
 which may be absent or null, is the bundle that it was compared with: whether it is worse than another one, nobody
-knows.
+knows. A fidelity certificate that was refused fails it too: none of its features may back an alert on what serves.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from saewatch.core.attestation import Attestation
 from saewatch.core.fields import Fields
+from saewatch.dictionary.certificate import KIND as CERTIFICATE
+from saewatch.dictionary.certificate import REFUSED, read_certificate
 from saewatch.dictionary.contents import Contents
 from saewatch.dictionary.journal import GateRecord
 
@@ -54,6 +56,9 @@ def attested(contents: Contents) -> Verdict:
             against.append((other.digest("weights"), other.digest("catalogue")))
         if found.verdict != "failed":
             found = Verdict(verdict=verdict, attestation=one.digest, failed=failed)
+    for one in contents.attested(CERTIFICATE):
+        if found.verdict != "failed" and read_certificate(one).verdict == REFUSED:
+            found = Verdict(verdict="failed", attestation=one.digest, failed=(CERTIFICATE,))
     return replace(found, against=tuple(against))
 
 
