@@ -122,12 +122,12 @@ def test_it_says_whether_somebody_has_come() -> None:
 def test_it_ends_at_a_size(tmp_path: Path) -> None:
     with recording(tmp_path, "--max-mib", 0.2) as process, engine(tmp_path).ready() as one:
         one.start(7, name="plain")
-        for position in range(400):
+        for position in range(800):
             one.batch([(7, position, 1)], [(0, 1, 2.0)])
         facts = ended(process)
     assert facts["ended"] == "full"
     assert facts["bytes"] <= 0.2 * 2**20
-    assert 100 < index_of(tmp_path).frames < 400
+    assert 100 < index_of(tmp_path).frames < 800
 
 
 def test_a_killed_recorder_leaves_what_it_had(tmp_path: Path) -> None:
