@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saewatch.cli.output import whole
+from saewatch.cli.output import check_place, whole
 from saewatch.core.errors import UnreachableError
 
 
@@ -39,3 +39,13 @@ def test_a_pipe_is_written_to_itself() -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="nowhere"), whole(tmp_path / "nowhere" / "out"):
         pass
+
+
+def test_a_place_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("before")
+    for fine in (None, tmp_path / "new", tmp_path / "there", Path("/dev/null")):
+        check_place(fine)
+    for wrong in (tmp_path, tmp_path / "nowhere" / "out", tmp_path / "there" / "out"):
+        with pytest.raises(UnreachableError, match="expected a file that can be written"):
+            check_place(wrong)
+    assert [one.name for one in tmp_path.iterdir()] == ["there"]

@@ -39,3 +39,21 @@ def test_as_the_scorer_takes_them() -> None:
     assert prompts.given({"text": "a"}, score, chat=False) == "a"
     assert prompts.given({"text": "a"}, score, chat=True) == prompts.given({"messages": messages}, score, chat=False)
     assert prompts.given({"tokens": [1], "answer": [2]}, score, chat=True) == score.Exchange([1], [2])
+
+
+def test_a_line_ends_where_jsonl_has_it_end(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    said = ["one\u2028two\u0085three", "four"]
+    path.write_text("".join(json.dumps({"text": one}, ensure_ascii=False) + "\r\n" for one in said), encoding="utf-8")
+    assert [(where[-1], entry["text"]) for where, entry in prompts.entries(str(path))] == [
+        ("1", said[0]),
+        ("2", said[1]),
+    ]
+
+
+@pytest.mark.parametrize("lie", ["[" * 100_000, "9" * 5_000], ids=["too deep", "too long a number"])
+def test_json_that_python_cannot_hold_is_refused(tmp_path: Path, lie: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"text": "a", "note": ' + lie + "}")
+    with pytest.raises(ConfigError, match=r"prompts\.jsonl:1: found .*expected a JSON object"):
+        prompts.entries(str(path))

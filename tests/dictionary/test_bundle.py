@@ -93,3 +93,30 @@ def test_what_an_interrupted_write_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".bundle.partial" / "junk").write_text("half")
     write_bundle(parts(), tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_replacing_never_removes_what_is_no_bundle(tmp_path: Path, beside: bool) -> None:
+    if beside:
+        write_bundle(parts(), tmp_path / "bundle")
+    (tmp_path / "bundle").mkdir(exist_ok=True)
+    (tmp_path / "bundle" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"found 'notes.txt', which is no bundle's"):
+        write_bundle(parts(seed=1), tmp_path / "bundle", replace=True)
+    assert (tmp_path / "bundle" / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_file_is_not_replaced_by_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match="no bundle's"):
+        write_bundle(parts(), tmp_path / "prompts.jsonl", replace=True)
+    assert (tmp_path / "prompts.jsonl").read_text() == "mine"
+
+
+def test_an_empty_folder_and_a_broken_bundle_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    sheet = write_bundle(parts(), tmp_path / "bundle", replace=True)
+    (tmp_path / "bundle" / "bundle.json").unlink()
+    assert write_bundle(parts(), tmp_path / "bundle", replace=True) == sheet
+    assert load_bundle(tmp_path / "bundle").sheet == sheet

@@ -173,3 +173,9 @@ def test_what_is_this_machine() -> None:
     here = ["http://127.0.0.1:8000/v1", "http://127.9.9.9/v1", "http://[::1]:8000/v1", "http://localhost/v1"]
     there = ["http://example.org/v1", "http://10.0.0.1/v1", "http://localhost.example.org/v1", "http://0.0.0.0/v1"]
     assert [loopback(url) for url in (*here, *there)] == [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize("url", [f"http://{'a' * 80}.invalid/v1", "http://..:9/v1"])
+def test_a_host_that_no_name_service_takes_is_not_reached(url: str) -> None:
+    with pytest.raises(UnreachableError, match="idna"):
+        Endpoint(url, "m", tries=1).ask([("user", "x")], tokens=1)

@@ -10,6 +10,15 @@ from pathlib import Path
 from saewatch.core.errors import UnreachableError
 
 
+def check_place(path: Path | None) -> None:
+    """UnreachableError where `whole` could not make a file. A verb asks before its work, since that may take hours."""
+    if path is None or (path.exists() and not path.is_dir()):
+        return
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        found = "a folder" if path.is_dir() else f"no folder {path.parent} that takes one"
+        raise UnreachableError(str(path), found=found, expected="a file that can be written")
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A file beside ``path`` that takes its place at the end; what stood there stays when something goes wrong.

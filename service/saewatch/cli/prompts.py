@@ -36,7 +36,7 @@ def entries(name: str) -> list[tuple[str, Mapping[str, Any]]]:
 
     UnreachableError when it cannot be read, ConfigError naming the line that is wrong.
     """
-    lines = [(f"{name}:{number}", line) for number, line in enumerate(_text(name).splitlines(), start=1)]
+    lines = [(f"{name}:{number}", line) for number, line in enumerate(_text(name).split("\n"), start=1)]
     objects = name.endswith(".jsonl")
     return [(where, _entry(line, where) if objects else {"text": line}) for where, line in lines if line.strip()]
 
@@ -58,8 +58,8 @@ def _text(name: str) -> str:
 def _entry(line: str, subject: str) -> Mapping[str, Any]:
     try:
         found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(subject, found=str(error), expected="a JSON object") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError as well
+        raise ConfigError(subject, found=f"{error!s:.100}", expected="a JSON object") from error
     keys = [key for key in KEYS if isinstance(found, dict) and key in found]
     if len(keys) != 1:
         raise ConfigError(subject, found=f"{line:.60}", expected=f"an object with one of {', '.join(KEYS)}")

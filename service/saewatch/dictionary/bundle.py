@@ -23,7 +23,20 @@ from saewatch.core.errors import ConfigError
 from saewatch.core.manifest import BundleSheet, Manifest, attestation_path
 from saewatch.engine.dictionary_file import Bundle, load_bundle, load_tensors
 
-__all__ = ["Bundle", "Parts", "load_bundle", "place", "read_parts", "write_bundle"]
+__all__ = ["Bundle", "Parts", "check_new", "check_replaceable", "load_bundle", "place", "read_parts", "write_bundle"]
+
+_NAMES = frozenset(
+    {
+        sheets.ATTESTATIONS,
+        sheets.BUNDLE_FILE,
+        sheets.CATALOGUE_FILE,
+        sheets.CONFORMANCE_FILE,
+        sheets.DECODER_FILE,
+        sheets.ENCODER_FILE,
+        sheets.MANIFEST_FILE,
+    }
+)
+"""What a bundle's folder has in it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -73,7 +86,7 @@ def write_bundle(parts: Parts, out: Path, *, replace: bool = False) -> BundleShe
             this very bundle.
 
     Raises:
-        ConfigError: ``out`` is there and holds something else.
+        ConfigError: ``out`` is there and holds something else; with ``replace``, something that is no bundle's.
         ManifestError, TensorFileError: the contents contradict each other.
     """
     sheet = parts.sheet()
@@ -87,6 +100,7 @@ def place(out: Path, sheet: BundleSheet, files: Mapping[str, Iterable[bytes]], *
     if out.exists() and not replace:
         _refuse_other(out, sheet)
         return
+    check_replaceable(out)
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -119,6 +133,24 @@ def _refuse_other(out: Path, sheet: BundleSheet) -> None:
     if not path.is_file() or path.read_bytes() != sheet.data():
         hint = "Choose another folder, or say that it may be replaced."
         raise ConfigError(str(out), found="a folder with other contents", expected="no such folder", hint=hint)
+
+
+def check_new(out: Path | None) -> None:
+    """ConfigError where something stands in the place of a bundle that long work is to end in."""
+    if out is not None and out.exists():
+        hint = "Choose another folder."
+        raise ConfigError(str(out), found="a folder that is there", expected="no such folder", hint=hint)
+
+
+def check_replaceable(out: Path) -> None:
+    """ConfigError where something that is no bundle's would be lost with ``out``; it may be missing or broken."""
+    if not out.is_dir():
+        other = [out.name] if out.exists() else []
+    else:
+        other = sorted(one.name for one in out.iterdir() if one.name not in _NAMES)
+    if other:
+        hint = "It would be lost: choose another folder."
+        raise ConfigError(str(out), found=f"{other[0]!r:.80}, which is no bundle's", expected="a bundle", hint=hint)
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> None:

@@ -112,7 +112,7 @@ class Endpoint:
             connection.request("POST", f"{self._url.path.rstrip('/')}/chat/completions", data, self._headers())
             with connection.getresponse() as response:
                 found = response.status, response.read(limits.CHAT_ANSWER_BYTES + 1)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # no host or path can be spelt so
             said = (
                 f"nothing within {self._timeout_s:g} s" if late.is_set() else f"{type(error).__name__}: {error!s:.100}"
             )

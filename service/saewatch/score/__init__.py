@@ -219,6 +219,11 @@ class Scorer:
         if isinstance(given, Exchange):
             return list(map(int, given.prompt)), list(map(int, given.answer))
         if isinstance(given, str):
+            try:
+                given.encode()
+            except UnicodeEncodeError as error:
+                found, expected = "half a surrogate pair", "text that UTF-8 can have"
+                raise ConfigError(subject, found=found, expected=expected) from error
             return list(self._needed(subject)(given, verbose=False)["input_ids"]), []
         items = list(given)
         if items and isinstance(items[0], Mapping):

@@ -202,3 +202,16 @@ def test_examples_without_text_and_of_another_dictionary(
     right = write(tmp_path / "right", weights, pets("right.l1"))
     assert label(bundle, right, "http://127.0.0.1:1/v1", *words) == cli.FAILED
     assert "no NO_SUCH_KEY in the environment" in capsys.readouterr().err
+
+
+def test_a_goal_that_is_there_is_refused_before_anything_is_asked(
+    bundle: Path, examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with serving() as server:
+        for words in ((), ("--replace",)):
+            assert label(bundle, examples, server.url, "--out", tmp_path / "mine", *words) == cli.FAILED
+            assert f"{tmp_path / 'mine'}: found" in capsys.readouterr().err
+        assert not server.keys, "nobody was asked"
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"

@@ -116,3 +116,20 @@ def test_a_model_of_another_shape_is_refused(texts: Path, tmp_path: Path, capsys
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
     assert certify(texts, served=tmp_path) == cli.FAILED
     assert "d_in" in capsys.readouterr().err
+
+
+def test_a_text_without_a_token_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": one}) + "\n" for one in ("", "I will hurt you.", "")))
+    assert certify(path, "--feature", "threat.l1", "--json") == cli.FAILED
+    told = json.loads(capsys.readouterr().out)
+    assert told["left_out"] == {"not a token in them": 2}
+    assert told["attestation"]["texts"]["requests"] == 1
+
+
+def test_where_it_goes_is_looked_at_before_the_models_are_read(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert certify(texts, "--out", nowhere / "certificate.json", served=nowhere) == cli.UNREACHED
+    assert f"found no folder {nowhere} that takes one" in capsys.readouterr().err

@@ -194,3 +194,14 @@ def test_usage_and_files_that_are_not_there(files: dict[str, Path], tmp_path: Pa
     assert evaluate(files, "--chosen-on", files["chosen"]) == cli.USAGE
     assert evaluate({**files, "texts": tmp_path / "none.jsonl"}) == cli.UNREACHED
     assert evaluate(files, bundle=tmp_path) == cli.UNREACHED
+
+
+def test_where_it_goes_is_looked_at_before_the_model_is_read(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    for word in ("--out", "--html"):
+        assert evaluate(files, "--model", nowhere, word, nowhere / "it") == cli.UNREACHED
+        assert f"found no folder {nowhere} that takes one" in capsys.readouterr().err
+    assert evaluate(files, "--model", nowhere, "--into", tmp_path) == cli.FAILED
+    assert "expected no such folder" in capsys.readouterr().err

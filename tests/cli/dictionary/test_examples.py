@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,18 @@ def test_other_examples_are_not_written_over(texts: Path, tmp_path: Path, capsys
     (tmp_path / "out" / FILE).write_text("")
     assert examples("--texts", texts, "--model", MODEL, "--out", tmp_path / "out") == cli.FAILED
     assert "or --replace" in capsys.readouterr().err
+
+
+def test_they_never_lie_in_a_bundle(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "bundle")
+    words = ("--texts", texts, "--model", MODEL, *CHOSEN, "--content", "text", "--out", tmp_path / "bundle")
+    assert examples(*words, "--replace") == cli.FAILED
+    assert "found a bundle, expected a folder of their own" in capsys.readouterr().err
+    assert not (tmp_path / "bundle" / FILE).exists()
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a \\ud800 b"}')
+    assert examples("--texts", path, "--model", MODEL, *CHOSEN, "--out", tmp_path / "out") == cli.FAILED
+    assert "texts.jsonl:1: found half a surrogate pair" in capsys.readouterr().err

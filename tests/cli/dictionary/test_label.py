@@ -116,3 +116,14 @@ def test_bad_labels_are_refused_before_anything_is_written(
     assert said in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "labels.csv"]
     assert label(bundle, "--csv", tmp_path / "none.csv", "--out", tmp_path / "new") == cli.UNREACHED
+
+
+def test_weights_that_a_csv_is_said_to_be_about_are_checked_too(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "labels.csv"
+    sheet.write_text("feature,label\nthreat.l1,Threats of harm\n")
+    words = ("--csv", sheet, "--out", tmp_path / "new")
+    assert label(bundle, *words, "--confirm-weights", f"sha256:{'0' * 64}") == cli.FAILED
+    assert "weights" in capsys.readouterr().err
+    assert label(bundle, *words, "--confirm-weights", load_bundle(bundle).sheet.weights) == cli.GOOD

@@ -48,6 +48,8 @@ def test_the_same_request_in_another_file_has_the_same_key(tmp_path: Path) -> No
     [
         ({"text": "a", "concept": "thraet"}, r"a\.jsonl:1: concept: found 'thraet', expected null, or one of fraud"),
         ({"text": "a", "concept": ["threat", 7]}, r"a\.jsonl:1: concept: found 7"),
+        ({"text": "a", "concept": {"name": "threat"}}, r"a\.jsonl:1: concept: found {'name'"),
+        ({"text": "a", "concept": [["threat"]]}, r"a\.jsonl:1: concept: found \['threat'\]"),
         ({"text": "a", "template": 7}, r"a\.jsonl:1: template: found 7, expected a name"),
     ],
 )

@@ -81,6 +81,7 @@ def test_a_verdict_is_written_shown_and_takes_the_label_out_of_the_queue(
         (("--accept", "threat.l1", "--out", "x"), cli.USAGE, "--by: found nothing"),
         (("--accept", "threat.l1", "--by", "ada"), cli.USAGE, "--out: found nothing"),
         (("--by", "ada"), cli.USAGE, "--by: found no verdict"),
+        (("--date", "2026-03-01"), cli.USAGE, "--date: found no verdict"),
         (("--accept", "none.l1", "--by", "ada", "--out", "x"), cli.FAILED, "found 'none.l1'"),
         (("--accept", "a", "--by", "a\x1b[2J", "--out", "x"), cli.FAILED, "without control characters"),
         (

@@ -28,7 +28,7 @@ from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.label import Source
 from saewatch.dictionary import autolabel, labels
 from saewatch.dictionary.autolabel import Measured, Split
-from saewatch.dictionary.bundle import read_parts, write_bundle
+from saewatch.dictionary.bundle import check_new, check_replaceable, read_parts, write_bundle
 from saewatch.dictionary.endpoint import Endpoint, loopback
 from saewatch.dictionary.examplefile import TEXT, ExampleFile, read_examples
 from saewatch.dictionary.labels import Proposal
@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     endpoint = _endpoint(options)
     if options.out is None:
         raise cli.UsageError("--out", found="nothing", expected="a folder, or --dry-run")
+    (check_replaceable if options.replace else check_new)(options.out)
     identity = {"weights": parts.manifest.digest, "examples": examples.digest, "model": options.model}
     identity |= {"prompts": autolabel.prompts_digest(), "seed": str(options.seed)}
     with Progress(options.out, identity) as progress:

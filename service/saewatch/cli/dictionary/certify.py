@@ -24,13 +24,13 @@ from saewatch.cli import prompts
 from saewatch.cli.dictionary import labelled
 from saewatch.cli.dictionary.served_recording import RecordedReading, names_of
 from saewatch.cli.dictionary.survived import told
-from saewatch.cli.output import whole
+from saewatch.cli.output import check_place, whole
 from saewatch.cli.sidecar import ProgressLine
 from saewatch.cli.values import bundle
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import ConfigError, MisfitError, UnreachableError
 from saewatch.core.fit import verify_fit
-from saewatch.dictionary.bundle import read_parts, write_bundle
+from saewatch.dictionary.bundle import check_new, read_parts, write_bundle
 from saewatch.dictionary.calibration import Data, Served
 from saewatch.dictionary.certificate import KIND, PASSED, Certificate
 from saewatch.dictionary.certify import certified
@@ -92,8 +92,8 @@ def run(options: argparse.Namespace) -> int:
     entries = prompts.entries(options.texts)
     if not entries:
         raise ConfigError(options.texts, found="no texts", expected="texts that both models read")
-    if options.into and options.into.exists():
-        raise ConfigError(str(options.into), found="a folder that is there", expected="no such folder")
+    check_new(options.into)
+    check_place(options.out)
     reading: Reading
     if options.served.is_file():
         reading = RecordedReading(options, names_of(entries), features)
@@ -115,9 +115,13 @@ def _compared(
     )
     fidelity = Fidelity(held.dictionary, reading.features, mode=options.mode, whole=reading.whole)
     left_out, line, compared = Counter[str](), ProgressLine(sys.stderr), 0
-    texts = scorer.rows(given, cut=options.cut, names=[where for where, _ in entries])
-    for number, ((_, entry), (ids, x)) in enumerate(zip(entries, texts, strict=True)):
+    texts = scorer.tokens(given, cut=options.cut, names=[where for where, _ in entries])
+    for number, ((_, entry), text) in enumerate(zip(entries, texts, strict=True)):
         line.show(f"{number} of {len(entries)} texts, {fidelity.tokens} tokens")
+        ids, x = next(scorer.rows([text]), ([], None))
+        if x is None:
+            left_out["not a token in them"] += 1
+            continue
         side = reading.side(fidelity, number, ids)
         if isinstance(side, str):
             left_out[side] += 1

@@ -24,13 +24,13 @@ from saewatch import cli
 from saewatch.cli import prompts
 from saewatch.cli.dictionary import evaluation, labelled, page, stored, verdict
 from saewatch.cli.dictionary.evaluation import Inputs
-from saewatch.cli.output import whole
+from saewatch.cli.output import check_place, whole
 from saewatch.cli.values import bundle, from_zero
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, MisfitError
 from saewatch.core.manifest import BUNDLE_FILE
 from saewatch.dictionary import calibrate, gate
-from saewatch.dictionary.bundle import Bundle, load_bundle, read_parts, write_bundle
+from saewatch.dictionary.bundle import Bundle, check_new, load_bundle, read_parts, write_bundle
 from saewatch.dictionary.quality import Quality
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
@@ -71,6 +71,9 @@ CE_TOKENS = "tokens that cross entropy is measured on, three passes each; 0: non
 def run(options: argparse.Namespace) -> int:
     """Reads, measures, judges, tells and writes."""
     loaded = load_bundle(bundle(options.bundle), decoder=True)
+    check_new(options.into)
+    check_place(options.out)
+    check_place(options.html)
     with _in_force(options) as against:
         inputs = _inputs(options, loaded, against)
         scorer = _scorer(options)

@@ -27,6 +27,7 @@ from saewatch.cli.values import bundle, from_zero
 from saewatch.core import limits
 from saewatch.core.catalogue import Feature
 from saewatch.core.errors import ConfigError, UnreachableError
+from saewatch.core.manifest import BUNDLE_FILE
 from saewatch.dictionary.calibration import KIND as CALIBRATION
 from saewatch.dictionary.calibration import read_calibration
 from saewatch.dictionary.contents import Contents, read_folder
@@ -74,6 +75,9 @@ def run(options: argparse.Namespace) -> int:
         hint = "Name some with --feature."
         expected = f"at most {limits.EXAMPLE_FEATURES} at a time"
         raise ConfigError("features", found=len(features), expected=expected, hint=hint)
+    if (options.out / BUNDLE_FILE).exists():
+        hint = "What users wrote would go wherever the bundle goes."
+        raise ConfigError(str(options.out), found="a bundle", expected="a folder of their own", hint=hint)
     if (options.out / FILE).exists() and not options.replace:
         raise ConfigError(str(options.out), found="other examples", expected="a new folder, or --replace")
     collector = Collector(

@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     parts = read_parts(bundle(options.bundle))
     export: Export | None = None
     if options.csv:
+        if options.confirm_weights:
+            check_weights(options.confirm_weights, parts.manifest.digest)
         sheet = read_label_sheet(options.csv)
         wanted = set(options.latent)
         proposals = [one for one in sheet.proposals if not wanted or one.latent in wanted]

@@ -124,7 +124,7 @@ def concepts(where: str, entry: Mapping[str, Any], known: Collection[str]) -> It
     """What an entry says that it carries. `ConfigError` for what is not ``known``."""
     said = entry.get("concept")
     for concept in said if isinstance(said, list) else [] if said is None else [said]:
-        if concept not in known:
+        if not isinstance(concept, str) or concept not in known:
             expected = f"null, or one of {', '.join(sorted(known))}"
             raise ConfigError(f"{where}: concept", found=f"{concept!r:.40}", expected=expected)
         yield concept

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Lists, or decides."""
     if options.accept or options.reject:
         return _decide(options)
-    for name in ("by", "reason", "out"):
+    for name in ("by", "reason", "date", "out", "replace"):
         if getattr(options, name):
             raise cli.UsageError(f"--{name}", found="no verdict", expected="--accept or --reject beside it")
     catalogue = read_folder(bundle(options.bundle)).catalogue
