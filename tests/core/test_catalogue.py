@@ -148,7 +148,9 @@ def test_chosen_features_only() -> None:
     made = catalogue(GROUP, feature(), PROBE)
     assert made.watch_list(SHEET, ["threat.p1"]).rows == (11,)
     assert catalogue().watch_list(SHEET).rows == ()
-    with pytest.raises(ConfigError, match=r"watch: found 'fraud.l1', expected a feature id .* It has threat.g1"):
+    with pytest.raises(
+        ConfigError, match=r"feature: found 'fraud.l1', expected an id of the catalogue. It has threat.g1"
+    ):
         made.watch_list(SHEET, ["fraud.l1"])
 
 

@@ -186,7 +186,7 @@ class Catalogue:
         for name in ids:
             if name not in known:
                 hint = f"It has {', '.join(sorted(known)[:8])} …" if known else "It has no features."
-                raise ConfigError("watch", found=repr(name), expected="a feature id of the catalogue", hint=hint)
+                raise ConfigError("feature", found=f"{name!r:.80}", expected="an id of the catalogue", hint=hint)
         return tuple(feature for feature in self.features if not ids or feature.id in ids)
 
     def watch_list(self, manifest: Manifest, ids: Collection[str] = ()) -> WatchList:

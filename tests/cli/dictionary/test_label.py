@@ -127,3 +127,13 @@ def test_weights_that_a_csv_is_said_to_be_about_are_checked_too(
     assert label(bundle, *words, "--confirm-weights", f"sha256:{'0' * 64}") == cli.FAILED
     assert "weights" in capsys.readouterr().err
     assert label(bundle, *words, "--confirm-weights", load_bundle(bundle).sheet.weights) == cli.GOOD
+
+
+@pytest.mark.parametrize("option", [("--latent", "12"), ("--explainer", "gpt")])
+def test_what_is_said_of_exports_is_refused_with_a_csv(
+    option: tuple[str, str], bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.csv").write_text("feature,label\nthreat.p1,Threats\n")
+    words = ("--csv", tmp_path / "labels.csv", "--out", tmp_path / "out", *option)
+    assert label(bundle, *words) == cli.USAGE
+    assert f"{option[0]}: found given" in capsys.readouterr().err

@@ -51,12 +51,13 @@ def run(options: argparse.Namespace) -> int:
     parts = read_parts(bundle(options.bundle))
     export: Export | None = None
     if options.csv:
+        for option in ("latent", "explainer"):
+            if getattr(options, option):
+                raise cli.UsageError(f"--{option}", found="given", expected="nothing: a CSV says what it is about")
         if options.confirm_weights:
             check_weights(options.confirm_weights, parts.manifest.digest)
         sheet = read_label_sheet(options.csv)
-        wanted = set(options.latent)
-        proposals = [one for one in sheet.proposals if not wanted or one.latent in wanted]
-        method, data = "csv", sheet.digest
+        method, data, proposals = "csv", sheet.digest, list(sheet.proposals)
     else:
         export, proposals = _explained(options, parts)
         method, data = "neuronpedia", export.digest
