@@ -191,7 +191,7 @@ def test_only_the_watched_features_are_encoded(fixture_model: Any) -> None:
     found = dense(tap.read(ids).encoded, len(few))
     assert (found > 0).any()
     np.testing.assert_allclose(found, every[:, np.isin(units, few)], rtol=1e-5, atol=1e-5)
-    with pytest.raises(ConfigError, match=r"watch: found 'no\.l1'"):
+    with pytest.raises(ConfigError, match=r"feature: found 'no\.l1'"):
         tap.watch(["no.l1"])
 
 
