@@ -77,6 +77,9 @@ def test_they_go_with_their_bundles(tmp_path: Path) -> None:
     for one in (kept, gone):
         serving.folder(found.store, one.digest)
         serving.explain(found.store, one.digest)
+    link, file = (served.folder_of(found.store.root, digit * 64) for digit in "12")
+    link.symlink_to(tmp_path, target_is_directory=True)  # what does not belong there, verify names
+    file.write_text("nothing of ours")
     now = time.time()
     for path in found.store.root.rglob("*"):
         os.utime(path, (now - GRACE_S - 1,) * 2)
@@ -87,4 +90,7 @@ def test_they_go_with_their_bundles(tmp_path: Path) -> None:
     assert not served.pointer_of(found.store.root, gone.sheet.weights).exists()
     assert served.pointer_of(found.store.root, kept.sheet.weights).exists()
     assert load_bundle(served.folder_of(found.store.root, kept.digest)).sheet.digest == kept.digest
+    assert len(verify(found).damage) == 2
+    link.unlink()
+    file.unlink()
     assert verify(found).good

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
+from saewatch.cli.terminal import printable
 from saewatch.core.errors import SaewatchError, UnreachableError
 
 GOOD, USAGE, FAILED, UNREACHED = range(4)
@@ -169,7 +170,7 @@ def _refused(error: SaewatchError, *, as_json: bool) -> int:
         said = {"kind": kind, "subject": error.subject, "found": str(error.found), "expected": str(error.expected)}
         print(json.dumps({"error": {**said, "hint": error.hint}}))
     else:
-        print(f"saewatch: {error}", file=sys.stderr)
+        print(f"saewatch: {printable(str(error))}", file=sys.stderr)  # files and sidecars name what is in it
     if isinstance(error, UsageError):
         return USAGE
     return UNREACHED if isinstance(error, UnreachableError) else FAILED

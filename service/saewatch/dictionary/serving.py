@@ -93,11 +93,12 @@ def clear(store: Store, kept: Collection[str], *, dry_run: bool) -> int:
     if not root.is_dir():
         return 0
     named = (path for path in sorted(root.iterdir()) if canonical.is_digest(f"sha256:{path.name}"))
-    gone = [path for path in named if f"sha256:{path.name}" not in kept]
+    folders = (path for path in named if path.is_dir() and not path.is_symlink())  # `damage` names the others
+    gone = [path for path in folders if f"sha256:{path.name}" not in kept]
     if not dry_run:
         for path in gone:
             shutil.rmtree(path)
-        for path in (root / served.BY_WEIGHTS).glob("*"):
+        for path in sorted((root / served.BY_WEIGHTS).glob("*")):
             if _names(path) in {f"sha256:{one.name}" for one in gone}:
                 store.disk.remove(path)
     return len(gone)

@@ -131,6 +131,30 @@ def test_a_file_that_is_refused(
     assert "at most 100 bytes" in capsys.readouterr().err
 
 
+def test_the_same_file_twice_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = written(tmp_path / "s.jsonl", BENIGN)
+    assert calibrate(bundle, scores, "--labelled", scores) == cli.FAILED
+    assert "found the request of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [("--chosen-on", "f"), ("--class", "live"), ("--tenant", "a"), ("--chat",), ("--generate", "3")]
+)
+def test_what_scores_do_not_need_is_refused(
+    words: tuple[str, ...], bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calibrate(bundle, written(tmp_path / "s.jsonl", BENIGN), *words) == cli.USAGE
+    assert f"{words[0]}: found given, expected nothing: --scores does not read it" in capsys.readouterr().err
+
+
+def test_a_name_does_not_command_the_terminal(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = [line(0, request="\x1b[31mr")] * 2
+    assert calibrate(bundle, written(tmp_path / "s.jsonl", twice)) == cli.FAILED
+    said = capsys.readouterr().err
+    assert "?[31mr" in said
+    assert "\x1b" not in said
+
+
 def test_a_line_without_end_is_not_held(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MIB", 1000)
     path = tmp_path / "s.jsonl"

@@ -186,7 +186,7 @@ def test_what_is_refused(
 ) -> None:
     recording = tape(tmp_path / "a.frames", opened() + traffic())
     assert calibrate(bundle, recording, "--model", "m") == cli.USAGE
-    assert "a recording holds no text" in capsys.readouterr().err
+    assert "--recording does not read it" in capsys.readouterr().err
     assert calibrate(bundle, tmp_path / "none.frames") == cli.UNREACHED
     other = tmp_path / "other.frames"
     other.write_text("no recording")

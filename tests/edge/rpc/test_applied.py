@@ -46,6 +46,7 @@ def plan(new: KnownDictionary, *streams: StreamIdentity, **fields: object) -> di
         (ONE, BETTER, How.RELABELLED),
         (ONE, FEWER, How.LOADED),
         (ONE, ONE, How.ALREADY),
+        (replace(ONE, folder=""), replace(ONE, folder=""), How.ALREADY),  # of a recording: nobody opens a folder
         (None, ONE, How.RELABELLED),  # of weights that nobody could read until now
     ],
 )
@@ -85,6 +86,7 @@ def wide() -> KnownDictionary:
         (OTHER, [stream(ONE), stream(BETTER)], {}, grpc.StatusCode.INVALID_ARGUMENT, "--replaces"),
         (OTHER, [stream(ONE)], {"bundle_digest": "b9"}, grpc.StatusCode.NOT_FOUND, "`store`"),
         (OTHER, [stream(ONE)], {"path": "relative"}, grpc.StatusCode.INVALID_ARGUMENT, "absolute"),
+        (replace(OTHER, folder=""), [stream(ONE)], {}, grpc.StatusCode.INVALID_ARGUMENT, "has no folder of it"),
         (OTHER, [stream(ONE)], {"engine": "nobody"}, grpc.StatusCode.NOT_FOUND, "'nobody'"),
         (wide(), [stream(ONE)], {}, grpc.StatusCode.FAILED_PRECONDITION, "dictionary.d_in: found 16"),
     ],

@@ -66,15 +66,25 @@ OF_CLASS = "requests of a recording that are taken for benign (live); repeatable
 CHOSEN_ON = "requests that features were trained or chosen on, which the others must not share; repeatable"
 SOURCES = {"benign": scored_texts.read, "recording": scored_recording.read, "scores": scored_file.read}
 """By the option that names it, what reads benign requests as scores."""
+_RECORDED = {"traffic_class": "--class", "tenant": "--tenant"}
+_TEXT = {"chosen_on": "--chosen-on", "generate": "--generate", "chat": "--chat"}
+UNREAD = {
+    "benign": _RECORDED | {"reader": "--reader"},
+    "recording": _TEXT | {"model": "--model", "reader": "--reader"},
+    "scores": _TEXT | _RECORDED,
+}
+"""What would do nothing with each of them, and is refused: whoever names it relies on it."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Scores, chooses, tests, tells and writes."""
+    source = next(name for name in SOURCES if getattr(options, name))
+    _check_read(source, options)
     bundle(options.bundle)
     if options.aggregation is not None:
         aggregate.read(options.aggregation)
     promise = Promise(alpha=options.alpha, delta=options.delta)  # refused before anything long
-    given = next(read for name, read in SOURCES.items() if getattr(options, name))(options)
+    given = SOURCES[source](options)
     promise = dataclasses.replace(promise, family=len(given.features) if options.family else 1)
     made = calibrated(given, promise, options.date or dt.datetime.now(tz=dt.UTC).date())
     if made.limits:
@@ -82,6 +92,13 @@ def run(options: argparse.Namespace) -> int:
     asked = Asked(prevalence=options.prevalence, requests=options.requests_per_day)
     print(told(made, asked, as_json=options.json))
     return cli.GOOD if made.limits else cli.FAILED
+
+
+def _check_read(source: str, options: argparse.Namespace) -> None:
+    """Raises `UsageError` for an option that this source does not read."""
+    for name, option in UNREAD[source].items():
+        if getattr(options, name):
+            raise cli.UsageError(option, found="given", expected=f"nothing: --{source} does not read it")
 
 
 def _write(made: Calibration, options: argparse.Namespace) -> None:

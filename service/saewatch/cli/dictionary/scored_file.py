@@ -35,7 +35,7 @@ def read(options: argparse.Namespace) -> Scores:
     known = load_one(options.bundle)
     benign = _File(str(options.scores), known.catalogue)
     held_out = _File(options.labelled, known.catalogue) if options.labelled else None
-    calibrate.check_apart({one.name: one.keys for one in (benign, held_out) if one})
+    calibrate.check_apart({"scores": benign.keys} | ({"labelled": held_out.keys} if held_out else {}))
     names = [one for one in benign.features if not options.feature or one in options.feature]
     if missing := [one for one in options.feature if one not in benign.features]:
         raise ConfigError(benign.name, found=f"no score of {missing[0]}", expected="one of each request")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from saewatch import logs
-from saewatch.cli import UsageError, replay
+from saewatch.cli import replay
 from saewatch.cli.dictionary import labelled
 from saewatch.cli.sidecar import ProgressLine, clock_time
 from saewatch.core import aggregate, limits
@@ -38,10 +38,6 @@ OTHERS = "they are of other classes or tenants"
 
 def read(options: argparse.Namespace) -> Scores:
     """The requests of --recording. `ConfigError` for a feature that was asked for and was not wholly recorded."""
-    for name in ("model", "chosen_on", "generate", "chat"):
-        if getattr(options, name):
-            word = f"--{name.replace('_', '-')}"
-            raise UsageError(word, found="given", expected="nothing: a recording holds no text")
     known = load_one(options.bundle)
     features = [calibrate.aggregated(one, options.aggregation) for one in known.catalogue.chosen(options.feature)]
     concepts = {feature.concept for feature in known.catalogue.features}

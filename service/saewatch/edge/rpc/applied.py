@@ -59,7 +59,7 @@ def application(request: tap_pb2.ApplyBundleRequest, streams: Streams, shelf: Sh
     engines = chosen([*streams], request.engine)
     new = _read(shelf, request.bundle_digest)
     check_slots(new)
-    path = folder(request.path or new.folder)
+    path = request.path or new.folder
     places = {engine: one for engine in engines if (one := _place(streams[engine], new, role)) is not None}
     if not places:
         raise _no_place(new, role, {engine: streams[engine] for engine in engines})
@@ -101,7 +101,7 @@ def _step(engine: str, stream: StreamIdentity, new: KnownDictionary, *, path: st
         "replace": stream.opening.weights_digest,
         "hook_point": stream.opening.hook_point,
         "role": stream.opening.role,
-        "path": path,
+        "path": folder(path),
         "weights": new.weights_digest,
     }
     change = Change(engines=[engine], verb=LOAD, arguments=arguments)

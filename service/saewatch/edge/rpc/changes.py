@@ -177,5 +177,6 @@ def folder(text: str) -> str:
     """A path as an engine may be told. Raises `Refusal` for none."""
     if not text.startswith("/") or "\0" in text or len(text.encode()) > limits.TEXT_BYTES:
         expected = f"an absolute path of at most {limits.TEXT_BYTES} bytes"
-        raise invalid("path", found=repr(text[:128]) if text else "nothing", expected=expected)
+        hint = "" if text else "This sidecar has no folder of it (a recording's): name the one that the engine sees."
+        raise invalid("path", found=repr(text[:128]) if text else "nothing", expected=expected, hint=hint)
     return text
