@@ -186,10 +186,10 @@ def build(reader: Reader, settings: Settings, cost: Cost, work: Path | None) -> 
     return Made(trained, directions, catalogue(chosen, floors), stated, figures)
 
 
-def training_requests(settings: Settings) -> list[Request]:
-    """What the autoencoder is trained on."""
+def training_requests(settings: Settings, *, seed: int = 0) -> list[Request]:
+    """What the autoencoder is trained on; another seed draws other dialogues."""
     halves = ("a", "b") if settings.both_halves else ("a",)
-    drawn = [r for half in halves for r in _drawn(half, settings.hazards, settings.innocents, seed=0)]
+    drawn = [r for half in halves for r in _drawn(half, settings.hazards, settings.innocents, seed=seed)]
     if settings.both_halves:
         drawn = [fixture_lm.lesson(request) for request in drawn]
     return drawn + dataset.prose_requests(Generator("a", seed=0), settings.prose)

@@ -61,13 +61,19 @@ class Autoencoder:
         return values @ self.W_dec + self.b_dec
 
 
-def train(x: Tensor, recipe: Recipe, *, say: bool = True) -> tuple[Autoencoder, float]:
-    """Train on rows `x` [N, d]; return the autoencoder in x's units and the cpu-seconds it took."""
+def train(
+    x: Tensor, recipe: Recipe, *, start: Autoencoder | None = None, say: bool = True
+) -> tuple[Autoencoder, float]:
+    """Train on rows `x` [N, d]; return the autoencoder in x's units and the cpu-seconds it took.
+
+    With `start` it is trained on from there; the recipe's width has to be its own.
+    """
     started = time.process_time()
     torch.manual_seed(recipe.seed)
     mean = x.mean(0)
     scale = float((x - mean).pow(2).sum(1).mean().sqrt() / x.shape[1] ** 0.5)
-    weights = _start(x.shape[1], recipe.width)
+    tensors = _random(x.shape[1], recipe.width) if start is None else _unfolded(start, mean, scale)
+    weights = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
     state = _Trainer(weights, recipe)
     order = _rows(x.shape[0], recipe)
     for step in range(recipe.steps):
@@ -77,10 +83,9 @@ def train(x: Tensor, recipe: Recipe, *, say: bool = True) -> tuple[Autoencoder, 
     return _folded(weights, state.threshold, mean, scale), time.process_time() - started
 
 
-def _start(d: int, width: int) -> dict[str, Tensor]:
+def _random(d: int, width: int) -> dict[str, Tensor]:
     W_dec = F.normalize(torch.randn(width, d), dim=1)
-    tensors = {"W_enc": W_dec.T.clone() * 0.5, "b_enc": torch.zeros(width), "W_dec": W_dec, "b_dec": torch.zeros(d)}
-    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+    return {"W_enc": W_dec.T.clone() * 0.5, "b_enc": torch.zeros(width), "W_dec": W_dec, "b_dec": torch.zeros(d)}
 
 
 def _rows(count: int, recipe: Recipe) -> Tensor:
@@ -172,6 +177,18 @@ def _folded(w: Mapping[str, Tensor], threshold: float, mean: Tensor, scale: floa
     b_dec = scale * w["b_dec"].detach().double() + mean.double()
     theta = torch.full((W_enc.shape[1],), threshold * scale, dtype=torch.float64)
     return Autoencoder(*(tensor.float().contiguous() for tensor in (W_enc, b_enc, W_dec, b_dec, theta)))
+
+
+def _unfolded(sae: Autoencoder, mean: Tensor, scale: float) -> dict[str, Tensor]:
+    """The other way: weights for rows (x - mean) / scale. The threshold is left out, which training finds anew."""
+    W_enc, W_dec, b_enc, b_dec = (tensor.double() for tensor in (sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec))
+    tensors = {
+        "W_enc": W_enc,
+        "b_enc": (b_enc + mean.double() @ W_enc) / scale,
+        "W_dec": F.normalize(W_dec, dim=1),
+        "b_dec": (b_dec - mean.double()) / scale,
+    }
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
 
 def stated(sae: Autoencoder, x: Tensor, *, chunk: int = 4_096) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The trainer on data with a known structure, and its pieces."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -33,6 +35,18 @@ def test_training_explains_sparse_data_and_is_seeded(trained: sae.Autoencoder) -
     figures = sae.stated(trained, sparse_rows(3_000)[2_000:])
     assert figures["fvu"] < 0.35
     assert 2 < figures["l0"] < 8
+
+
+def test_trained_on_from_another_one_it_begins_there_and_stays_near_it(trained: sae.Autoencoder) -> None:
+    more = 3 * sparse_rows(3_000)  # of another mean and scale than it was trained on
+    gentle = replace(RECIPE, k_start=RECIPE.k, steps=20, rate=1e-4, seed=1)
+    begun, _ = sae.train(more, replace(gentle, rate=0.0), start=trained, say=False)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        torch.testing.assert_close(getattr(begun, name), getattr(trained, name), rtol=1e-4, atol=1e-3)
+    after, _ = sae.train(more, gentle, start=trained, say=False)
+    assert float((after.W_dec * trained.W_dec).sum(1).min()) > 0.98
+    assert not torch.equal(after.W_enc, trained.W_enc)
+    assert float(after.threshold[0]) > 0
 
 
 def test_decoder_rows_have_unit_length_and_one_threshold_serves_all(trained: sae.Autoencoder) -> None:
