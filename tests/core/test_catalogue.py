@@ -148,9 +148,7 @@ def test_chosen_features_only() -> None:
     made = catalogue(GROUP, feature(), PROBE)
     assert made.watch_list(SHEET, ["threat.p1"]).rows == (11,)
     assert catalogue().watch_list(SHEET).rows == ()
-    with pytest.raises(
-        ConfigError, match=r"feature: found 'fraud.l1', expected an id of .* It has threat.g1"
-    ):
+    with pytest.raises(ConfigError, match=r"feature: found 'fraud.l1', expected an id of .* It has threat.g1"):
         made.watch_list(SHEET, ["fraud.l1"])
 
 
