@@ -122,8 +122,9 @@ def test_it_says_whether_somebody_has_come() -> None:
 def test_it_ends_at_a_size(tmp_path: Path) -> None:
     with recording(tmp_path, "--max-mib", 0.2) as process, engine(tmp_path).ready() as one:
         one.start(7, name="plain")
-        for position in range(800):
-            one.batch([(7, position, 1)], [(0, 1, 2.0)])
+        with contextlib.suppress(ConnectionError):  # a full recorder hangs up
+            for position in range(800):
+                one.batch([(7, position, 1)], [(0, 1, 2.0)])
         facts = ended(process)
     assert facts["ended"] == "full"
     assert facts["bytes"] <= 0.2 * 2**20

@@ -389,5 +389,5 @@ async def test_nothing_is_kept_for_a_filter_that_nobody_has_any_more() -> None:
             watch.call.cancel()
         stays.call.cancel()
         await served.firing.left(5.0)
-        assert served.feed.encodings == 40
+        assert 40 <= served.feed.encodings < 60, "a cancelled watch may see one more batch before it is gone"
         assert served.feed.encodings_kept == 0
