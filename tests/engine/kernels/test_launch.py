@@ -35,7 +35,7 @@ def test_several_hook_points_and_types_at_once() -> None:
 
 def test_a_step_never_waits_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(launch, "_start", lambda variant, *_, warm: asked.append(variant.name) if warm else None)
+    monkeypatch.setattr(launch, "start", lambda variant, *_, warm: asked.append(variant.name) if warm else None)
     group = a_group(whole_numbers(1, 16, seed=1).bfloat16(), whole_numbers(20, 16, seed=2))
     launch.Launch([group], Work(CPU)).compile()
     needed = {table.route(rows, "bf16", "fp32").name for rows in range(1, ROWS + 1)}
@@ -81,13 +81,13 @@ def test_a_slot_launches_all_its_streams_at_once(tmp_path: Path, monkeypatch: py
     expected = first.read()
 
     together: list[int] = []
-    starting = launch._start  # noqa: SLF001 - counts what is enqueued
+    starting = launch.start  # counts what is enqueued
 
     def counted(variant: Any, *arguments: Any, warm: bool) -> None:
         together.append(variant.name == "append")
         starting(variant, *arguments, warm=warm)
 
-    monkeypatch.setattr(launch, "_start", counted)
+    monkeypatch.setattr(launch, "start", counted)
     watched_here = [with_kernels(one) for one in watched_here]
     slot = Slot(watched_here, Side(CPU))
     for _ in range(2):

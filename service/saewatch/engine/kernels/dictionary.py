@@ -1,11 +1,12 @@
 """The whole dictionary on a GPU, from rows to lists of what fires; a ``[T, latents]`` tensor never exists.
 
 Few rows go through a screen, which says what may fire, and `settle`, which decides it (`full`, `pack`, `settle`); many
-go through windows of cuBLAS' product (`window`), or of our own (`fused`), as `table` says. Where latents compete (TopK) both are given a floor for each row: a
-sample of the latents is computed first, and the k-th greatest of its groups' peaks is a value that k latents reach. So
-the k greatest are among what reaches the floor, which is some hundred entries, and are picked from those by the same
-64-bit keys as everywhere (`engine.encode.order_keys`): by value, then by lower index. Only what fires is listed. That
-loses no winner, because TopK's limits are where a value passes 0: what does not fire is below all that does.
+go through windows of cuBLAS' product (`window`), or of our own (`fused`), as `table` says. Where latents compete (TopK)
+all are given a floor for each row: a sample of the latents is computed first, and the k-th greatest of its groups'
+peaks is a value that k latents reach. So the k greatest are among what reaches the floor, which is some hundred
+entries, and are picked from those by the same 64-bit keys as everywhere (`engine.encode.order_keys`): by value, then by
+lower index. Only what fires is listed. That loses no winner, because TopK's limits are where a value passes 0: what
+does not fire is below all that does.
 
 That holds as long as the row's list has room. A row whose list overflowed is *open*: its k-th greatest entry so far is
 a higher floor, which is valid as well, and it goes through the screen again. To find such rows the host would have to

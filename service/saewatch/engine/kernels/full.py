@@ -74,7 +74,7 @@ def sums(
     PR: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> tl.tensor:
-    """Products of ``BL`` rows of one matrix and ``BR`` of another, ``[BL, BR]`` float32: ``W`` and ``x``, or ``x``, ``W``."""
+    """Products of ``BL`` rows of one matrix and ``BR`` of another, ``[BL, BR]``; `fused` swaps ``W`` and ``x``."""
     acc = tl.zeros((BL, BR), tl.float32)
     for k in tl.range(0, D, BD):
         a0, a1, a2 = _planes(left_desc.load([left0, k]), PL)

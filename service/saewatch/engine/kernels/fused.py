@@ -10,8 +10,9 @@ share the latents among more programs. The window is as wide as its memory allow
 tiles, and it is written by the tensor memory accelerator, for which the sums need no registers more.
 
 A pair's sum is made in one order, whatever the number of rows and wherever its tile lies. So unlike cuBLAS' its last
-bits do not depend on the step; they may differ from those of few rows (`settle`) within the grey band. Operands that are
-not of one 16-bit type are summed by planes (`full`); what those leave out, 2^-25 of ``|x| |w|``, is inside that band.
+bits do not depend on the step; they may differ from those of few rows (`settle`) within the grey band. Operands that
+are not of one 16-bit type are summed by planes (`full`); what those leave out, 2^-25 of ``|x| |w|``, is inside that
+band.
 
 Whether this is faster than cuBLAS was not measured: `table.FUSED` says which way is taken.
 """
@@ -73,11 +74,11 @@ def _leave(
     F: tl.tensor,
     first: tl.tensor,
     words: tl.tensor,
-    BT: tl.constexpr,
-    BF: tl.constexpr,
     COMPETING: tl.constexpr,
 ) -> None:
-    """``BF`` columns of the window leave their tile: what fires, and all sums ``u``."""
+    """Some columns of the window leave their tile: what fires, and all sums ``u``."""
+    BT: tl.constexpr = u.shape[0]
+    BF: tl.constexpr = u.shape[1]
     f = first + column + tl.arange(0, BF)
     known = f < F
     on = (u > tl.load(lim + f, mask=known, other=float("inf"))[None, :]) & wanted[:, None]
@@ -116,7 +117,7 @@ def fire(
     COMPETING: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> None:
-    """Latents ``first …`` in so many ``tiles``: ``bits [T, words]`` of what fires and is no less than the row's ``least``.
+    """Latents ``first …`` in so many ``tiles``: ``bits [T, words]`` of what fires and is no less than ``least``.
 
     The window ``[T, tiles BF]`` holds ``u``. A block without an open row is left as it was; `listed` does not read it.
     """
@@ -135,30 +136,11 @@ def fire(
             at = f0 + half * (BF // 2)
             if COMPETING:  # three vectors of limits: half as many columns at a time, or registers spill
                 one, other = _halves(part, BT, BF // 2)
-                _leave(one, t, wanted, lowest, at, window_desc, lim, s, c, bits, T, F, first, words, BT, BF // 4, True)
-                _leave(
-                    other,
-                    t,
-                    wanted,
-                    lowest,
-                    at + BF // 4,
-                    window_desc,
-                    lim,
-                    s,
-                    c,
-                    bits,
-                    T,
-                    F,
-                    first,
-                    words,
-                    BT,
-                    BF // 4,
-                    True,
-                )
+                _leave(one, t, wanted, lowest, at, window_desc, lim, s, c, bits, T, F, first, words, COMPETING)
+                at += BF // 4
+                _leave(other, t, wanted, lowest, at, window_desc, lim, s, c, bits, T, F, first, words, COMPETING)
             else:
-                _leave(
-                    part, t, wanted, lowest, at, window_desc, lim, s, c, bits, T, F, first, words, BT, BF // 2, False
-                )
+                _leave(part, t, wanted, lowest, at, window_desc, lim, s, c, bits, T, F, first, words, COMPETING)
 
 
 @triton.jit
@@ -178,7 +160,7 @@ def listed(
     CAP: tl.constexpr,
     BW: tl.constexpr,
 ) -> None:
-    """Adds what fires among the latents ``first …`` to an open row's list: the bits of ``used`` words of its ``words``."""
+    """Adds what fires among the latents ``first …`` to an open row's list: ``used`` of its ``words`` have bits."""
     t = tl.program_id(0).to(tl.int64)
     wanted = tl.load(is_open + t) != 0
     before = tl.load(count + t)

@@ -33,7 +33,7 @@ def _ones(word: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def placed(word: tl.tensor, before: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Of words ``[n]``: their bits ``[n, 32]``, each bit's place in a list of ``before`` entries, and how many are set."""
+    """Bits ``[n, 32]`` of words ``[n]``, each bit's place in a list of ``before`` entries, and how many are set."""
     on = (word[:, None] >> tl.arange(0, 32)[None, :]) & 1
     each = tl.sum(on, axis=1)
     place = (tl.cumsum(each, axis=0) - each + before)[:, None] + tl.cumsum(on, axis=1) - on

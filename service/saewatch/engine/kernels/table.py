@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from saewatch.core.footprint import ROWS
-from saewatch.engine.kernels import append, decode, full, fused, pack, screen, settle, watched, window
+from saewatch.engine.kernels import append, decode, drop, full, fused, pack, screen, settle, watched, window
 from saewatch.engine.kernels.variant import Variant
 
 VARIANTS: tuple[Variant, ...] = (
     *watched.VARIANTS,
     *append.VARIANTS,
+    *drop.VARIANTS,
     *full.VARIANTS,
     *screen.VARIANTS,
     *pack.VARIANTS,
