@@ -204,7 +204,7 @@ class Tap:
 
     @torch.inference_mode()
     def enter(self) -> None:
-        """A forward pass is about to be enqueued. Where its graph multiplies, it is given what is watched from here on."""
+        """A forward pass is about to be enqueued. Where its graph multiplies, it gets what is watched from here on."""
         if self._graphed is not None:
             self._of_step = self._enter()
             self._graphed.hold(self._of_step.watched)

@@ -10,12 +10,10 @@ import torch
 
 from saewatch.core.footprint import ROWS, footprint
 from saewatch.core.tapconfig import DictionaryUse
-from saewatch.engine.encoder import Encoder
 from saewatch.engine.kernels import launch, table
 from saewatch.engine.kernels.group import Work
 from saewatch.engine.staging import Side, Slot
-from saewatch.engine.watched import Watched
-from tests.engine.kernels.stepped import CPU, a_group, columns, launched, packed, whole_numbers
+from tests.engine.kernels.stepped import CPU, a_group, columns, launched, packed, whole_numbers, with_kernels
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
 
 
@@ -52,20 +50,6 @@ def test_what_lies_between_the_kernels_is_what_was_told(tmp_path: Path) -> None:
     told = footprint(manifest, use, config, rows=rows, slots=slots)
     assert told.temporary == pytest.approx(taken, rel=0.01)
     assert told.temporary >= taken
-
-
-def with_kernels(one: Watched) -> Watched:
-    before = one.encoder
-    one.encoder = Encoder(
-        rows_max=before.rows_max,
-        d_in=before.d_in,
-        slots_max=before.slots,
-        fused=True,
-        dtype=one.bundle.dictionary.W.dtype,
-    )
-    one.encoder.load(one.bundle.dictionary, before.watch_list)
-    assert one.encoder.launched
-    return one
 
 
 def test_a_slot_launches_all_its_streams_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
