@@ -178,6 +178,7 @@ class Watched:
                 l0_mean=counts.l0_mean,
                 squared_error=counts.squared_error,
                 squared_total=counts.squared_total,
+                overflowed=counts.overflowed,
                 total=counts.total[first : first + half],
                 count=counts.count[first : first + half],
             )

@@ -21,12 +21,14 @@ from tests.engine.kernels.stepped import CPU, columns, with_kernels
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
 
 WEIGHTS = load_bundle(BUNDLE).sheet.weights
-FEATURES = [feature.id for feature in load_bundle(BUNDLE).catalogue.features]
+FEW = tuple(feature.id for feature in load_bundle(BUNDLE).catalogue.features[:9])
+"""Of the fixture's features: the interpreter takes its time."""
 
 
 def test_a_slot_gives_what_a_slot_beside_the_graph_gives(tmp_path: Path) -> None:
     blocks = Blocks()
-    uses = tuple(DictionaryUse(path=str(p)) for p in (BUNDLE, another_bundle(tmp_path / "o", "resid_pre.2"), BUNDLE))
+    paths = (BUNDLE, another_bundle(tmp_path / "o", "resid_pre.2"), BUNDLE)
+    uses = tuple(DictionaryUse(path=str(path), watch=FEW) for path in paths)
     streams = [with_kernels(one) for one in hung(a_config(tmp_path, dictionaries=uses), an_engine(), blocks)]
     beside, graphed = Slot(streams, Side(CPU)), Graphed(streams)
     inside, rows = InsideSlot(graphed, streams), rows_of(a=(0, 9), b=(3, 6))
@@ -55,7 +57,7 @@ def running(folder: Path, monkeypatch: pytest.MonkeyPatch, placement: str) -> It
     monkeypatch.setattr(tapped, "open_watched", with_those)
     monkeypatch.setattr(watched, "reference_of", lambda *_: None)  # the proof has tests of its own, and takes long here
     folder.mkdir()
-    with running_tap(folder, placement=placement) as one:
+    with running_tap(folder, placement=placement, dictionaries=(DictionaryUse(path=str(BUNDLE), watch=FEW),)) as one:
         yield one
     monkeypatch.undo()
 
@@ -67,7 +69,7 @@ def _fused(told: Any) -> Any:
 def reported(folder: Path, monkeypatch: pytest.MonkeyPatch, placement: str) -> list[Any]:
     """Of three steps: as at the start, with two features, and with all again. The interpreter takes one thread."""
     with running(folder, monkeypatch, placement) as one:
-        for number, chosen in enumerate((None, FEATURES[:2], FEATURES)):
+        for number, chosen in enumerate((None, FEW[:2], FEW)):
             if chosen is not None:
                 assert one.asked("watch", weights=WEIGHTS, watch=json.dumps(chosen)).good
             one.step(5)
@@ -86,7 +88,7 @@ def test_a_tap_follows_a_change_between_two_passes(tmp_path: Path, monkeypatch: 
 
 
 def test_more_than_the_graph_has_room_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = another_bundle(tmp_path / "o")
+    other = another_bundle(tmp_path / "o", features=len(FEW))
     with running(tmp_path / "g", monkeypatch, "graph") as one:
         found = one.asked("load", replace=WEIGHTS, path=str(other))
         assert not found.good, "made without kernels here"

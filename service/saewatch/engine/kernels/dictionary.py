@@ -71,7 +71,7 @@ class Lists:
 
     def fired(self, latents: Latents, rows: Rows) -> Code:
         """What fires on each row, in order."""
-        out = self._code(rows)
+        out = self.empty(rows)
         if len(rows) > full.ROWS:
             self._windows(latents, rows, out, competing=False)
         elif len(rows):
@@ -99,7 +99,8 @@ class Lists:
         if len(out):
             decode.gathered(table, code, out)
 
-    def _code(self, rows: Rows) -> Code:
+    def empty(self, rows: Rows) -> Code:
+        """Lists with room for these rows."""
         index = rows.is_open.new_empty(len(rows), self.cap)
         count, lost = rows.is_open.new_zeros(2, len(rows))
         return Code(index=index, value=rows.exact.new_empty(len(rows), self.cap), count=count, lost=lost)
@@ -113,7 +114,7 @@ class Lists:
 
     def _settled(self, latents: Latents, rows: Rows) -> Code:
         """The lists of a screen with their values: ``-inf`` where nothing fires."""
-        listed, tiles = self._code(rows), -(-len(latents) // full.TILE)
+        listed, tiles = self.empty(rows), -(-len(latents) // full.TILE)
         bits = rows.is_open.new_empty(len(rows), tiles * full.TILE // 32)
         if self.quantised is not None and len(rows) <= screen.ROWS:
             screen.admitted(self.quantised, latents, rows, bits)
@@ -139,7 +140,7 @@ class Lists:
     def _best(self, latents: Latents, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
         """Keys ``[T, k]`` of the greatest entries of each row's list, and what was lost of it."""
         if len(rows) > full.ROWS:
-            self._windows(latents, rows, code := self._code(rows), competing=True)
+            self._windows(latents, rows, code := self.empty(rows), competing=True)
         else:
             code = self._settled(latents, rows)
         there = torch.arange(self.cap, device=code.count.device) < code.count[:, None]
