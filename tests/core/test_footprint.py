@@ -125,6 +125,6 @@ def test_what_has_no_place_in_the_graph_is_refused(
 def test_neither_competitors_nor_heads_have_a_place_in_the_graph(manifest: Manifest) -> None:
     head = HeadSheet(direction=15, kind="mlp", activation="gelu", units=64)
     for changes, why in (({"heads": (head,)}, "probe heads"), ({"activation": "topk", "k": 4}, "latents that compete")):
-        other = dataclasses.replace(manifest, encoder=dataclasses.replace(manifest.encoder, **changes))  # type: ignore[arg-type]  # of their types
+        other = dataclasses.replace(manifest, encoder=dataclasses.replace(manifest.encoder, **changes))
         with pytest.raises(ConfigError, match=f"found graph with {why}"):
             footprint(other, USE, config(placement="graph"), rows=64, slots=10)

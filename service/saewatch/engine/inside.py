@@ -87,7 +87,7 @@ class Graphed:
 
     def packs(self, slabs: Sequence[Slab]) -> list[Pack]:
         """What packs a step into ``slabs``, one for each stream."""
-        found = []
+        found: list[Pack] = []
         for sink, numbers in self._at.items():
             kernels = self._kernels[sink]
             found.append(partial(kernels.pack, kernels.packs([slabs[number] for number in numbers])))

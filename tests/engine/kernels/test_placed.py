@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from saewatch.core.footprint import Footprint, footprint
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import tap as tapped
 from saewatch.engine import watched
@@ -48,12 +49,12 @@ def test_a_slot_gives_what_a_slot_beside_the_graph_gives(tmp_path: Path) -> None
 @contextmanager
 def running(folder: Path, monkeypatch: pytest.MonkeyPatch, placement: str) -> Iterator[Running]:
     """With the kernels, in the interpreter."""
-    told, opened = watched.footprint, watched.open_watched
+    opened = watched.open_watched
 
     def with_those(*arguments: Any) -> list[watched.Watched]:
         return [with_kernels(one) for one in opened(*arguments)]
 
-    monkeypatch.setattr(watched, "footprint", _fused(told))
+    monkeypatch.setattr(watched, "footprint", _with_the_kernels)
     monkeypatch.setattr(tapped, "open_watched", with_those)
     monkeypatch.setattr(watched, "reference_of", lambda *_: None)  # the proof has tests of its own, and takes long here
     folder.mkdir()
@@ -62,8 +63,8 @@ def running(folder: Path, monkeypatch: pytest.MonkeyPatch, placement: str) -> It
     monkeypatch.undo()
 
 
-def _fused(told: Any) -> Any:
-    return lambda *arguments, **named: told(*arguments, **{**named, "fused": True})
+def _with_the_kernels(*arguments: Any, **named: Any) -> Footprint:
+    return footprint(*arguments, **{**named, "fused": True})
 
 
 def reported(folder: Path, monkeypatch: pytest.MonkeyPatch, placement: str) -> list[Any]:

@@ -55,7 +55,8 @@ PROGRAMS = 132
 @triton.jit
 def _halves(u: tl.tensor, BT: tl.constexpr, BF: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """Left and right columns of a tile: each thread's own registers."""
-    return tl.split(tl.permute(tl.reshape(u, (BT, 2, BF // 2)), (0, 2, 1)))
+    left, right = tl.split(tl.permute(tl.reshape(u, (BT, 2, BF // 2)), (0, 2, 1)))
+    return left, right
 
 
 @triton.jit
