@@ -61,11 +61,17 @@ class Running:
         for kind in self._kinds.values():
             kind.grow(places)
 
-    def clear(self, place: int) -> None:
-        """Another subject begins in this place."""
-        self._latched[place] = False
+    def clear(self, places: Sequence[int]) -> None:
+        """Other subjects begin in these places."""
+        self._latched[places] = False
         for kind in self._kinds.values():
-            kind.clear(place)
+            kind.clear(places)
+
+    def begin(self, places: Sequence[int], room: int) -> None:
+        """Other subjects begin in these places, of ``room``."""
+        if room > len(self._latched):
+            self.grow(room)
+        self.clear(places)
 
     def add(self, touched: Touched, tokens: Tokens) -> Occurrences:
         """What a batch's firings come to."""
@@ -97,22 +103,28 @@ class Running:
 
     def _ordered(self, touched: Touched, tokens: Tokens) -> Entries:
         """Those that still matter, by (kind, place, atom, token); of one token and atom the largest value."""
-        matters = np.flatnonzero(~self._latched[touched.place, touched.atom])
-        place, atom, token = touched.place[matters], touched.atom[matters], touched.token[matters]
-        kind, unit, value = self._kind_of[atom], touched.unit[matters], touched.value[matters]
+        flat = touched.place * len(self._atoms) + touched.atom
+        matters = np.flatnonzero(~self._latched.reshape(-1).take(flat))
+        atom, token = touched.atom.take(matters), touched.token.take(matters)
+        kind, unit, value = self._kind_of.take(atom), touched.unit.take(matters), touched.value.take(matters)
         # at most 2^3 kinds, 2^14 places, 2^17 atoms and 2^20 tokens: 54 bits
-        key = ((kind * len(self._latched) + place) * len(self._atoms) + atom) * len(tokens.row) + token
-        order = np.argsort(key, kind="stable")
-        key = key[order]
+        key = (kind * self._latched.size + flat.take(matters)) * len(tokens.row) + token
+        order = np.argsort(key)
+        key = key.take(order)
         if (key[1:] == key[:-1]).any():
-            order = np.lexsort((-value, unit, token, atom, place, kind))
-            again = place[order], atom[order], token[order], unit[order]
-            same = np.logical_and.reduce([column[1:] == column[:-1] for column in again])
-            order = order[np.concatenate([[True], ~same])]
-        atom, token = atom[order], token[order]
-        rank = np.where(self._whole[atom], tokens.rank[token], tokens.rank_part[token])
-        columns = {"kind": kind[order], "place": place[order], "column": self._column[atom]}
-        return Entries(**columns, atom=atom, token=token, rank=rank, unit=unit[order], value=value[order])
+            order = np.lexsort((-value, unit, token, atom, touched.place.take(matters), kind))
+            order = order[_first((touched.place.take(matters), atom, token, unit), order)]
+        atom, token = atom.take(order), token.take(order)
+        return Entries(
+            kind=kind.take(order),
+            place=tokens.place.take(token),
+            column=self._column.take(atom),
+            atom=atom,
+            token=token,
+            rank=np.where(self._whole.take(atom), tokens.rank.take(token), tokens.rank_part.take(token)),
+            unit=unit.take(order),
+            value=value.take(order),
+        )
 
     def _found(self, entries: Entries, at: I64, tokens: Tokens) -> Occurrences:
         """Entries ``at`` occur. Of atoms that only matter once the first one counts, and is remembered."""
@@ -127,3 +139,10 @@ class Running:
         position, value = tokens.position[entries.token[at]], entries.value[at]
         order = np.lexsort((atom, position, place))
         return Occurrences(place=place[order], atom=atom[order], position=position[order], value=value[order])
+
+
+def _first(columns: Sequence[I64], order: I64) -> Flags:
+    """Which of them, in that order, differ from the one before."""
+    ordered = [column[order] for column in columns]
+    differs = np.logical_or.reduce([column[1:] != column[:-1] for column in ordered])
+    return np.concatenate([[True], differs])
