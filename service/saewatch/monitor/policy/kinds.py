@@ -109,9 +109,14 @@ class Kind:
         """With which entries it occurs, and the statistic there."""
         raise NotImplementedError
 
-    def final(self, _place: int, _column: int, _tokens: int) -> float | None:
-        """The statistic after so many tokens of its scope, where it is judged when that ends; None: it is not."""
-        return None
+    @property
+    def ends(self) -> Flags:
+        """Which of them are judged when their scope ends."""
+        return np.zeros(len(self.limit), np.bool_)
+
+    def final(self, place: int, columns: I64, tokens: int, /) -> F64:
+        """The statistic of such columns after so many tokens of their scope."""
+        raise NotImplementedError
 
 
 class Max(Kind):
@@ -178,9 +183,14 @@ class Share(Count):
         super().add(entries)
         return np.zeros(entries.size, np.bool_), entries.value
 
-    def final(self, place: int, column: int, tokens: int) -> float | None:
+    @property
+    def ends(self) -> Flags:
+        """All of them."""
+        return np.ones(len(self.limit), np.bool_)
+
+    def final(self, place: int, columns: I64, tokens: int) -> F64:
         """Their share."""
-        return float(self.state[place, column]) / tokens if tokens else 0.0
+        return np.asarray(self.state[place, columns] / max(tokens, 1))
 
 
 class Mean(Share):
@@ -261,9 +271,14 @@ class Head(Kind):
                 found[one] = self._score(int(entries.place[one]), int(entries.column[one]))
         return np.asarray(found > self.limit[entries.column], np.bool_), found
 
-    def final(self, place: int, column: int, _tokens: int) -> float | None:
-        """The score, where it may have fallen."""
-        return None if self._grows[column] else self._score(place, column)
+    @property
+    def ends(self) -> Flags:
+        """Those that may have fallen."""
+        return np.asarray(~self._grows, np.bool_)
+
+    def final(self, place: int, columns: I64, _tokens: int) -> F64:
+        """The scores."""
+        return np.array([self._score(place, column) for column in columns.tolist()])
 
     def _score(self, place: int, column: int) -> float:
         part = slice(self._first[column], self._first[column + 1])
