@@ -25,7 +25,8 @@ KNOWN = fakes.dictionary([fakes.feature(f"demo{n:02}.l1", latents=(n,)) for n in
 CHANCES = np.linspace(0.1, 0.6, FEATURES)
 GROUP, GROUPS_A_DAY, GROUP_NS = 60, 8, 3 * 3600 * 10**9
 TOKENS = 20
-START_NS = 1000 * 24 * 3600 * 10**9
+DAY_NS = 24 * 3600 * 10**9
+START_NS = 1000 * DAY_NS
 ABOUT = About.of(
     join(
         [fakes.watch_set(KNOWN)],
@@ -54,7 +55,7 @@ def times(days: int, start_ns: int = START_NS) -> Iterator[int]:
 def baseline(days: int = 28) -> KnownBaseline:
     """What is usual here."""
     builder, chance = Builder(FEATURES), np.random.default_rng(1)
-    for now_ns in times(days, START_NS - days * 24 * 3600 * 10**9):
+    for now_ns in times(days, START_NS - days * DAY_NS):
         for number in range(GROUP):
             feature, count, mean = summed(*fired(chance, {}))
             ended = now_ns + number * 10**9
@@ -78,19 +79,21 @@ def request(number: int, one: Fired, now_ns: int, *, label: str = "") -> list[Re
     ]
 
 
-def recording(path: Path, days: int, *, factors: Mapping[int, float] | None = None) -> Path:
+def recording(
+    path: Path, days: int, *, factors: Mapping[int, float] | None = None, start_ns: int = START_NS, seed: int = 2
+) -> Path:
     """Of some days."""
-    out, chance = io.BytesIO(), np.random.default_rng(2)
-    writer = Writer(out, RecordingHead(program="0.1.0", began_ns=START_NS))
+    out, chance = io.BytesIO(), np.random.default_rng(seed)
+    writer = Writer(out, RecordingHead(program="0.1.0", began_ns=start_ns))
     writer.happens(1, 1, Happening.CONNECTED)
     writer.write(1, 1, fakes.stream_open(KNOWN))
     writer.write(1, 1, fakes.watch_set(KNOWN))
     number = 0
-    for now_ns in times(days):
+    for now_ns in times(days, start_ns):
         for _ in range(GROUP):
             number += 1
             for record in request(number, fired(chance, factors or {}), now_ns):
-                writer.write(1, max(now_ns - START_NS, 1), record)
+                writer.write(1, max(now_ns - start_ns, 1), record)
     writer.close()
     path.write_bytes(out.getvalue())
     return path
