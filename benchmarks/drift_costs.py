@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.monitor.drift.baseline import Baseline, Mark, Stream
-from saewatch.monitor.drift.counts import COLUMNS, TOTALS, Counts, Reducer, merged, summed
+from saewatch.monitor.drift.counts import COLUMNS, TOTALS, Counts, merged
 from saewatch.monitor.drift.detector import Detector
 from saewatch.monitor.drift.evidence import BETS, DOWN, UP, count_bet
+from saewatch.monitor.drift.reducer import Reducer, summed
 from saewatch.monitor.drift.traffic import AXES, Axes, Rates
 
 F64 = npt.NDArray[np.float64]
@@ -109,10 +110,10 @@ def reduce_us(features: int, tokens: int, times: int = 2000) -> tuple[float, flo
     one = Reducer(np.zeros(features), np.ones(features))
 
     def whole(number: int) -> None:
-        one.add(*summed(keys[number % 8], values), seen=tokens, encoded=tokens)
+        one.add(*summed(keys[number % 8], values), seen=tokens, encoded=tokens, key=number)
 
     def record(number: int) -> None:
-        one.add(*records[number % 8], seen=tokens, encoded=tokens)
+        one.add(*records[number % 8], seen=tokens, encoded=tokens, key=number)
 
     return 1e6 * _mean(record, times), 1e6 * _mean(whole, times) * 1000 / tokens
 
@@ -141,12 +142,12 @@ def merges(trials: int, features: int = 40) -> int:
     for _ in range(trials):
         whole = Reducer(baseline.centre, baseline.scale)
         parts = [Reducer(baseline.centre, baseline.scale) for _ in range(int(chance.integers(1, 65)))]
-        for _ in range(80):
+        for number in range(80):
             feature = np.flatnonzero(chance.random(features) < 0.2)
             count = chance.integers(1, 40, len(feature))
             mean, tokens = chance.normal(0.5, 0.6, len(feature)), int(chance.integers(8, 400))
             for one in (whole, parts[int(chance.integers(len(parts)))]):
-                one.add(feature, count, mean, seen=tokens, encoded=tokens)
+                one.add(feature, count, mean, seen=tokens, encoded=tokens, key=number)
         told = dict(enumerate(part.close() for part in parts))
         told.update({key: told[key] for key in chance.integers(0, len(parts), 3).tolist()})  # a retry overwrites
         wrong += not _equal(baseline, whole.close(), [told[key] for key in chance.permutation(len(told)).tolist()])

@@ -55,7 +55,7 @@ def fitted(weeks: Weeks, seeds: Sequence[int]) -> Fitted:
 
 def detector(of: Fitted, budget: float) -> Detector:
     """A fresh one."""
-    return Detector(of.baseline, reading=of.reading, usual=of.usual, budget=budget)
+    return Detector(of.baseline, reading=of.reading, usual=of.usual, pairs=of.pairs, budget=budget)
 
 
 def blocks(week: Week) -> Iterator[Counts]:

@@ -15,8 +15,9 @@ from saewatch.core.recording import Writer
 from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
 from saewatch.edge import dictionaries
 from saewatch.monitor.drift.build import Builder, Told
-from saewatch.monitor.drift.counts import Indices, summed
+from saewatch.monitor.drift.counts import Indices
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.reducer import summed
 from saewatch.monitor.tables import StreamIdentity, join
 from tests import fakes
 
@@ -58,7 +59,7 @@ def baseline(days: int = 28) -> KnownBaseline:
         for number in range(GROUP):
             feature, count, mean = summed(*fired(chance, {}))
             ended = now_ns + number * 10**9
-            builder.add(Told(feature=feature, count=count, mean=mean, tokens=TOKENS, ended_ns=ended))
+            builder.add(Told(feature=feature, count=count, mean=mean, tokens=TOKENS, key=ended, ended_ns=ended))
     names = tuple(one.id for one in KNOWN.catalogue.features)
     return KnownBaseline(about=ABOUT, features=names, fitted=builder.fitted(), digest="sha256:" + "0" * 64)
 

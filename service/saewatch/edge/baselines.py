@@ -23,8 +23,10 @@ from saewatch.core.canonical import Json, decimal_text
 from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.fields import Fields
 from saewatch.core.tensorfile import read_header, tensor_digest
+from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.pairs import BUCKETS
 
 KIND = "baseline"
 SHEET, TENSORS = "baseline.json", "baseline.safetensors"
@@ -98,6 +100,7 @@ def read(folder: Path) -> KnownBaseline:
     scalars = _texts(attestation, "numbers")
     fitted: Fitted = _folded(Fitted, "", arrays, scalars, subject)
     _check(fitted, len(features), subject)
+    _check_pairs(fitted.pairs, f"{subject}: pairs")
     return KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest)
 
 
@@ -178,6 +181,17 @@ def _check(fitted: Fitted, features: int, subject: str) -> None:
     positive = (baseline.n.dispersion, baseline.w.dispersion, baseline.scale, baseline.z.variance, baseline.az.variance)
     if any((each <= 0).any() for each in positive):
         raise ConfigError(subject, found="a spread of 0 or below", expected="spreads above 0")
+
+
+def _check_pairs(pairs: Pairs, subject: str) -> None:
+    """All buckets, or none of them."""
+    size = BUCKETS if pairs.known else 0
+    for name, array in unfolded(pairs)[0].items():
+        if array.shape != (size,) or not (np.isfinite(array).all() and (array >= 0).all()):
+            expected = f"{size} finite numbers, none below 0"
+            raise ConfigError(f"{subject}.{name}", found=f"shape {array.shape}, or other numbers", expected=expected)
+    if not (pairs.dispersion > 0).all():
+        raise ConfigError(f"{subject}.dispersion", found="0", expected="spreads above 0")
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

@@ -31,10 +31,11 @@ from saewatch.edge import baselines
 from saewatch.edge.dictionaries import load_one
 from saewatch.edge.requests import CHANGED, INCOMPLETE, RecordedRequest, RecordedRequests
 from saewatch.monitor.drift.build import BANDS, Builder, Told
-from saewatch.monitor.drift.counts import summed
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.following import COUNTED
 from saewatch.monitor.drift.known import About
+from saewatch.monitor.drift.pairs import key_of
+from saewatch.monitor.drift.reducer import summed
 from saewatch.monitor.tables import KnownDictionary
 
 OTHERS = "they are canaries, shadows or tests"
@@ -124,7 +125,8 @@ class _Found:
         feature, count, mean = summed(one.feature.astype(np.intp), one.value)
         self.last_ns = max(self.last_ns, one.ended_ns)
         tokens = int(one.seen.sum())
-        self.builder.add(Told(feature=feature, count=count, mean=mean, tokens=tokens, ended_ns=one.ended_ns))
+        key = key_of(one.identity.engine_id, one.identity.child)
+        self.builder.add(Told(feature=feature, count=count, mean=mean, tokens=tokens, key=key, ended_ns=one.ended_ns))
 
 
 def _stated(options: argparse.Namespace, found: _Found, fitted: Fitted) -> dict[str, Json]:

@@ -31,6 +31,7 @@ class Told:
     count: I64
     mean: F64
     tokens: int
+    key: int  # of `pairs.key_of`
     ended_ns: int
 
 
@@ -73,7 +74,8 @@ class Builder:
             raise ConfigError(
                 "baseline", found=found, expected=f"at least {limits.DRIFT_BLOCK_REQUESTS_MIN} in a block"
             )
-        made = fit(history.history(self._closed), centre=self.centre, scale=self.scale, progress=progress)
+        blocks, drawn = history.history(self._closed), [one.drawn for _, one in self._closed]
+        made = fit(blocks, centre=self.centre, scale=self.scale, drawn=drawn, progress=progress)
         whole = share(self.requests, self.requests + partial)
         return replace(made, baseline=replace(made.baseline, whole_share=whole))
 
@@ -98,7 +100,7 @@ class Builder:
         self._now_ns = max(self._now_ns, one.ended_ns)
         if blocks.due(self._now_ns):
             self._close(blocks)
-        blocks.add(one.feature, one.count, one.mean, tokens=one.tokens, now_ns=self._now_ns)
+        blocks.add(one.feature, one.count, one.mean, tokens=one.tokens, key=one.key, now_ns=self._now_ns)
 
     def _close(self, blocks: Blocks) -> None:
         counts = blocks.close()

@@ -1,7 +1,7 @@
 """Decides, block by block, what has drifted. One for each baseline; its state is a function of the blocks it was given.
 
 quiet -> suspect (shown, nobody is called) -> drifted -> acknowledged. The threshold is set by a budget of false alarms:
-b in 30 days over all F features, b more over the statistics of the whole. With b / 4,320 = alpha, an alarm needs a
+b in 30 days over all F features, b more over the statistics of the whole, b more over the buckets of pairs. With b / 4,320 = alpha, an alarm needs a
 score of ln(F / alpha). If the bets were fair this would be a bound under any dependence; they are not quite, since the
 baseline is estimated. So it is what the detector is *designed for*, and what it does has to be measured
 (docs/drift.md).
@@ -20,11 +20,13 @@ import numpy.typing as npt
 
 from saewatch.core import limits
 from saewatch.monitor.drift.baseline import LIST, TWICE, Baseline, share
+from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence, Pairs
 from saewatch.monitor.drift.compared import Compared, compared
 from saewatch.monitor.drift.counts import F64, Counts
 from saewatch.monitor.drift.evidence import BETS, UP, Bet, Evidence
 from saewatch.monitor.drift.history import DAY_NS
 from saewatch.monitor.drift.overall import STATISTICS, OverallEvidence, Reading, Usual
+from saewatch.monitor.drift.pairs import BUCKETS
 from saewatch.monitor.drift.spread import F32, Flags
 
 BLOCKS_A_MONTH = 4320
@@ -41,11 +43,11 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """An alarm: a feature, or a statistic of the whole, is no longer as in the baseline."""
+    """An alarm: a feature, a statistic of the whole, or what fires together is no longer as in the baseline."""
 
-    kind: str  # feature | overall
-    subject: int  # of the features, or of STATISTICS
-    of: str  # n | w | z | az, or the statistic's name
+    kind: str  # feature | overall | pair
+    subject: int  # of the features, of STATISTICS, or of the buckets
+    of: str  # n | w | z | az, the statistic's name, or pairs
     direction: str
     score: float
     began_block: int
@@ -59,6 +61,7 @@ class Moved:
     tolerance: float = float("nan")
     volatile: bool = False
     acknowledged: bool = False
+    pairs: tuple[tuple[int, int], ...] = ()  # of features, those that most of a bucket's votes are for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,18 +79,26 @@ class Detector:
     """Of one baseline. ``budget``: false alarms in 30 days that it is designed for."""
 
     def __init__(
-        self, baseline: Baseline, *, reading: Reading | None = None, usual: Usual | None = None, budget: float = BUDGET
+        self,
+        baseline: Baseline,
+        *,
+        reading: Reading | None = None,
+        usual: Usual | None = None,
+        pairs: Pairs | None = None,
+        budget: float = BUDGET,
     ) -> None:
         self.baseline = baseline
         self.evidence = Evidence(baseline)
         self.counters: Counter[str] = Counter()
         self._reading = reading
         self._overall = OverallEvidence(usual) if usual is not None else None
+        self._pairs = PairEvidence(pairs, baseline.n.rates) if pairs is not None and pairs.known else None
         self._scores = np.zeros(baseline.features, np.float32)
         self._open: dict[tuple[str, int], Moved] = {}
         alpha = budget / BLOCKS_A_MONTH
         self.threshold = float(np.log(baseline.features / alpha))
         self.overall_threshold = float(np.log(len(STATISTICS) / alpha))
+        self.pairs_threshold = float(np.log(BUCKETS / alpha))
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +140,7 @@ class Detector:
             self._scores[drifted] = 0.0
         return Stepped(
             held="",
-            moved=(*whole, *features),
+            moved=(*whole, *features, *self._step_pairs(counts, now_ns)),
             score=score,
             overall=overall,
             suspect=np.flatnonzero(likely & ~drifted),
@@ -164,6 +175,34 @@ class Detector:
             return np.full(len(STATISTICS), np.nan)
         return self._overall.step(self._reading.values(self.baseline, block))
 
+    def _step_pairs(self, counts: Counts, now_ns: int) -> list[Moved]:
+        if self._pairs is None:
+            return []
+        block = Block(n=counts.n, exposure=counts.exposures, drawn=counts.drawn)
+        return [self._pair(one, now_ns) for one in self._pairs.step(block, self.pairs_threshold)]
+
+    def _pair(self, found: Found, now_ns: int) -> Moved:
+        assert self._pairs is not None
+        return self._opened(
+            Moved(
+                kind="pair",
+                subject=found.bucket,
+                of="pairs",
+                direction=UP,
+                score=found.score,
+                began_block=found.began_block,
+                opened_ns=now_ns,
+                changed_ns=now_ns,
+                times=1,
+                told=self._tells("pair", found.bucket, now_ns),
+                effect=found.ratio,
+                low=found.low,
+                high=found.high,
+                tolerance=found.tolerance,
+                pairs=found.pairs,
+            )
+        )
+
     def _whole(self, number: int, overall: F64, now_ns: int) -> Moved:
         assert self._overall is not None
         up, down = self._overall.won[number].sum(axis=1)
@@ -197,7 +236,7 @@ class Detector:
                 opened_ns=now_ns,
                 changed_ns=now_ns,
                 times=1,
-                told=self._tells(number, now_ns),
+                told=self._tells("feature", number, now_ns),
                 effect=effect,
                 low=low,
                 high=high,
@@ -220,11 +259,11 @@ class Detector:
         self.counters[f"alarms_{moved.kind}"] += 1
         return moved
 
-    def _tells(self, number: int, now_ns: int) -> bool:
+    def _tells(self, kind: str, number: int, now_ns: int) -> bool:
         traffic = self._open.get(("overall", STATISTICS.index("traffic")))
         if traffic is not None and now_ns - traffic.changed_ns < TRAFFIC_NS:
             return False
-        before = self._open.get(("feature", number))
+        before = self._open.get((kind, number))
         if self.baseline.paging == TWICE:
             return before is not None and before.opened_ns // DAY_NS != now_ns // DAY_NS
         return self.baseline.paging != LIST

@@ -21,6 +21,7 @@ from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.drift.blocks import Blocks
 from saewatch.monitor.drift.detector import BUDGET, Detector, Stepped
 from saewatch.monitor.drift.known import KnownBaseline
+from saewatch.monitor.drift.pairs import key_of
 from saewatch.monitor.drift.telling import alert_of
 from saewatch.monitor.events import BlindState, DriftState
 from saewatch.monitor.record import RequestRecord
@@ -50,6 +51,7 @@ class Following:
         if record.traffic_class not in COUNTED or record.lost or record.end is None:
             return
         tables = [table for table, _ in record.tallies]
+        key = key_of(record.start.engine_id, record.start.child)
         for table, tally in record.tallies:
             opening = table.stream.opening
             if opening.role != Role.STABLE:
@@ -61,7 +63,7 @@ class Following:
                 continue
             self._without.pop(opening.weights_digest, None)
             once = sum(other.stream.opening.weights_digest == opening.weights_digest for other in tables) == 1
-            followed.add(table, tally, record.end.fed if once else -1, now_ns)
+            followed.add(table, tally, record.end.fed if once else -1, key, now_ns)
 
     def tick(self, now_ns: int) -> list[AlertChanged | DriftState]:
         """Closes what is due."""
@@ -79,7 +81,7 @@ class Following:
     def state(self) -> DriftState:
         """As it stands."""
         counters = Counter(self.counters)
-        alarms = Counter({"feature": 0, "overall": 0})
+        alarms = Counter({"feature": 0, "overall": 0, "pair": 0})
         scores: dict[str, float] = {}
         for followed in self._followed.values():
             counters.update(followed.detector.counters)
@@ -110,13 +112,15 @@ class _Followed:
     def __init__(self, known: KnownBaseline, budget: float) -> None:
         self.known = known
         fitted = known.fitted
-        self.detector = Detector(fitted.baseline, reading=fitted.reading, usual=fitted.usual, budget=budget)
+        self.detector = Detector(
+            fitted.baseline, reading=fitted.reading, usual=fitted.usual, pairs=fitted.pairs, budget=budget
+        )
         self._blocks = Blocks(fitted.baseline.centre, fitted.baseline.scale)
         self._places: dict[int, npt.NDArray[np.intp]] = {}
         self._table: WatchTable | None = None
         self._since_ns = -1
 
-    def add(self, table: WatchTable, tally: Tally, fed: int, now_ns: int) -> None:
+    def add(self, table: WatchTable, tally: Tally, fed: int, key: int, now_ns: int) -> None:
         """A request of it; ``fed`` tokens, -1 where what was watched changed meanwhile."""
         self._table = table
         seen = tally.prompt_tokens + tally.answer_tokens
@@ -124,7 +128,7 @@ class _Followed:
             self._blocks.partial(now_ns)
             return
         feature, count, mean = by_feature(tally.sums(), self._place(table))
-        self._blocks.add(feature, count, mean, tokens=seen, now_ns=now_ns)
+        self._blocks.add(feature, count, mean, tokens=seen, key=key, now_ns=now_ns)
 
     def due(self, now_ns: int) -> bool:
         """Whether the block is to be closed."""

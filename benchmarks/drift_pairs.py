@@ -1,0 +1,97 @@
+"""New co-firings: simulated weeks as what the reducer would draw of their requests, and new pairs put into them.
+
+A pair's features fire high, so that they are among a request's strongest, in every request of some sessions: a share
+of all requests. Drawn features of a week are 12 numbers a request; a week is a minute's work and is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.drift_weeks import Weeks
+from benchmarks.drift_world import NOTHING, Fired, World, week
+from saewatch.monitor.drift.counts import I32, Floats, Indices
+from saewatch.monitor.drift.pairs import drawn, strongest
+
+SHARES = (0.01, 0.02, 0.05)
+PAIRS_OF_SHARE = 10
+RATE = (5e-4, 2e-3)
+"""Firings a token of features that are put together: they fire in 4 to 14 % of requests by themselves."""
+HIGH = 6.0
+"""Their mark in these requests, in scales: among the strongest."""
+VERSION = 1
+
+
+def planted(of: World) -> Mapping[float, Indices]:
+    """For each share its pairs ``[P, 2]``, of ordinary features, none twice."""
+    chance = np.random.default_rng(of.features + 1)
+    able = np.flatnonzero((of.rate > RATE[0]) & (of.rate < RATE[1]) & ~of.volatile)
+    picked = np.sort(chance.permutation(able)[: 2 * PAIRS_OF_SHARE * len(SHARES)].reshape(len(SHARES), -1, 2), axis=2)
+    return dict(zip(SHARES, picked, strict=True))
+
+
+class Drawing:
+    """Takes a week's blocks, and draws from their requests; with ``pairs``, new ones are put into some sessions."""
+
+    def __init__(self, of: World, seed: int, pairs: Mapping[float, Indices]) -> None:
+        self._of, self._pairs = of, pairs
+        self._chance = np.random.default_rng((seed, 1))
+        self._keys = np.random.default_rng((seed, 2))
+        self.rows: list[I32] = []
+        self.n: list[I32] = []
+
+    def __call__(self, number: int, fired: Fired) -> None:
+        """One block."""
+        feature, request, mark = fired.feature, fired.request, fired.mark
+        for share, pairs in self._pairs.items():
+            for pair in pairs:
+                chosen = self._chance.random(int(fired.session[-1]) + 1) < share
+                where = np.flatnonzero(chosen[fired.session])
+                feature = np.concatenate([feature, np.repeat(pair, len(where))])
+                request = np.concatenate([request, np.tile(where, 2)])
+                mark = np.concatenate([mark, np.full(2 * len(where), HIGH)])
+        keys = self._keys.integers(0, 2**63, fired.requests)
+        feature, request, mark = single(feature, request, mark)
+        edges = np.searchsorted(request, np.arange(fired.requests + 1)).tolist()
+        parts = zip(edges, edges[1:], strict=False)
+        self.rows.append(drawn([strongest(feature[a:b], mark[a:b]) for a, b in parts], keys.tolist()))
+        self.n.append(np.bincount(feature, minlength=self._of.features).astype(np.int32))
+
+
+def single(feature: Indices, request: Indices, mark: Floats) -> tuple[Indices, Indices, Floats]:
+    """By request and feature; of a feature that is in a request twice the higher mark counts."""
+    order = np.lexsort((-mark, feature, request))
+    feature, request, mark = feature[order], request[order], mark[order]
+    once = np.concatenate([[True], (feature[1:] != feature[:-1]) | (request[1:] != request[:-1])])
+    return feature[once], request[once], mark[once]
+
+
+class Drawn:
+    """Weeks of drawn features, made when they are asked for first."""
+
+    def __init__(self, weeks: Weeks, folder: Path) -> None:
+        size = weeks.size
+        self._weeks, self._folder = weeks, folder / f"drawn-{size.name}-{VERSION}-{size.features}x{size.blocks_a_day}"
+
+    def get(self, seed: int, *, new: bool = False) -> tuple[I32, Sequence[I32]]:
+        """Counts ``[T, F]`` of a week without a change, or of that week with the ``new`` pairs, and what was drawn."""
+        place = self._folder / f"{seed}{'-new' if new else ''}.npz"
+        if not place.exists():
+            self._make(place, seed, new=new)
+        with np.load(place) as kept:
+            return kept["n"], np.split(kept["rows"], np.cumsum(kept["blocks"])[:-1])
+
+    def _make(self, place: Path, seed: int, *, new: bool) -> None:
+        of = self._weeks.world
+        one = Drawing(of, seed, planted(of) if new else {})
+        week(of, seed, change=NOTHING, blocks_a_day=self._weeks.size.blocks_a_day, each=one)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{place.stem}.{os.getpid()}.npz")
+        np.savez_compressed(
+            partial, rows=np.concatenate(one.rows), n=np.array(one.n), blocks=[len(each) for each in one.rows]
+        )
+        partial.rename(place)
