@@ -74,7 +74,6 @@ def block(baseline: Baseline, seed: int) -> Counts:
     return Counts(
         n=n,
         w=n,
-        tok=n,
         z=np.zeros_like(n),
         az=(820 * n).astype(np.int32),
         exposure=np.full(5, 1000 * requests, np.int64),

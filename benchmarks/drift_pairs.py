@@ -6,6 +6,7 @@ of all requests. Drawn features of a week are 12 numbers a request; a week is a 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class Drawing:
         self.rows: list[I32] = []
         self.n: list[I32] = []
 
-    def __call__(self, number: int, fired: Fired) -> None:
+    def __call__(self, _: int, fired: Fired) -> None:
         """One block."""
         feature, request, mark = fired.feature, fired.request, fired.mark
         for share, pairs in self._pairs.items():
@@ -57,7 +58,7 @@ class Drawing:
         keys = self._keys.integers(0, 2**63, fired.requests)
         feature, request, mark = single(feature, request, mark)
         edges = np.searchsorted(request, np.arange(fired.requests + 1)).tolist()
-        parts = zip(edges, edges[1:], strict=False)
+        parts = itertools.pairwise(edges)
         self.rows.append(drawn([strongest(feature[a:b], mark[a:b]) for a, b in parts], keys.tolist()))
         self.n.append(np.bincount(feature, minlength=self._of.features).astype(np.int32))
 

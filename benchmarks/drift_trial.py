@@ -65,7 +65,6 @@ def blocks(week: Week) -> Iterator[Counts]:
         yield Counts(
             n=np.asarray(week.n[number]),
             w=np.asarray(week.w[number]),
-            tok=np.asarray(week.w[number]),
             z=np.asarray(week.z[number]),
             az=np.asarray(week.az[number]),
             exposure=np.asarray(week.exposure[number]),

@@ -137,7 +137,7 @@ def week(
     blocks_a_day: int = BLOCKS_A_DAY,
     each: Callable[[int, Fired], None] = lambda _, __: None,
 ) -> Week:
-    """``days`` of traffic from a Monday's midnight on, of a seed of its own. ``each`` block is told with its firings."""
+    """``days`` of traffic from a Monday's midnight on, of a seed of its own. ``each`` is told of blocks' firings."""
     chance = np.random.default_rng(seed)
     moods = _moods(of, chance, days)
     mixes = np.zeros((days, TOPICS))
@@ -293,8 +293,10 @@ def _counts(rates: F32, shapes: F64, chance: np.random.Generator, traffic: _Traf
 
 
 def _scattered(chance: np.random.Generator, count: Ints, requests: Ints) -> tuple[Ints, Ints, Ints]:
-    """Each firing on any of its session's requests: pairs again for each request that fires, its firings, and which
-    of the session's it is."""
+    """Each firing on any of its session's requests: pairs again for each request that fires, with its firings.
+
+    And which of the session's requests it is.
+    """
     start = np.concatenate([[0], np.cumsum(requests)])
     place = np.repeat(start[:-1], count)
     place += (chance.random(len(place), dtype=np.float32) * np.repeat(requests, count)).astype(np.int64)

@@ -8,13 +8,16 @@ import pytest
 from benchmarks.drift_costs import block, invented
 from benchmarks.drift_trial import blocks
 from benchmarks.drift_world import Change
+from saewatch.monitor.drift import cofiring
 from saewatch.monitor.drift.baseline import Baseline
+from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence
 from saewatch.monitor.drift.counts import Counts
 from saewatch.monitor.drift.detector import COVERAGE, FEW, NOTHING, Detector, Moved
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.history import DAY_NS
 from tests.monitor.drift.conftest import BLOCKS_A_DAY, FEATURES, SIZE, Traffic
 
+ONE, FIVE, ROW = np.ones(FEATURES, np.int32), np.ones(5), np.array([[1, 2, *[-1] * 10]], np.int32)
 BLOCK_NS = DAY_NS // BLOCKS_A_DAY
 
 
@@ -151,6 +154,22 @@ def test_a_traffic_alarm_takes_the_features_with_it(traffic: Traffic, fitted: Fi
     assert moved[0].told
     assert [each for each in moved if each.kind == "feature"]
     assert not any(each.told for each in moved if each.kind == "feature")
+
+
+def test_new_pairs_are_told_as_features_are(traffic: Traffic, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Found(bucket=5, score=30.0, pairs=((1, 2),), began_block=1, ratio=9.0, low=6.0, high=12.0, tolerance=1.0)
+    monkeypatch.setattr(PairEvidence, "step", lambda *_: [pair])
+    blocks_of, pairs = (
+        traffic.blocks(5),
+        cofiring.fit([Block(n=ONE, exposure=FIVE, drawn=ROW)], fitted.baseline.n.rates),
+    )
+    full = run(Detector(fitted.baseline, pairs=pairs), blocks_of[:2])
+    assert [(one.kind, one.subject, one.told, one.pairs) for one in full] == [
+        ("pair", 5, True, ((1, 2),)),
+        ("pair", 5, False, ((1, 2),)),
+    ]
+    short = run(Detector(replace(fitted.baseline, days=8), pairs=pairs), blocks_of[:1])
+    assert [one.told for one in short] == [False], "listed"
 
 
 def test_another_dictionarys_counts_are_a_bug(fitted: Fitted, traffic: Traffic) -> None:

@@ -1,8 +1,8 @@
 """New co-firings: pairs of features that fire together more often than in the baseline, beyond what each does alone.
 
-Per bucket of pairs (`pairs`) a level, votes for it over all votes, and two bets as on a feature's rate, that it is three
-or ten times as much; 8 bytes of state. Only more is looked for. A pair that was never together has the smallest level
-that is told from nothing: one in a thousand requests.
+Per bucket of pairs (`pairs`) a level, votes for it over all votes, and two bets as on a feature's rate, that it is
+three or ten times as much; 8 bytes of state. Only more is looked for. A pair that was never together has the smallest
+level that is told from nothing: one in a thousand requests.
 
 A bucket holds several pairs. Which of them it is about is counted only of buckets that have some evidence: a bounded
 number of them.

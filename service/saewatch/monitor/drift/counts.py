@@ -1,9 +1,9 @@
 """What is counted of the requests of one block of time: integers, so that any order of adding gives the same.
 
 The unit is the request, never the token: firings come in bursts, and a burst is one piece of evidence. For each feature
-``n`` requests in which it fired, ``w`` its firings with at most 32 of a request, ``tok`` all of them, and two marks of
-how high it fired: ``z``, the mean log-value of a request from a centre in steps of 1/1024 scales, and ``az``, its size
-without the sign. Centres and scales are of the baseline's and need not be accurate.
+``n`` requests in which it fired, ``w`` its firings with at most 32 of a request, and two marks of how high it fired:
+``z``, the mean log-value of a request from a centre in steps of 1/1024 scales, and ``az``, its size without the sign.
+Centres and scales are of the baseline's and need not be accurate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REQUEST_FIRINGS = 32
 
 DRAWN = 12
 """Features of a request of which it is counted that they fire together (`pairs`)."""
-COLUMNS = ("n", "w", "tok", "z", "az")
+COLUMNS = ("n", "w", "z", "az")
 TOTALS = ("requests", "whole", "seen", "encoded", "firings", "unexplained", "census")
 
 
@@ -49,7 +49,6 @@ class Counts:
 
     n: Column
     w: Column
-    tok: Column
     z: Column
     az: Column
     exposure: I64

@@ -1,10 +1,10 @@
 """Decides, block by block, what has drifted. One for each baseline; its state is a function of the blocks it was given.
 
 quiet -> suspect (shown, nobody is called) -> drifted -> acknowledged. The threshold is set by a budget of false alarms:
-b in 30 days over all F features, b more over the statistics of the whole, b more over the buckets of pairs. With b / 4,320 = alpha, an alarm needs a
-score of ln(F / alpha). If the bets were fair this would be a bound under any dependence; they are not quite, since the
-baseline is estimated. So it is what the detector is *designed for*, and what it does has to be measured
-(docs/drift.md).
+b in 30 days over all F features, b more over the statistics of the whole, b more over the buckets of pairs. With
+b / 4,320 = alpha, an alarm needs a score of ln(F / alpha). If the bets were fair this would be a bound under any
+dependence; they are not quite, since the baseline is estimated. So it is what the detector is *designed for*, and what
+it does has to be measured (docs/drift.md).
 
 A detector that cannot judge says so: held blocks are counted by why, and a feature whose evidence is no number is
 blind.
@@ -23,10 +23,11 @@ from saewatch.monitor.drift.baseline import LIST, TWICE, Baseline, share
 from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence, Pairs
 from saewatch.monitor.drift.compared import Compared, compared
 from saewatch.monitor.drift.counts import F64, Counts
-from saewatch.monitor.drift.evidence import BETS, UP, Bet, Evidence
+from saewatch.monitor.drift.evidence import BETS, DOWN, UP, Bet, Evidence
 from saewatch.monitor.drift.history import DAY_NS
 from saewatch.monitor.drift.overall import STATISTICS, OverallEvidence, Reading, Usual
 from saewatch.monitor.drift.pairs import BUCKETS
+from saewatch.monitor.drift.rules import DENSE, Ruled, Rules
 from saewatch.monitor.drift.spread import F32, Flags
 
 BLOCKS_A_MONTH = 4320
@@ -47,14 +48,14 @@ class Moved:
 
     kind: str  # feature | overall | pair
     subject: int  # of the features, of STATISTICS, or of the buckets
-    of: str  # n | w | z | az, the statistic's name, or pairs
+    of: str  # n | w | z | az, dead | dense, the statistic's name, or pairs
     direction: str
     score: float
     began_block: int
     opened_ns: int
     changed_ns: int
-    times: int
     told: bool  # False: listed only, for the baseline is short, or an alarm of the traffic explains it
+    times: int = 1
     effect: float = float("nan")  # ratio of a rate; shift of a mark, in scales
     low: float = float("nan")
     high: float = float("nan")
@@ -92,6 +93,7 @@ class Detector:
         self.counters: Counter[str] = Counter()
         self._reading = reading
         self._overall = OverallEvidence(usual) if usual is not None else None
+        self._rules = Rules(baseline)
         self._pairs = PairEvidence(pairs, baseline.n.rates) if pairs is not None and pairs.known else None
         self._scores = np.zeros(baseline.features, np.float32)
         self._open: dict[tuple[str, int], Moved] = {}
@@ -103,7 +105,7 @@ class Detector:
     @property
     def nbytes(self) -> int:
         """Bytes that grow with the features, its baseline among them."""
-        return self.baseline.nbytes + self.evidence.nbytes
+        return self.baseline.nbytes + self.evidence.nbytes + self._rules.nbytes
 
     @property
     def blind(self) -> npt.NDArray[np.intp]:
@@ -140,7 +142,7 @@ class Detector:
             self._scores[drifted] = 0.0
         return Stepped(
             held="",
-            moved=(*whole, *features, *self._step_pairs(counts, now_ns)),
+            moved=(*whole, *features, *self._step_rules(block, score, now_ns), *self._step_pairs(counts, now_ns)),
             score=score,
             overall=overall,
             suspect=np.flatnonzero(likely & ~drifted),
@@ -175,6 +177,31 @@ class Detector:
             return np.full(len(STATISTICS), np.nan)
         return self._overall.step(self._reading.values(self.baseline, block))
 
+    def _step_rules(self, block: Compared, score: F32, now_ns: int) -> list[Moved]:
+        """A feature that is known to have moved is not told again by a rule, nor day after day by the same one."""
+        found = [one for one in self._rules.step(block, now_ns) if ("feature", one.feature) not in self._open]
+        return [self._ruled(one, score, now_ns) for one in found]
+
+    def _ruled(self, one: Ruled, score: F32, now_ns: int) -> Moved:
+        return self._opened(
+            Moved(
+                kind="feature",
+                subject=one.feature,
+                of=one.of,
+                direction=UP if one.of == DENSE else DOWN,
+                score=float(score[one.feature]),
+                began_block=self.evidence.block,
+                opened_ns=now_ns,
+                changed_ns=now_ns,
+                told=self._tells("feature", one.feature, now_ns),
+                effect=one.effect,
+                low=one.low,
+                high=one.high,
+                tolerance=one.bound,
+                volatile=bool(self.baseline.volatile[one.feature]),
+            )
+        )
+
     def _step_pairs(self, counts: Counts, now_ns: int) -> list[Moved]:
         if self._pairs is None:
             return []
@@ -182,7 +209,6 @@ class Detector:
         return [self._pair(one, now_ns) for one in self._pairs.step(block, self.pairs_threshold)]
 
     def _pair(self, found: Found, now_ns: int) -> Moved:
-        assert self._pairs is not None
         return self._opened(
             Moved(
                 kind="pair",
@@ -193,7 +219,6 @@ class Detector:
                 began_block=found.began_block,
                 opened_ns=now_ns,
                 changed_ns=now_ns,
-                times=1,
                 told=self._tells("pair", found.bucket, now_ns),
                 effect=found.ratio,
                 low=found.low,
@@ -212,12 +237,11 @@ class Detector:
                 kind="overall",
                 subject=int(number),
                 of=STATISTICS[number],
-                direction=UP if up >= down else "down",
+                direction=UP if up >= down else DOWN,
                 score=float(overall[number]),
                 began_block=self.evidence.block,
                 opened_ns=now_ns,
                 changed_ns=now_ns,
-                times=1,
                 told=True,
             )
         )
@@ -235,7 +259,6 @@ class Detector:
                 began_block=int(self.evidence.since[number]) + 1,
                 opened_ns=now_ns,
                 changed_ns=now_ns,
-                times=1,
                 told=self._tells("feature", number, now_ns),
                 effect=effect,
                 low=low,

@@ -110,7 +110,6 @@ def block(history: History, number: int) -> Counts:
     return Counts(
         **columns,
         **totals,
-        tok=columns["w"],
         exposure=np.rint(EXPOSURE_UNIT * history.exposure[number]).astype(np.int64),
         unexplained=round(1e6 * census) if known else 0,
         census=1 if known else 0,

@@ -32,7 +32,7 @@ from saewatch.monitor.drift.counts import (
 REQUESTS_KEPT = 64
 """Requests that are counted together: enough that numpy's calls are shared out, and at most some hundred kB."""
 PAIR_REQUESTS = 1024
-"""Requests of a block of which pairs are looked at: 48 bytes each, and 198 MB in four weeks that a baseline is made of."""
+"""Requests of a block of which pairs are looked at: 48 bytes each, 198 MB in four weeks that are fitted to."""
 
 
 class Reducer:
@@ -106,9 +106,9 @@ class Reducer:
         self._draw(features, mark, keys)
         steps = np.rint(MARK_UNIT * np.minimum(np.maximum(mark, -CLIP), CLIP))
         self._totals["firings"] += int(count.sum())
-        weights = (None, np.minimum(count, REQUEST_FIRINGS), count, steps, np.abs(steps))
-        for column, weight in zip(self._columns, weights, strict=True):
-            column += np.bincount(feature, weight, len(column)).astype(np.int32)
+        weights = (None, np.minimum(count, REQUEST_FIRINGS), steps, np.abs(steps))
+        size = self._columns.shape[1]
+        self._columns += np.array([np.bincount(feature, one, size) for one in weights]).astype(np.int32)
 
     def _draw(self, features: list[Indices], mark: F64, keys: list[int]) -> None:
         """Pairs are of the first requests of a block: `PAIR_REQUESTS` at most."""

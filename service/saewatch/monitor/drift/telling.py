@@ -19,7 +19,9 @@ SAYS = {
     "w": "fires {effect:.2f} times as often as the baseline expects",
     "z": "fires {effect:+.2f} of its scale higher than it did",
     "az": "fires {effect:+.2f} of its scale further from its usual value",
-    "pairs": "fire together in {effect:.2f} times as many requests as the baseline expects of them and those beside them",
+    "dead": "has not fired for 7 days: {effect:.0f} times what the baseline expects",
+    "dense": "fires in {effect:.0%} of requests, where the baseline has under 5 %",
+    "pairs": "fire together in {effect:.2f} times as many requests as the baseline expects of their bucket",
 }
 TITLE = {"feature": "{name} has drifted", "pair": "{name} fire together as they did not"}
 WHOLE = {
