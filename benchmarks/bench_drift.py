@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import drift_costs, drift_goals, drift_peers, form
+from benchmarks import drift_costs, drift_goals, drift_pairs, drift_peers, form
 from benchmarks.drift_trial import Seen, detector, fitted, told, watched
 from benchmarks.drift_weeks import EFFECTS, FULL, QUICK, Effect, Weeks, chosen
 from saewatch.monitor.drift.detector import BUDGET
@@ -37,8 +37,8 @@ PEER_EFFECTS = tuple(one for one in EFFECTS if one.name in {"prevalence x2 @1e-3
 class Ground:
     """Weeks, and the baseline of the first of them."""
 
-    def __init__(self, weeks: Weeks, *, quick: bool) -> None:
-        self.weeks, self.quick = weeks, quick
+    def __init__(self, weeks: Weeks, cache: Path, *, quick: bool) -> None:
+        self.weeks, self.cache, self.quick = weeks, cache, quick
 
     @cached_property
     def fitted(self) -> Fitted:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(wanted) - set(CELLS):
         print(f"no such cell: {', '.join(sorted(unknown))}; there is {', '.join(CELLS)}", file=sys.stderr)
         return 1
-    ground = Ground(Weeks(QUICK if options.quick else FULL, options.cache), quick=options.quick)
+    ground = Ground(Weeks(QUICK if options.quick else FULL, options.cache), options.cache, quick=options.quick)
     rows, not_run = [], []
     for name, measure in CELLS.items():
         if name in before:
@@ -194,6 +194,14 @@ def peers(ground: Ground) -> dict[str, Any]:
     return {"null_days": 7 * len(seeds), "table": table}
 
 
+def pairs(ground: Ground) -> dict[str, Any]:
+    """New co-firings; and what would be called without the weights of features that fire more often by themselves."""
+    rates = ground.fitted.baseline.n.rates
+    plain = drift_pairs.measured(ground.weeks, ground.cache, rates, weighted=False)
+    found = drift_pairs.measured(ground.weeks, ground.cache, rates)
+    return {**found, "pair_plain_false_buckets": plain["pair_false_buckets"], "plain": plain["table"]}
+
+
 def costs(ground: Ground) -> dict[str, Any]:
     """Bytes and times."""
     features = 10_000 if ground.quick else 100_000
@@ -225,6 +233,7 @@ CELLS: Mapping[str, Callable[[Ground], dict[str, Any]]] = {
     "null": null,
     "drift": drift,
     "short": short,
+    "pairs": pairs,
     "dial": dial,
     "peers": peers,
 }

@@ -37,7 +37,7 @@ def facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Flat numbers of what was run."""
     by_cell = {row["cell"]: row for row in rows}
     found: dict[str, float] = {}
-    for cell in ("null", "short", "dial", "costs", "exact"):
+    for cell in ("null", "short", "pairs", "dial", "costs", "exact"):
         found |= {key: value for key, value in by_cell.get(cell, {}).items() if isinstance(value, int | float)}
     if "null" in by_cell:
         low, high = by_cell["null"]["false_alarms_interval"]
@@ -46,6 +46,9 @@ def facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         found[f"peer_{re.sub('[^a-z0-9]+', '_', one['method'].lower()).strip('_')}_week"] = one["false_alarms_week"]
     for one in by_cell.get("drift", {}).get("table", ()):
         name = one["effect"].replace(" ", "_").replace("@", "").replace(".", "_").replace("-", "_")
+        found |= {f"{name}_found": one["found"], f"{name}_median_requests": one["median_requests"]}
+    for one in by_cell.get("pairs", {}).get("table", ()):
+        name = f"pair_in_{100 * one['share']:.0f}_percent"
         found |= {f"{name}_found": one["found"], f"{name}_median_requests": one["median_requests"]}
     return found
 
@@ -62,7 +65,14 @@ def correctness(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def goals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Judged; `not run` where the cell was not."""
     by_cell: Rows = {row["cell"]: row for row in rows}
-    return {**_null(by_cell), **_delays(by_cell), **_short(by_cell), **_costs(by_cell), **_peers(by_cell)}
+    return {
+        **_null(by_cell),
+        **_delays(by_cell),
+        **_short(by_cell),
+        **_pairs(by_cell),
+        **_costs(by_cell),
+        **_peers(by_cell),
+    }
 
 
 def _null(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -111,6 +121,17 @@ def _short(rows: Rows) -> dict[str, dict[str, Any]]:
         "D10b": form.goal("traffic alarms in it", days["surge_traffic_blocks"], "blocks", accept=432, target=144),
         "D11": form.goal("dense drift is seen by a statistic", days["dense_any_blocks"], "blocks", accept=30, target=6),
         "D11b": form.goal("false alarms of the whole, ten null weeks", overall, "alarms", accept=2, target=0),
+    }
+
+
+def _pairs(rows: Rows) -> dict[str, dict[str, Any]]:
+    row = rows.get("pairs", {})
+    median = next((one["median_requests"] for one in row.get("table", ()) if one["share"] == 0.02), None)
+    delay = LARGE if median is not None and median < 0 else median
+    says = "false buckets of pairs in ten null weeks, with sessions and seasons"
+    return {
+        "D20": form.goal("a new pair in 2 % of requests is named", delay, "requests", accept=12_000, target=5_000),
+        "D20b": form.goal(says, row.get("pair_false_buckets"), "buckets", accept=2, target=0),
     }
 
 

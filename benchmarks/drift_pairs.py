@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.drift_weeks import Weeks
 from benchmarks.drift_world import NOTHING, Fired, World, week
-from saewatch.monitor.drift.counts import I32, Floats, Indices
-from saewatch.monitor.drift.pairs import drawn, strongest
+from saewatch.monitor.drift import cofiring
+from saewatch.monitor.drift.cofiring import Block, PairEvidence
+from saewatch.monitor.drift.counts import EXPOSURE_UNIT, I32, Floats, Indices
+from saewatch.monitor.drift.detector import BLOCKS_A_MONTH, BUDGET
+from saewatch.monitor.drift.pairs import BUCKETS, bucket_of, drawn, strongest
+from saewatch.monitor.drift.traffic import Rates
 
 SHARES = (0.01, 0.02, 0.05)
 PAIRS_OF_SHARE = 10
@@ -24,6 +30,7 @@ RATE = (5e-4, 2e-3)
 """Firings a token of features that are put together: they fire in 4 to 14 % of requests by themselves."""
 HIGH = 6.0
 """Their mark in these requests, in scales: among the strongest."""
+NEW_WEEKS = 2
 VERSION = 1
 
 
@@ -31,7 +38,8 @@ def planted(of: World) -> Mapping[float, Indices]:
     """For each share its pairs ``[P, 2]``, of ordinary features, none twice."""
     chance = np.random.default_rng(of.features + 1)
     able = np.flatnonzero((of.rate > RATE[0]) & (of.rate < RATE[1]) & ~of.volatile)
-    picked = np.sort(chance.permutation(able)[: 2 * PAIRS_OF_SHARE * len(SHARES)].reshape(len(SHARES), -1, 2), axis=2)
+    count = len(SHARES) * min(PAIRS_OF_SHARE, len(able) // (2 * len(SHARES)))
+    picked = np.sort(chance.permutation(able)[: 2 * count].reshape(len(SHARES), -1, 2), axis=2)
     return dict(zip(SHARES, picked, strict=True))
 
 
@@ -96,3 +104,65 @@ class Drawn:
             partial, rows=np.concatenate(one.rows), n=np.array(one.n), blocks=[len(each) for each in one.rows]
         )
         partial.rename(place)
+
+
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """What is said of pairs in some weeks in a row."""
+
+    blocks: int = 0
+    buckets: set[tuple[int, int]] = field(default_factory=set)  # week and bucket
+    first: dict[tuple[int, int], int] = field(default_factory=dict)  # a pair, and the requests before it was named
+    peak: float = 0.0
+
+
+def paired(weeks: Weeks, drawn: Drawn, seeds: Sequence[int], *, new: bool = False) -> Iterator[tuple[int, int, Block]]:
+    """Blocks with their week and how many requests they are."""
+    a_day = weeks.size.blocks_a_day
+    for at, seed in enumerate(seeds):
+        exposure, requests = weeks.get(seed).exposure / EXPOSURE_UNIT, weeks.get(seed).requests
+        n, rows = drawn.get(seed, new=new)
+        for number, row in enumerate(rows):
+            day = 7 * at + number // a_day
+            yield seed, int(requests[number]), Block(n=n[number], exposure=exposure[number], drawn=row, day=day)
+
+
+def watched(blocks: Iterable[tuple[int, int, Block]], one: PairEvidence, threshold: float) -> Told:
+    """Gives blocks to what looks for pairs."""
+    found, requests = Told(), 0
+    for seed, more, block in blocks:
+        found.blocks += 1
+        requests += more
+        for alarm in one.step(block, threshold):
+            found.buckets.add((seed, alarm.bucket))
+            for pair in alarm.pairs:
+                found.first.setdefault(pair, requests)
+        found.peak = max(found.peak, float(np.log(one.won.mean(axis=0).max())))
+    return found
+
+
+def measured(weeks: Weeks, cache: Path, rates: Rates, *, weighted: bool = True) -> dict[str, Any]:
+    """False buckets in the null weeks, and how soon new pairs are named. ``weighted``: by what features do alone."""
+    size, drawn, planned = weeks.size, Drawn(weeks, cache), planted(weeks.world)
+    if not weighted:
+        rates = replace(rates, level=np.full_like(rates.level, np.inf))
+    fitted = cofiring.fit((block for _, _, block in paired(weeks, drawn, size.baseline)), rates)
+    threshold = float(np.log(BUCKETS * BLOCKS_A_MONTH / BUDGET))
+    null = watched(paired(weeks, drawn, size.null), PairEvidence(fitted, rates), threshold)
+    moved = watched(paired(weeks, drawn, size.null[:NEW_WEEKS], new=True), PairEvidence(fitted, rates), threshold)
+    own = {int(bucket_of(*np.array([pair], np.int32).T)[0]) for pairs in planned.values() for pair in pairs}
+    return {
+        "pair_windows": null.blocks,
+        "pair_false_buckets": len(null.buckets),
+        "pair_peak": null.peak,
+        "pair_dispersion_mean": float(fitted.dispersion.mean(dtype=np.float64)),
+        "pair_others_alarmed": len({bucket for _, bucket in moved.buckets} - own),
+        "table": [_delay(share, pairs.tolist(), moved.first) for share, pairs in planned.items()],
+    }
+
+
+def _delay(share: float, pairs: Sequence[Sequence[int]], first: Mapping[tuple[int, int], int]) -> dict[str, float]:
+    delays = np.array([first.get((one, other), np.inf) for one, other in pairs])
+    median = float(np.median(delays))
+    found = float(np.isfinite(delays).mean())
+    return {"share": share, "found": found, "median_requests": median if np.isfinite(median) else -1.0}

@@ -42,6 +42,7 @@ def history(weeks: Made, seeds: Sequence[int]) -> History:
         seen=totals["encoded"],
         exposure=np.concatenate([one.exposure for one in all_of]) / EXPOSURE_UNIT,
         unexplained=np.concatenate([one.unexplained for one in all_of]),
+        l0=np.full(len(totals["requests"]), np.nan),  # what is simulated has no other features than those watched
         day=np.arange(len(totals["requests"])) // weeks.size.blocks_a_day,
     )
 

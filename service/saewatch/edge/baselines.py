@@ -26,6 +26,7 @@ from saewatch.core.tensorfile import read_header, tensor_digest
 from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.overall import STATISTICS
 from saewatch.monitor.drift.pairs import BUCKETS
 
 KIND = "baseline"
@@ -161,14 +162,23 @@ def _check(fitted: Fitted, features: int, subject: str) -> None:
     for name in ("z", "az"):
         wanted |= {f"{name}.{each}": one for each in ("mean", "variance", "crowded", "tolerance")}
     arrays = unfolded(baseline)[0]
-    shapes = {"centre": (axes,), "inverse": (axes, axes), "l0": (axes + 1,), "unexplained": (axes + 1,)}
+    shapes = {
+        "centre": (axes,),
+        "inverse": (axes, axes),
+        "l0": (axes + 1,),
+        "unexplained": (axes + 1,),
+        "census_l0": (axes + 1,),
+    }
     pairs = [(f"baseline.{name}", arrays[name], shape) for name, shape in wanted.items()]
     pairs += [(f"reading.{name}", getattr(reading, name), shape) for name, shape in shapes.items()]
-    pairs += [(f"usual.{name}", each, (6,)) for name, each in unfolded(fitted.usual)[0].items()]
+    pairs += [(f"usual.{name}", each, (len(STATISTICS),)) for name, each in unfolded(fitted.usual)[0].items()]
     for name, array, shape in pairs:
         if array.shape != shape:
             raise ConfigError(f"{subject}: {name}", found=f"shape {array.shape}", expected=f"{shape}")
-        if not name.startswith(("usual", "reading.unexplained", "reading.l0")) and not np.isfinite(array).all():
+        if (
+            not name.startswith(("usual", "reading.unexplained", "reading.l0", "reading.census_l0"))
+            and not np.isfinite(array).all()
+        ):
             raise ConfigError(f"{subject}: {name}", found="what is no number", expected="finite numbers")
     indices: list[tuple[npt.NDArray[Any], int]] = [
         (baseline.axes.feature, features),

@@ -25,7 +25,7 @@ from saewatch.edge.pipeline import Dropped, Item, Pipeline, SinkQueue
 from saewatch.edge.replay import RecordedClock, ReplaySource
 from saewatch.monitor.alert import Alert, AlertChanged
 from saewatch.monitor.alerts import LimitsOf, uncalibrated
-from saewatch.monitor.events import UNKNOWN, Observed, RequestEnded
+from saewatch.monitor.events import UNKNOWN, Observed, RequestEnded, Sampled
 from saewatch.monitor.identity import Identity
 from saewatch.monitor.policy.machine import ACTIVE, PENDING
 from saewatch.monitor.policy.rule import Policy
@@ -73,8 +73,8 @@ class RecordedRequests:
     """Those of ``recording`` in streams of the dictionary ``known``. To be gone over once.
 
     ``policies`` are judged as beside an engine, with these limits. Where not ``whole``, requests of which some tokens
-    were not seen are told too. ``on_progress`` gets the recorded seconds from time to time. What ends the replay passes
-    through.
+    were not seen are told too. ``on_progress`` gets the recorded seconds from time to time, ``on_census`` each census.
+    What ends the replay passes through.
     """
 
     def __init__(
@@ -86,11 +86,12 @@ class RecordedRequests:
         limits_of: LimitsOf = uncalibrated,
         whole: bool = True,
         on_progress: Callable[[float], None] = lambda _: None,
+        on_census: Callable[[Sampled], None] = lambda _: None,
     ) -> None:
-        self._known, self._on_progress, self._whole = known, on_progress, whole
+        self._known, self._on_progress, self._on_census, self._whole = known, on_progress, on_census, whole
         self._arrived = threading.Event()
         clock = RecordedClock(recording.began_ns)
-        self._queue = SinkQueue("requests", self._arrived.set, wants=(Observed, RequestEnded, AlertChanged))
+        self._queue = SinkQueue("requests", self._arrived.set, wants=(Observed, RequestEnded, AlertChanged, Sampled))
         self._pipeline = Pipeline(
             dictionaries={known.weights_digest: known},
             queues=[self._queue],
@@ -136,6 +137,9 @@ class RecordedRequests:
             assert not isinstance(item, Dropped), "a replay waits for its sinks"
             if isinstance(item, AlertChanged):
                 self._alerted(item.alert)
+            elif isinstance(item, Sampled):
+                if item.stream.opening.weights_digest == self._known.weights_digest:
+                    self._on_census(item)
             elif isinstance(item, Observed) and item.table.stream.opening.weights_digest == self._known.weights_digest:
                 self._add(item)
             elif isinstance(item, RequestEnded):

@@ -15,6 +15,7 @@ from saewatch.monitor.drift.counts import Counts
 from saewatch.monitor.drift.detector import COVERAGE, FEW, NOTHING, Detector, Moved
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.history import DAY_NS
+from saewatch.monitor.drift.overall import STATISTICS
 from tests.monitor.drift.conftest import BLOCKS_A_DAY, FEATURES, SIZE, Traffic
 
 ONE, FIVE, ROW = np.ones(FEATURES, np.int32), np.ones(5), np.array([[1, 2, *[-1] * 10]], np.int32)
@@ -146,7 +147,9 @@ def test_its_state_is_bounded() -> None:
 
 
 def test_a_traffic_alarm_takes_the_features_with_it(traffic: Traffic, fitted: Fitted) -> None:
-    far = replace(fitted.usual, mean=fitted.usual.mean - np.array([0.0, 50.0, 0.0, 0.0, 0.0, 0.0]))
+    far = replace(
+        fitted.usual, mean=fitted.usual.mean - 50.0 * (np.arange(len(STATISTICS)) == STATISTICS.index("traffic"))
+    )
     one = Detector(fitted.baseline, reading=fitted.reading, usual=far)
     feature = int(np.argmax(fitted.baseline.prevalence()))
     moved = run(one, [louder(counts, feature, 6) for counts in traffic.blocks(5)])

@@ -86,10 +86,12 @@ def test_scales_that_divide_by_nothing_are_refused() -> None:
 
 def test_the_census_is_a_mean_over_its_tokens() -> None:
     one = reducer()
-    one.census(0.2, 100)
-    one.census(0.4, 300)
+    one.census(l0=10.0, unexplained=0.2, tokens=100)
+    one.census(l0=20.0, unexplained=0.4, tokens=300)
+    one.census(l0=30.0, unexplained=float("nan"), tokens=400)
     counts = one.close()
-    assert counts.unexplained / counts.census == pytest.approx(0.35e6)
+    assert counts.unexplained / counts.census == pytest.approx(0.35e6), "where there is a decoder"
+    assert counts.l0 / counts.sampled == pytest.approx(23.75e6)
     assert nothing(3).nbytes == 3 * 16 + 40
 
 

@@ -34,6 +34,10 @@ class Blocks:
         self._begin(now_ns)
         self._reducer.partial()
 
+    def census(self, *, l0: float, unexplained: float, tokens: int) -> None:
+        """Of sampled tokens. It begins no block."""
+        self._reducer.census(l0=l0, unexplained=unexplained, tokens=tokens)
+
     def due(self, now_ns: int) -> bool:
         """Whether it is to be closed."""
         if self._began_ns < 0:

@@ -31,6 +31,7 @@ EXPOSURE_UNIT = 1000
 LENGTHS_KEPT = 4096
 """Lengths of requests whose exposure is remembered: 1 MB."""
 MARK_UNIT = 1024
+MILLION = 10**6
 CLIP = 3.0
 """Scales at which a mark is cut: one absurd value is one piece of evidence."""
 REQUEST_FIRINGS = 32
@@ -40,7 +41,7 @@ REQUEST_FIRINGS = 32
 DRAWN = 12
 """Features of a request of which it is counted that they fire together (`pairs`)."""
 COLUMNS = ("n", "w", "z", "az")
-TOTALS = ("requests", "whole", "seen", "encoded", "firings", "unexplained", "census")
+TOTALS = ("requests", "whole", "seen", "encoded", "firings", "unexplained", "census", "l0", "sampled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,7 +59,9 @@ class Counts:
     encoded: int = 0
     firings: int = 0
     unexplained: int = 0  # the census's, in millionths, summed over its tokens
-    census: int = 0  # its tokens
+    census: int = 0  # those
+    l0: int = 0  # the census's, in millionths, summed over its tokens
+    sampled: int = 0  # those; more than ``census`` where a dictionary has no decoder
     drawn: I32 = field(default_factory=lambda: np.zeros((0, DRAWN), np.int32))
 
     @property

@@ -72,7 +72,7 @@ class Stepped:
     held: str  # why it says nothing; empty: it was judged
     moved: tuple[Moved, ...] = ()
     score: F32 = field(default_factory=lambda: np.zeros(0, np.float32))  # [F], before alarms spent it
-    overall: F64 = field(default_factory=lambda: np.zeros(0))  # [6]
+    overall: F64 = field(default_factory=lambda: np.zeros(0))  # [7]
     suspect: npt.NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
 
 

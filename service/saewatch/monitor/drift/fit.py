@@ -18,7 +18,7 @@ from saewatch.monitor.drift import cofiring, overall, spread
 from saewatch.monitor.drift.baseline import Baseline, assembled, share
 from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.compared import compared
-from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, I32, Counts
+from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, I32, MILLION, Counts
 from saewatch.monitor.drift.detector import SUSPECT, ordinary_peak
 from saewatch.monitor.drift.evidence import Evidence
 from saewatch.monitor.drift.history import DAYS_A_WEEK, History
@@ -105,14 +105,16 @@ def block(history: History, number: int) -> Counts:
     totals: dict[str, Any] = {
         name: int(getattr(history, name)[number]) for name in ("requests", "whole", "seen", "encoded", "firings")
     }
-    census = float(history.unexplained[number])
-    known = np.isfinite(census)
+    census, l0 = float(history.unexplained[number]), float(history.l0[number])
+    known, sampled = np.isfinite(census), np.isfinite(l0)
     return Counts(
         **columns,
         **totals,
         exposure=np.rint(EXPOSURE_UNIT * history.exposure[number]).astype(np.int64),
-        unexplained=round(1e6 * census) if known else 0,
+        unexplained=round(MILLION * census) if known else 0,
         census=1 if known else 0,
+        l0=round(MILLION * l0) if sampled else 0,
+        sampled=1 if sampled else 0,
     )
 
 

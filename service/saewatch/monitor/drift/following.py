@@ -23,7 +23,7 @@ from saewatch.monitor.drift.detector import BUDGET, Detector, Stepped
 from saewatch.monitor.drift.known import KnownBaseline
 from saewatch.monitor.drift.pairs import key_of
 from saewatch.monitor.drift.telling import alert_of
-from saewatch.monitor.events import BlindState, DriftState
+from saewatch.monitor.events import BlindState, DriftState, Sampled
 from saewatch.monitor.record import RequestRecord
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Sums, Tally
@@ -64,6 +64,13 @@ class Following:
             self._without.pop(opening.weights_digest, None)
             once = sum(other.stream.opening.weights_digest == opening.weights_digest for other in tables) == 1
             followed.add(table, tally, record.end.fed if once else -1, key, now_ns)
+
+    def census(self, one: Sampled) -> None:
+        """Of streams whose requests are followed; it is of all their traffic, canaries and tests too."""
+        opening = one.stream.opening
+        followed = self._followed.get(opening.weights_digest) if opening.role == Role.STABLE else None
+        if followed is not None and followed.known.about.tells(opening):
+            followed.census(one)
 
     def tick(self, now_ns: int) -> list[AlertChanged | DriftState]:
         """Closes what is due."""
@@ -129,6 +136,10 @@ class _Followed:
             return
         feature, count, mean = by_feature(tally.sums(), self._place(table))
         self._blocks.add(feature, count, mean, tokens=seen, key=key, now_ns=now_ns)
+
+    def census(self, one: Sampled) -> None:
+        """One more."""
+        self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
     def due(self, now_ns: int) -> bool:
         """Whether the block is to be closed."""

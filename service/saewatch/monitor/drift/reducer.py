@@ -21,6 +21,7 @@ from saewatch.monitor.drift.counts import (
     I32,
     I64,
     MARK_UNIT,
+    MILLION,
     REQUEST_FIRINGS,
     TOTALS,
     Counts,
@@ -73,10 +74,13 @@ class Reducer:
         """A request of which not everything was seen: it counts as one, and says nothing."""
         self._totals["requests"] += 1
 
-    def census(self, unexplained: float, tokens: int) -> None:
-        """Unexplained variance of sampled tokens, a share."""
-        self._totals["unexplained"] += round(1e6 * unexplained * tokens)
-        self._totals["census"] += tokens
+    def census(self, *, l0: float, unexplained: float, tokens: int) -> None:
+        """Of sampled tokens: latents that fire on one, and the share of unexplained variance, NaN where not known."""
+        self._totals["l0"] += round(MILLION * l0 * tokens)
+        self._totals["sampled"] += tokens
+        if math.isfinite(unexplained):
+            self._totals["unexplained"] += round(MILLION * unexplained * tokens)
+            self._totals["census"] += tokens
 
     def close(self) -> Counts:
         """The block; the next one begins."""

@@ -30,6 +30,7 @@ WHOLE = {
     "l0": "more or fewer features fire on a token",
     "unexplained": "the dictionary explains more or less of the activations",
     "mass": "many features are off at once",
+    "census_l0": "more or fewer latents of the whole dictionary fire on a token",
     "divergence": "the features' counts together are off",
 }
 
