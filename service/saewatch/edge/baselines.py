@@ -23,6 +23,7 @@ from saewatch.core.canonical import Json, decimal_text
 from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.fields import Fields
 from saewatch.core.tensorfile import read_header, tensor_digest
+from saewatch.edge import amendments
 from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
@@ -81,7 +82,7 @@ def load(folders: Iterable[str]) -> tuple[KnownBaseline, ...]:
 
 
 def read(folder: Path) -> KnownBaseline:
-    """The baseline in a folder. `ConfigError` or `ManifestError` for one that is wrong."""
+    """The baseline in a folder, and what was accepted since. `ConfigError` or `ManifestError` for a wrong one."""
     data = _bytes(folder / SHEET, limits.MANIFEST_BYTES)
     subject = str(folder / SHEET)
     weights = Fields(canonical.parse(data, subject=subject), f"{subject}: ").digest("weights")
@@ -102,7 +103,8 @@ def read(folder: Path) -> KnownBaseline:
     fitted: Fitted = _folded(Fitted, "", arrays, scalars, subject)
     _check(fitted, len(features), subject)
     _check_pairs(fitted.pairs, f"{subject}: pairs")
-    return KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest)
+    known = KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest)
+    return amendments.amended(folder, known)
 
 
 # --- a tree of dataclasses as flat names ------------------------------------------------------------------------------

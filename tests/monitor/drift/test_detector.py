@@ -120,14 +120,16 @@ def test_a_feature_without_numbers_is_blind_and_nothing_else(fitted: Fitted, tra
     assert step.moved == ()
 
 
-def test_accepting_a_level_ends_its_alarm(traffic: Traffic, fitted: Fitted) -> None:
-    one = of(fitted)
-    feature = int(np.argmax(fitted.baseline.prevalence()))
-    run(one, [louder(counts, feature, 2) for counts in traffic.blocks(5)])
-    assert any(each.subject == feature for each in one.open())
-    assert one.accept(feature, 2.0).version == 2
-    assert one.evidence.baseline.version == 2
-    assert not any(each.subject == feature for each in one.open())
+def test_a_level_that_was_accepted_is_no_alarm_any_more(traffic: Traffic, fitted: Fitted) -> None:
+    feature = int(np.argsort(-fitted.baseline.prevalence())[3])
+    twice = [replace(one, n=one.n * (1 + (np.arange(FEATURES) == feature))) for one in traffic.blocks(5)]
+    twice = [replace(one, w=one.w * (1 + (np.arange(FEATURES) == feature))) for one in twice]
+    before, after = (
+        {one.subject for one in run(Detector(baseline), twice) if one.of in {"n", "w"}}
+        for baseline in (fitted.baseline, fitted.baseline.accepted({feature: 2.0}))
+    )
+    assert feature in before
+    assert feature not in after
 
 
 def test_the_budget_is_a_dial() -> None:

@@ -156,13 +156,6 @@ class Detector:
         self._open[kind, subject] = replace(known, acknowledged=True)
         return self._open[kind, subject]
 
-    def accept(self, feature: int, ratio: float) -> Baseline:
-        """The new level of a feature is as it should be. The evidence against it is spent."""
-        self.baseline = self.evidence.baseline = self.baseline.accepted(feature, ratio)
-        self.evidence.restart(np.array([feature]))
-        self._open.pop(("feature", feature), None)
-        return self.baseline
-
     def _held(self, counts: Counts) -> str:
         if counts.requests < limits.DRIFT_BLOCK_REQUESTS_MIN:
             return FEW
