@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +132,27 @@ def _mean(work: Callable[[int], object], times: int) -> float:
     for number in range(times):
         work(number)
     return (time.process_time() - began) / times
+
+
+def silences(features: int) -> dict[str, bool]:
+    """Blocks and states from which nothing can be concluded, and whether the detector says so."""
+    baseline = invented(features)
+    usual = block(baseline, 0)
+    cases = {
+        "few requests": (replace(usual, requests=49), "held_few_requests"),
+        "nothing encoded": (replace(usual, encoded=0), "held_nothing_encoded"),
+        "coverage fell": (replace(usual, encoded=usual.encoded // 2), "held_coverage"),
+        "half-seen requests": (replace(usual, whole=usual.whole // 2), "held_coverage"),
+    }
+    found = {}
+    for name, (counts, counted) in cases.items():
+        one = Detector(baseline)
+        held = one.step(counts, 10**18).held
+        found[name] = bool(held) and one.counters[counted] == 1 and not one.counters["judged"]
+    one = Detector(baseline)
+    one.evidence.won[:, 3] = np.nan
+    one.step(usual, 10**18)
+    return {**found, "no number": one.blind.tolist() == [3]}
 
 
 # --- exactly ----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Flat numbers of what was run."""
     by_cell = {row["cell"]: row for row in rows}
     found: dict[str, float] = {}
-    for cell in ("null", "short", "pairs", "dial", "costs", "exact"):
+    for cell in ("null", "short", "pairs", "dial", "cold", "silence", "costs", "exact"):
         found |= {key: value for key, value in by_cell.get(cell, {}).items() if isinstance(value, int | float)}
     if "null" in by_cell:
         low, high = by_cell["null"]["false_alarms_interval"]
@@ -72,6 +72,7 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         **_pairs(by_cell),
         **_costs(by_cell),
         **_peers(by_cell),
+        **_rest(by_cell),
     }
 
 
@@ -159,6 +160,24 @@ def _peers(rows: Rows) -> dict[str, dict[str, Any]]:
     share = None if fewest is None else 100 * max(ours, 0.1) / max(fewest, 1e-9)
     says = "100 x our false alarms over the fewest of any that finds x2 @1e-3 in 3 days"
     return {"D9": form.goal(says, share, "ratio", accept=1.0, target=1.0)}
+
+
+def _rest(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Cold starts, silence, and what all of it took."""
+    cold, silent = rows.get("cold", {}), rows.get("silence", {}).get("silent")
+    ordinary = None if not cold else cold["cold_1_ordinary"] + cold["cold_2_ordinary"]
+    whole = {"null", "drift", "short", "pairs", "dial", "cold", "peers", "costs", "exact", "silence"} <= rows.keys()
+    minutes = sum(row.get("seconds", 0.0) for row in rows.values()) / 60.0 if whole else None
+    says = "false features a week of a baseline of"
+    told = "told in ten null weeks, two weeks' baseline"
+    return {
+        "D21": form.goal(f"{says} two weeks", cold.get("cold_2_false_week"), "features", accept=1.5, target=0.3),
+        "D21b": form.goal(f"{says} one week", cold.get("cold_1_false_week"), "features", accept=9, target=2),
+        "D21c": form.goal("of them ordinary", ordinary, "features", accept=0, target=0),
+        "D21d": form.goal(told, cold.get("cold_2_told"), "features", accept=6, target=1),
+        "D22": form.goal("cases in which nothing is judged and nothing said", silent, "cases", accept=0, target=0),
+        "D23": form.goal("the whole benchmark", minutes, "min", accept=45, target=15),
+    }
 
 
 def _able(one: Mapping[str, Any]) -> bool:

@@ -97,13 +97,24 @@ class Drawn:
     def _make(self, place: Path, seed: int, *, new: bool) -> None:
         of = self._weeks.world
         one = Drawing(of, seed, planted(of) if new else {})
-        week(of, seed, change=NOTHING, blocks_a_day=self._weeks.size.blocks_a_day, each=one)
+        made = week(of, seed, change=NOTHING, blocks_a_day=self._weeks.size.blocks_a_day, each=one)
+        if not new:
+            self._weeks.keep(seed, made)
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.stem}.{os.getpid()}.npz")
         np.savez_compressed(
             partial, rows=np.concatenate(one.rows), n=np.array(one.n), blocks=[len(each) for each in one.rows]
         )
         partial.rename(place)
+
+
+def simulated(weeks: Weeks, cache: Path) -> None:
+    """Makes what is not there yet."""
+    drawn, size = Drawn(weeks, cache), weeks.size
+    for seed in (*size.baseline, *size.null):
+        drawn.get(seed)
+    for seed in size.null[:NEW_WEEKS]:
+        drawn.get(seed, new=True)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -88,6 +88,7 @@ class Seen:
     features: list[tuple[int, int, int, str, float]]  # week, block of the week, feature, bet, score
     overall: list[tuple[int, int, str]]  # week, block, statistic
     suspects: list[tuple[int, int, int]]
+    told: set[tuple[int, int]]  # week and feature that somebody was called for
     peak_ordinary: float
     peak_volatile: float
     first: dict[int, int]  # feature to the requests before its first alarm
@@ -103,6 +104,7 @@ def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | N
         features=[],
         overall=[],
         suspects=[],
+        told=set(),
         peak_ordinary=0.0,
         peak_volatile=0.0,
         first={},
@@ -124,6 +126,7 @@ def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | N
                 if moved.kind == "overall":
                     found.overall.append((seed, number, moved.of))
                 else:
+                    found.told |= {(seed, moved.subject)} if moved.told else set()
                     bet = f"{moved.of} {moved.direction}"
                     found.features.append((seed, number, moved.subject, bet, moved.score))
                     found.first.setdefault(moved.subject, found.requests)

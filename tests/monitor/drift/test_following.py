@@ -131,6 +131,23 @@ def test_a_feature_without_a_score_is_blind() -> None:
     assert "demo05.l1" in blind.hint
 
 
+def test_half_a_day_without_a_judged_block_is_blind_and_says_why() -> None:
+    one, hour_ns = Following([deployed.baseline()]), 3600 * 10**9
+    one.tick(deployed.START_NS)
+    one.tick(deployed.START_NS + 12 * hour_ns)
+    assert one.blind() == []
+    one.tick(deployed.START_NS + 13 * hour_ns)
+    (blind,) = one.blind()
+    assert (blind.reason, blind.since_ns) == ("not_judged", deployed.START_NS)
+    assert "no request" in blind.hint
+    held = Following([deployed.baseline()])
+    follow(held, 2, missed=3)
+    assert [each.reason for each in held.blind()] == ["not_judged"]
+    assert "nothing_encoded" in held.blind()[0].hint
+    follow(held, 3)
+    assert held.blind() == [], "blocks are judged again"
+
+
 def test_prompt_and_answer_count_together() -> None:
     sums = sums_of(np.array([0, 1, 4]), np.zeros(3, np.int32), np.array([1.0, 3.0, 7.0], np.float32))
     feature, count, mean = by_feature(sums, np.array([5, -1, -1]))

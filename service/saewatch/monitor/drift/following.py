@@ -19,6 +19,7 @@ from saewatch.core.batch import Reason
 from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.drift.blocks import Blocks
+from saewatch.monitor.drift.build import HOUR_NS
 from saewatch.monitor.drift.detector import BUDGET, Detector, Stepped
 from saewatch.monitor.drift.known import KnownBaseline
 from saewatch.monitor.drift.pairs import key_of
@@ -29,7 +30,9 @@ from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Sums, Tally
 
 COUNTED = frozenset({TrafficClass.LIVE, TrafficClass.UNLABELLED})
-SCOPE, NO_BASELINE = "detector", "no_baseline"
+SCOPE, NO_BASELINE, NOT_JUDGED, NO_NUMBER = "detector", "no_baseline", "not_judged", "no_number"
+JUDGED_WITHIN_NS = 2 * limits.DRIFT_BLOCK_NS_MAX
+"""Half a day without a block that was judged is told: silence is not "as usual"."""
 HINT = "Build a baseline of this dictionary, model and watch set: saewatch baseline build."
 
 
@@ -75,6 +78,8 @@ class Following:
     def tick(self, now_ns: int) -> list[AlertChanged | DriftState]:
         """Closes what is due."""
         found: list[AlertChanged | DriftState] = []
+        for followed in self._followed.values():
+            followed.look(now_ns)
         due = [one for one in self._followed.values() if one.due(now_ns)]
         for followed in due:
             found += followed.close(now_ns)
@@ -126,6 +131,14 @@ class _Followed:
         self._places: dict[int, npt.NDArray[np.intp]] = {}
         self._table: WatchTable | None = None
         self._since_ns = -1
+        self._now_ns = self._judged_ns = -1
+        self._held = ""
+
+    def look(self, now_ns: int) -> None:
+        """Time has passed."""
+        self._now_ns = now_ns
+        if self._judged_ns < 0:
+            self._judged_ns = now_ns
 
     def add(self, table: WatchTable, tally: Tally, fed: int, key: int, now_ns: int) -> None:
         """A request of it; ``fed`` tokens, -1 where what was watched changed meanwhile."""
@@ -148,6 +161,9 @@ class _Followed:
     def close(self, now_ns: int) -> list[AlertChanged]:
         """The block's alarms."""
         step: Stepped = self.detector.step(self._blocks.close(), now_ns)
+        self._held = step.held
+        if not step.held:
+            self._judged_ns = now_ns
         if len(self.detector.blind) and self._since_ns < 0:
             self._since_ns = now_ns
         assert self._table is not None, "a block has a request"
@@ -157,7 +173,18 @@ class _Followed:
         ]
 
     def blind(self) -> list[BlindState]:
-        """Features that cannot be judged."""
+        """Features that cannot be judged, or all of them."""
+        return [*self._silent(), *self._lost()]
+
+    def _silent(self) -> list[BlindState]:
+        if self._now_ns - self._judged_ns <= JUDGED_WITHIN_NS:
+            return []
+        why = f"blocks are held: {self._held}" if self._held else "no request of it has ended"
+        hint = f"For over {JUDGED_WITHIN_NS // HOUR_NS} hours nothing was judged; {why}."
+        subject = f"drift of {self.known.about.weights[:19]}"
+        return [BlindState(scope=SCOPE, reason=NOT_JUDGED, subject=subject, hint=hint, since_ns=self._judged_ns)]
+
+    def _lost(self) -> list[BlindState]:
         lost = self.detector.blind
         if not len(lost):
             return []
@@ -166,7 +193,7 @@ class _Followed:
             f"{len(lost)} features, {first} among them, have no score any more. Restart the sidecar, and report this."
         )
         return [
-            BlindState(scope=SCOPE, reason="no_number", subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
+            BlindState(scope=SCOPE, reason=NO_NUMBER, subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
         ]
 
     def _place(self, table: WatchTable) -> npt.NDArray[np.intp]:
