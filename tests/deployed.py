@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from saewatch.core.batch import F32
+from saewatch.core.batch import F32, Census
 from saewatch.core.marks import Happening, RecordingHead
 from saewatch.core.recording import Writer
 from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
 from saewatch.edge import dictionaries
-from saewatch.monitor.drift.build import Builder, Told
-from saewatch.monitor.drift.counts import Indices, summed
+from saewatch.monitor.drift.build import Builder, Looked, Told
+from saewatch.monitor.drift.counts import Indices
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.reducer import summed
 from saewatch.monitor.tables import StreamIdentity, join
 from tests import fakes
 
@@ -56,10 +57,11 @@ def baseline(days: int = 28) -> KnownBaseline:
     """What is usual here."""
     builder, chance = Builder(FEATURES), np.random.default_rng(1)
     for now_ns in times(days, START_NS - days * DAY_NS):
+        builder.census(Looked(l0=float(chance.normal(20.0, 0.2)), unexplained=0.2, tokens=100))
         for number in range(GROUP):
             feature, count, mean = summed(*fired(chance, {}))
             ended = now_ns + number * 10**9
-            builder.add(Told(feature=feature, count=count, mean=mean, tokens=TOKENS, ended_ns=ended))
+            builder.add(Told(feature=feature, count=count, mean=mean, tokens=TOKENS, key=ended, ended_ns=ended))
     names = tuple(one.id for one in KNOWN.catalogue.features)
     return KnownBaseline(about=ABOUT, features=names, fitted=builder.fitted(), digest="sha256:" + "0" * 64)
 
@@ -77,6 +79,22 @@ def request(number: int, one: Fired, now_ns: int, *, label: str = "") -> list[Re
         fakes.batch([(number, 0, TOKENS)], sorted(firings), seq=number, time_ns=now_ns),
         RequestEnd(request=number, fed=TOKENS, emitted=1),
     ]
+
+
+def census(now_ns: int, l0: float, *, unexplained: float = 0.2, first: int = 0) -> Census:
+    """A part of one, of 30 latents."""
+    return Census(
+        stream=fakes.stream_open(KNOWN).stream,
+        time_ns=now_ns,
+        tokens=100,
+        latents=30,
+        first=first,
+        l0_mean=l0,
+        squared_error=10.0 * unexplained,
+        squared_total=10.0,
+        total=np.zeros(15),
+        count=np.zeros(15, np.uint64),
+    )
 
 
 def recording(

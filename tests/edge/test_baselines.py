@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from saewatch.core import canonical, limits
 from saewatch.core.errors import ConfigError, SaewatchError, UnreachableError
 from saewatch.edge import baselines
 from saewatch.edge.baselines import SHEET, TENSORS
+from saewatch.monitor.drift import cofiring
 from saewatch.monitor.drift.known import KnownBaseline
 from tests import deployed
 
@@ -54,7 +56,7 @@ def test_other_numbers_than_those_attested_are_refused_by_name(folder: Path) -> 
     data = bytearray((folder / TENSORS).read_bytes())
     data[-3] ^= 1
     (folder / TENSORS).write_bytes(bytes(data))
-    with pytest.raises(ConfigError, match=r"usual.*other numbers"):
+    with pytest.raises(ConfigError, match=r"pairs.*other numbers"):
         baselines.read(folder)
 
 
@@ -115,3 +117,21 @@ def test_a_file_that_is_too_large_is_not_read(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(limits, "BASELINE_BYTES", 100)
     with pytest.raises(ConfigError, match="at most 100 bytes"):
         baselines.read(folder)
+
+
+def test_pairs_that_lie_are_refused(tmp_path: Path) -> None:
+    known = deployed.baseline()
+    pairs = known.fitted.pairs
+    for number, wrong in enumerate((replace(pairs, high=pairs.high[:9]), replace(pairs, level=-pairs.level))):
+        fitted = replace(known.fitted, pairs=wrong)
+        folder = tmp_path / str(number)
+        baselines.write(folder, fitted, baselines.attested(fitted, known.about, known.features, {}))
+        with pytest.raises(ConfigError, match=r"pairs\.(high|level)"):
+            baselines.read(folder)
+
+
+def test_a_baseline_may_know_of_no_pairs(tmp_path: Path) -> None:
+    known = deployed.baseline()
+    fitted = replace(known.fitted, pairs=cofiring.nothing())
+    baselines.write(tmp_path / "b", fitted, baselines.attested(fitted, known.about, known.features, {}))
+    assert not baselines.read(tmp_path / "b").fitted.pairs.known

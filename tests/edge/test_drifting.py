@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from saewatch.core.records import Record, RequestEnd
+from saewatch.core.records import Record, RequestEnd, Role
 from saewatch.edge.pipeline import Item, Pipeline, SinkQueue
 from saewatch.monitor.alert import Alert, AlertChanged
 from saewatch.monitor.events import DriftState
@@ -30,11 +31,13 @@ class Sidecar:
             self.pipeline.receive(1, record)
         self.number = 0
 
-    def serve(self, days: int, factors: Mapping[int, float], *, label: str = "") -> list[Item]:
+    def serve(self, days: int, factors: Mapping[int, float], *, label: str = "", l0: float = 0.0) -> list[Item]:
         chance = np.random.default_rng(5)
         for now_ns in deployed.times(days):
             self.now_ns = now_ns
             self.pipeline.tick()
+            for first in (0, 15) if l0 else ():
+                self._receive(deployed.census(now_ns, float(chance.normal(l0, 0.2)), first=first))
             for _ in range(deployed.GROUP):
                 self.number += 1
                 for record in deployed.request(self.number, deployed.fired(chance, factors), self.now_ns, label=label):
@@ -67,6 +70,21 @@ def test_drift_comes_out_as_an_alert_that_can_be_acknowledged() -> None:
 
 def test_as_usual_there_is_none() -> None:
     assert alerts(Sidecar().serve(3, {})) == []
+
+
+def test_a_census_of_more_latents_a_token_is_an_alert_of_the_whole() -> None:
+    as_usual, more = (Sidecar().serve(4, {}, l0=l0) for l0 in (20.0, 24.0))
+    assert alerts(as_usual) == []
+    assert {one.title for one in alerts(more)} == {"more or fewer latents of the whole dictionary fire on a token"}
+
+
+@pytest.mark.parametrize("changes", [{"role": Role.SHADOW}, {"mode": "thresholded"}])
+def test_the_census_of_another_stream_enters_nothing(changes: dict[str, object]) -> None:
+    sidecar = Sidecar()
+    sidecar.pipeline.receive(1, fakes.stream_open(KNOWN, stream=9, **changes))
+    for number in range(8):
+        sidecar.pipeline.receive(1, replace(deployed.census(number, 500.0), stream=9))
+    assert alerts(sidecar.serve(3, {}, l0=20.0)) == []
 
 
 def test_canaries_enter_nothing() -> None:

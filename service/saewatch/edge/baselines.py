@@ -23,8 +23,12 @@ from saewatch.core.canonical import Json, decimal_text
 from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.fields import Fields
 from saewatch.core.tensorfile import read_header, tensor_digest
+from saewatch.edge import amendments
+from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.overall import STATISTICS
+from saewatch.monitor.drift.pairs import BUCKETS
 
 KIND = "baseline"
 SHEET, TENSORS = "baseline.json", "baseline.safetensors"
@@ -78,7 +82,7 @@ def load(folders: Iterable[str]) -> tuple[KnownBaseline, ...]:
 
 
 def read(folder: Path) -> KnownBaseline:
-    """The baseline in a folder. `ConfigError` or `ManifestError` for one that is wrong."""
+    """The baseline in a folder, and what was accepted since. `ConfigError` or `ManifestError` for a wrong one."""
     data = _bytes(folder / SHEET, limits.MANIFEST_BYTES)
     subject = str(folder / SHEET)
     weights = Fields(canonical.parse(data, subject=subject), f"{subject}: ").digest("weights")
@@ -98,7 +102,9 @@ def read(folder: Path) -> KnownBaseline:
     scalars = _texts(attestation, "numbers")
     fitted: Fitted = _folded(Fitted, "", arrays, scalars, subject)
     _check(fitted, len(features), subject)
-    return KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest)
+    _check_pairs(fitted.pairs, f"{subject}: pairs")
+    known = KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest)
+    return amendments.amended(folder, known)
 
 
 # --- a tree of dataclasses as flat names ------------------------------------------------------------------------------
@@ -158,14 +164,23 @@ def _check(fitted: Fitted, features: int, subject: str) -> None:
     for name in ("z", "az"):
         wanted |= {f"{name}.{each}": one for each in ("mean", "variance", "crowded", "tolerance")}
     arrays = unfolded(baseline)[0]
-    shapes = {"centre": (axes,), "inverse": (axes, axes), "l0": (axes + 1,), "unexplained": (axes + 1,)}
+    shapes = {
+        "centre": (axes,),
+        "inverse": (axes, axes),
+        "l0": (axes + 1,),
+        "unexplained": (axes + 1,),
+        "census_l0": (axes + 1,),
+    }
     pairs = [(f"baseline.{name}", arrays[name], shape) for name, shape in wanted.items()]
     pairs += [(f"reading.{name}", getattr(reading, name), shape) for name, shape in shapes.items()]
-    pairs += [(f"usual.{name}", each, (6,)) for name, each in unfolded(fitted.usual)[0].items()]
+    pairs += [(f"usual.{name}", each, (len(STATISTICS),)) for name, each in unfolded(fitted.usual)[0].items()]
     for name, array, shape in pairs:
         if array.shape != shape:
             raise ConfigError(f"{subject}: {name}", found=f"shape {array.shape}", expected=f"{shape}")
-        if not name.startswith(("usual", "reading.unexplained", "reading.l0")) and not np.isfinite(array).all():
+        if (
+            not name.startswith(("usual", "reading.unexplained", "reading.l0", "reading.census_l0"))
+            and not np.isfinite(array).all()
+        ):
             raise ConfigError(f"{subject}: {name}", found="what is no number", expected="finite numbers")
     indices: list[tuple[npt.NDArray[Any], int]] = [
         (baseline.axes.feature, features),
@@ -178,6 +193,17 @@ def _check(fitted: Fitted, features: int, subject: str) -> None:
     positive = (baseline.n.dispersion, baseline.w.dispersion, baseline.scale, baseline.z.variance, baseline.az.variance)
     if any((each <= 0).any() for each in positive):
         raise ConfigError(subject, found="a spread of 0 or below", expected="spreads above 0")
+
+
+def _check_pairs(pairs: Pairs, subject: str) -> None:
+    """All buckets, or none of them."""
+    size = BUCKETS if pairs.known else 0
+    for name, array in unfolded(pairs)[0].items():
+        if array.shape != (size,) or not (np.isfinite(array).all() and (array >= 0).all()):
+            expected = f"{size} finite numbers, none below 0"
+            raise ConfigError(f"{subject}.{name}", found=f"shape {array.shape}, or other numbers", expected=expected)
+    if not (pairs.dispersion > 0).all():
+        raise ConfigError(f"{subject}.dispersion", found="0", expected="spreads above 0")
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from saewatch.edge.pipeline import Dropped, Item, Pipeline, SinkQueue
 from saewatch.edge.replay import RecordedClock, ReplaySource
 from saewatch.monitor.alert import Alert, AlertChanged
 from saewatch.monitor.alerts import LimitsOf, uncalibrated
-from saewatch.monitor.events import UNKNOWN, Observed, RequestEnded
+from saewatch.monitor.events import UNKNOWN, Observed, RequestEnded, Sampled
 from saewatch.monitor.identity import Identity
 from saewatch.monitor.policy.machine import ACTIVE, PENDING
 from saewatch.monitor.policy.rule import Policy
@@ -78,7 +78,7 @@ class RecordedRequests:
 
     ``policies`` are judged as beside an engine, with these limits. Where not ``whole``, requests of which some tokens
     were not seen are told too; where ``unfinished``, those whose end was not recorded, too. ``on_progress`` gets the
-    recorded seconds from time to time. What ends the replay passes through.
+    recorded seconds from time to time, ``on_census`` each census. What ends the replay passes through.
     """
 
     def __init__(
@@ -91,11 +91,13 @@ class RecordedRequests:
         whole: bool = True,
         unfinished: bool = False,
         on_progress: Callable[[float], None] = lambda _: None,
+        on_census: Callable[[Sampled], None] = lambda _: None,
     ) -> None:
-        self._known, self._on_progress, self._whole, self._unfinished = known, on_progress, whole, unfinished
+        self._known, self._whole, self._unfinished = known, whole, unfinished
+        self._on_progress, self._on_census = on_progress, on_census
         self._arrived = threading.Event()
         clock = RecordedClock(recording.began_ns)
-        self._queue = SinkQueue("requests", self._arrived.set, wants=(Observed, RequestEnded, AlertChanged))
+        self._queue = SinkQueue("requests", self._arrived.set, wants=(Observed, RequestEnded, AlertChanged, Sampled))
         self._pipeline = Pipeline(
             dictionaries={known.weights_digest: known},
             queues=[self._queue],
@@ -143,6 +145,9 @@ class RecordedRequests:
             assert not isinstance(item, Dropped), "a replay waits for its sinks"
             if isinstance(item, AlertChanged):
                 self._alerted(item.alert)
+            elif isinstance(item, Sampled):
+                if item.stream.opening.weights_digest == self._known.weights_digest:
+                    self._on_census(item)
             elif isinstance(item, Observed) and item.table.stream.opening.weights_digest == self._known.weights_digest:
                 self._add(item)
             elif isinstance(item, RequestEnded):

@@ -114,6 +114,16 @@ class EngineCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sampled:
+    """A census: the whole dictionary on sampled tokens of all traffic."""
+
+    stream: StreamIdentity
+    tokens: int
+    l0: float  # latents that fire on a token
+    unexplained: float  # share of the variance; NaN without a decoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DriftState:
     """How the detectors of drift stand: after each block that was closed."""
 
@@ -122,4 +132,4 @@ class DriftState:
     counters: Mapping[str, int]  # blocks that were judged, or held and why
 
 
-Event = Observed | Unreadable | RequestEnded | Standing | EngineCost | AlertChanged | DriftState
+Event = Observed | Unreadable | RequestEnded | Standing | EngineCost | AlertChanged | DriftState | Sampled

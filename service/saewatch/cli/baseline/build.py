@@ -30,11 +30,13 @@ from saewatch.core.records import Role
 from saewatch.edge import baselines
 from saewatch.edge.dictionaries import load_one
 from saewatch.edge.requests import CHANGED, INCOMPLETE, RecordedRequest, RecordedRequests
-from saewatch.monitor.drift.build import BANDS, Builder, Told
-from saewatch.monitor.drift.counts import summed
+from saewatch.monitor.drift.build import BANDS, Builder, Looked, Told
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.following import COUNTED
 from saewatch.monitor.drift.known import About
+from saewatch.monitor.drift.pairs import key_of
+from saewatch.monitor.drift.reducer import summed
+from saewatch.monitor.events import Sampled
 from saewatch.monitor.tables import KnownDictionary
 
 OTHERS = "they are canaries, shadows or tests"
@@ -86,6 +88,7 @@ class _Found:
                 replay.recording(file, path),
                 self.known,
                 on_progress=lambda seconds: line.show(f"{path.name}: {clock_time(seconds)}"),
+                on_census=self._look,
             )
             for one in requests:
                 self._add(path, one)
@@ -107,6 +110,11 @@ class _Found:
         assert self.about is not None, "something was read"
         return About(**{**{name: getattr(self.about, name) for name in About.__slots__}, "deployment": deployment})
 
+    def _look(self, one: Sampled) -> None:
+        """What comes before the first request is left out."""
+        if self.builder is not None and one.stream.opening.role == Role.STABLE:
+            self.builder.census(Looked(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens))
+
     def _add(self, path: Path, one: RecordedRequest) -> None:
         if one.identity.traffic_class not in COUNTED or one.table.stream.opening.role != Role.STABLE:
             self.left_out[OTHERS] += 1
@@ -124,7 +132,8 @@ class _Found:
         feature, count, mean = summed(one.feature.astype(np.intp), one.value)
         self.last_ns = max(self.last_ns, one.ended_ns)
         tokens = int(one.seen.sum())
-        self.builder.add(Told(feature=feature, count=count, mean=mean, tokens=tokens, ended_ns=one.ended_ns))
+        key = key_of(one.identity.engine_id, one.identity.child)
+        self.builder.add(Told(feature=feature, count=count, mean=mean, tokens=tokens, key=key, ended_ns=one.ended_ns))
 
 
 def _stated(options: argparse.Namespace, found: _Found, fitted: Fitted) -> dict[str, Json]:

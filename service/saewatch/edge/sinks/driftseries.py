@@ -11,7 +11,7 @@ from saewatch.core import limits
 from saewatch.edge.sinks.series import PREFIX
 from saewatch.monitor.events import DriftState
 
-KINDS = ("feature", "overall")
+KINDS = ("feature", "overall", "pair")
 ALARMS = "Alarms of drift; one that comes again within 7 days is not counted again."
 SCORES = "How much speaks against a feature being as in its baseline; ln(F / alpha) is an alarm. The highest only."
 BLOCKS = "Blocks of time by what became of them: judged, or held with the reason, which says nothing of drift."

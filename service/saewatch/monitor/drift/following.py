@@ -19,16 +19,20 @@ from saewatch.core.batch import Reason
 from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.drift.blocks import Blocks
+from saewatch.monitor.drift.build import HOUR_NS
 from saewatch.monitor.drift.detector import BUDGET, Detector, Stepped
 from saewatch.monitor.drift.known import KnownBaseline
+from saewatch.monitor.drift.pairs import key_of
 from saewatch.monitor.drift.telling import alert_of
-from saewatch.monitor.events import BlindState, DriftState
+from saewatch.monitor.events import BlindState, DriftState, Sampled
 from saewatch.monitor.record import RequestRecord
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Sums, Tally
 
 COUNTED = frozenset({TrafficClass.LIVE, TrafficClass.UNLABELLED})
-SCOPE, NO_BASELINE = "detector", "no_baseline"
+SCOPE, NO_BASELINE, NOT_JUDGED, NO_NUMBER = "detector", "no_baseline", "not_judged", "no_number"
+JUDGED_WITHIN_NS = 2 * limits.DRIFT_BLOCK_NS_MAX
+"""Half a day without a block that was judged is told: silence is not "as usual"."""
 HINT = "Build a baseline of this dictionary, model and watch set: saewatch baseline build."
 
 
@@ -50,6 +54,7 @@ class Following:
         if record.traffic_class not in COUNTED or record.lost or record.end is None:
             return
         tables = [table for table, _ in record.tallies]
+        key = key_of(record.start.engine_id, record.start.child)
         for table, tally in record.tallies:
             opening = table.stream.opening
             if opening.role != Role.STABLE:
@@ -61,11 +66,20 @@ class Following:
                 continue
             self._without.pop(opening.weights_digest, None)
             once = sum(other.stream.opening.weights_digest == opening.weights_digest for other in tables) == 1
-            followed.add(table, tally, record.end.fed if once else -1, now_ns)
+            followed.add(table, tally, record.end.fed if once else -1, key, now_ns)
+
+    def census(self, one: Sampled) -> None:
+        """Of streams whose requests are followed; it is of all their traffic, canaries and tests too."""
+        opening = one.stream.opening
+        followed = self._followed.get(opening.weights_digest) if opening.role == Role.STABLE else None
+        if followed is not None and followed.known.about.tells(opening):
+            followed.census(one)
 
     def tick(self, now_ns: int) -> list[AlertChanged | DriftState]:
         """Closes what is due."""
         found: list[AlertChanged | DriftState] = []
+        for followed in self._followed.values():
+            followed.look(now_ns)
         due = [one for one in self._followed.values() if one.due(now_ns)]
         for followed in due:
             found += followed.close(now_ns)
@@ -79,7 +93,7 @@ class Following:
     def state(self) -> DriftState:
         """As it stands."""
         counters = Counter(self.counters)
-        alarms = Counter({"feature": 0, "overall": 0})
+        alarms = Counter({"feature": 0, "overall": 0, "pair": 0})
         scores: dict[str, float] = {}
         for followed in self._followed.values():
             counters.update(followed.detector.counters)
@@ -110,13 +124,23 @@ class _Followed:
     def __init__(self, known: KnownBaseline, budget: float) -> None:
         self.known = known
         fitted = known.fitted
-        self.detector = Detector(fitted.baseline, reading=fitted.reading, usual=fitted.usual, budget=budget)
+        self.detector = Detector(
+            fitted.baseline, reading=fitted.reading, usual=fitted.usual, pairs=fitted.pairs, budget=budget
+        )
         self._blocks = Blocks(fitted.baseline.centre, fitted.baseline.scale)
         self._places: dict[int, npt.NDArray[np.intp]] = {}
         self._table: WatchTable | None = None
         self._since_ns = -1
+        self._now_ns = self._judged_ns = -1
+        self._held = ""
 
-    def add(self, table: WatchTable, tally: Tally, fed: int, now_ns: int) -> None:
+    def look(self, now_ns: int) -> None:
+        """Time has passed."""
+        self._now_ns = now_ns
+        if self._judged_ns < 0:
+            self._judged_ns = now_ns
+
+    def add(self, table: WatchTable, tally: Tally, fed: int, key: int, now_ns: int) -> None:
         """A request of it; ``fed`` tokens, -1 where what was watched changed meanwhile."""
         self._table = table
         seen = tally.prompt_tokens + tally.answer_tokens
@@ -124,7 +148,11 @@ class _Followed:
             self._blocks.partial(now_ns)
             return
         feature, count, mean = by_feature(tally.sums(), self._place(table))
-        self._blocks.add(feature, count, mean, tokens=seen, now_ns=now_ns)
+        self._blocks.add(feature, count, mean, tokens=seen, key=key, now_ns=now_ns)
+
+    def census(self, one: Sampled) -> None:
+        """One more."""
+        self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
     def due(self, now_ns: int) -> bool:
         """Whether the block is to be closed."""
@@ -133,6 +161,9 @@ class _Followed:
     def close(self, now_ns: int) -> list[AlertChanged]:
         """The block's alarms."""
         step: Stepped = self.detector.step(self._blocks.close(), now_ns)
+        self._held = step.held
+        if not step.held:
+            self._judged_ns = now_ns
         if len(self.detector.blind) and self._since_ns < 0:
             self._since_ns = now_ns
         assert self._table is not None, "a block has a request"
@@ -142,7 +173,18 @@ class _Followed:
         ]
 
     def blind(self) -> list[BlindState]:
-        """Features that cannot be judged."""
+        """Features that cannot be judged, or all of them."""
+        return [*self._silent(), *self._lost()]
+
+    def _silent(self) -> list[BlindState]:
+        if self._now_ns - self._judged_ns <= JUDGED_WITHIN_NS:
+            return []
+        why = f"blocks are held: {self._held}" if self._held else "no request of it has ended"
+        hint = f"For over {JUDGED_WITHIN_NS // HOUR_NS} hours nothing was judged; {why}."
+        subject = f"drift of {self.known.about.weights[:19]}"
+        return [BlindState(scope=SCOPE, reason=NOT_JUDGED, subject=subject, hint=hint, since_ns=self._judged_ns)]
+
+    def _lost(self) -> list[BlindState]:
         lost = self.detector.blind
         if not len(lost):
             return []
@@ -151,7 +193,7 @@ class _Followed:
             f"{len(lost)} features, {first} among them, have no score any more. Restart the sidecar, and report this."
         )
         return [
-            BlindState(scope=SCOPE, reason="no_number", subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
+            BlindState(scope=SCOPE, reason=NO_NUMBER, subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
         ]
 
     def _place(self, table: WatchTable) -> npt.NDArray[np.intp]:

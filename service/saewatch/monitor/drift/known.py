@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from saewatch.core.records import StreamOpen
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.tables import WatchTable
 
@@ -33,6 +34,11 @@ class About:
             watch=table.digest,
             deployment=deployment,
         )
+
+    def tells(self, opening: StreamOpen) -> bool:
+        """Whether a stream is of this model, hook point and mode, whatever it watches."""
+        found = (opening.weights_digest, opening.model_digest, opening.hook_point, opening.mode)
+        return found == (self.weights, self.model, self.hook_point, self.mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

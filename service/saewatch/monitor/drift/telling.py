@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from saewatch.core.catalogue import Feature
 from saewatch.monitor.alert import SHADOW, Alert, Evidence, Judged, alert_id
 from saewatch.monitor.drift.detector import Moved
@@ -17,23 +19,30 @@ SAYS = {
     "w": "fires {effect:.2f} times as often as the baseline expects",
     "z": "fires {effect:+.2f} of its scale higher than it did",
     "az": "fires {effect:+.2f} of its scale further from its usual value",
+    "dead": "has not fired for 7 days: {effect:.0f} times what the baseline expects",
+    "dense": "fires in {effect:.0%} of requests, where the baseline has under 5 %",
+    "pairs": "fire together in {effect:.2f} times as many requests as the baseline expects of their bucket",
 }
+TITLE = {"feature": "{name} has drifted", "pair": "{name} fire together as they did not"}
 WHOLE = {
     "shift": "the values of all features have moved together",
     "traffic": "the traffic is of another kind than the baseline's",
     "l0": "more or fewer features fire on a token",
     "unexplained": "the dictionary explains more or less of the activations",
     "mass": "many features are off at once",
+    "census_l0": "more or fewer latents of the whole dictionary fire on a token",
     "divergence": "the features' counts together are off",
 }
 
 
 def alert_of(moved: Moved, known: KnownBaseline, table: WatchTable, *, told: bool) -> Alert:
     """The alert of an alarm in the streams of ``table``; one that is not told is kept and not delivered."""
-    name = known.features[moved.subject] if moved.kind == "feature" else STATISTICS[moved.subject]
-    feature = next((one for one in table.features if moved.kind == "feature" and one.id == name), None)
+    names = names_of(moved, known)
+    name = " + ".join(names) or (STATISTICS[moved.subject] if moved.kind == "overall" else f"bucket {moved.subject}")
+    subject = name if moved.kind != "pair" else f"bucket {moved.subject}"  # named pairs may differ when it comes again
+    subject = f"{moved.kind} {subject} of {known.about.deployment}"
+    features = {one.id: one for one in table.features}
     opening, dictionary = table.stream.opening, table.stream.dictionary
-    subject = f"{moved.kind} {name} of {known.about.deployment}"
     return Alert(
         id=alert_id(POLICY, f"{moved.of} {moved.direction}", subject, moved.opened_ns),
         kind=KIND,
@@ -41,7 +50,7 @@ def alert_of(moved: Moved, known: KnownBaseline, table: WatchTable, *, told: boo
         policy=POLICY,
         rule=moved.kind,
         version=known.fitted.baseline.version,
-        title=f"{name} has drifted" if moved.kind == "feature" else WHOLE[moved.of],
+        title=WHOLE[moved.of] if moved.kind == "overall" else TITLE[moved.kind].format(name=name),
         severity=SEVERITY,
         action="alert",
         runbook=RUNBOOK,
@@ -55,7 +64,7 @@ def alert_of(moved: Moved, known: KnownBaseline, table: WatchTable, *, told: boo
         position=-1,
         opened_ns=moved.opened_ns,
         changed_ns=moved.changed_ns,
-        evidence=(_evidence(moved, name, feature),),
+        evidence=(_evidence(moved, names, [features[one] for one in names if one in features]),),
         coverage=None,
         judged=Judged(),
         weights_digest=opening.weights_digest,
@@ -68,20 +77,26 @@ def alert_of(moved: Moved, known: KnownBaseline, table: WatchTable, *, told: boo
 
 def said(moved: Moved) -> str:
     """In words, with the interval and the tolerance."""
-    if moved.kind != "feature":
+    if moved.kind == "overall":
         return f"{WHOLE[moved.of]} ({moved.direction}; score {moved.score:.1f})"
     words = SAYS[moved.of].format(effect=moved.effect)
     noisy = "; it moves by itself in the baseline" if moved.volatile else ""
     return f"{words} ({moved.low:.2f} to {moved.high:.2f}; tolerated: {moved.tolerance:.2f}){noisy}"
 
 
-def _evidence(moved: Moved, name: str, feature: Feature | None) -> Evidence:
+def names_of(moved: Moved, known: KnownBaseline) -> tuple[str, ...]:
+    """The features that an alarm is about; none where it is about the whole."""
+    numbers = [moved.subject] if moved.kind == "feature" else [one for pair in moved.pairs for one in pair]
+    return tuple(known.features[number] for number in dict.fromkeys(numbers))
+
+
+def _evidence(moved: Moved, names: tuple[str, ...], features: Sequence[Feature]) -> Evidence:
     return Evidence(
-        features=(name,) if moved.kind == "feature" else (),
-        labels=(feature.shown,) if feature else (),
+        features=names,
+        labels=tuple(one.shown for one in features),
         statistic=moved.of,
         scope="block",
-        value=moved.effect if moved.kind == "feature" else moved.score,
+        value=moved.score if moved.kind == "overall" else moved.effect,
         limit=moved.tolerance,
         first=-1,
         last=-1,
