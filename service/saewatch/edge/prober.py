@@ -10,6 +10,7 @@ the verdict comes with the engine's records of the request of that id, and nobod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import threading
@@ -101,11 +102,9 @@ class Prober:
             self._pipeline.canary(lambda canaries, now_ns: canaries.refuse(name, why, now_ns))
 
     def send_prompt(self, text: str) -> None:
-        """Sends one of the panel. What is not served makes no round: that is what is told of it."""
-        try:
+        """Sends one of the panel. What is not served completes no round, and that is what is told of it."""
+        with contextlib.suppress(UnreachableError):
             self._post(client_id(prompt_name(text), secrets.token_hex(16)), text)
-        except UnreachableError as error:
-            logger.warning("a prompt of the panel was not served", why=str(error))
 
     def _post(self, name: str, text: str) -> str:
         """Why the engine did not serve it; empty where it did."""

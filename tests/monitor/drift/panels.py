@@ -61,9 +61,9 @@ def known(noise: float = NOISE) -> KnownPanel:
     return KnownPanel(prompts=NAMES, golden=a_golden(noise))
 
 
-def requests(run: Sequence[Replay], first: int, now_ns: int) -> Iterator[Record]:
+def requests(run: Sequence[Replay], first: int, now_ns: int, names: Sequence[str] = NAMES) -> Iterator[Record]:
     """A round as an engine tells of it; requests are numbered from ``first`` on."""
-    for number, (name, one) in enumerate(zip(NAMES, run, strict=True), start=first):
+    for number, (name, one) in enumerate(zip(names, run, strict=True), start=first):
         fired = zip(one.position.tolist(), one.feature.tolist(), one.value.tolist(), strict=True)
         yield RequestLabel(key=fakes.key(number), client_id=client_id(name, str(number)), traffic_class="canary")
         yield RequestStart(request=number, engine_id=fakes.engine_id(number), prompt_len=one.tokens)
