@@ -8,6 +8,7 @@ import numpy as np
 
 from saewatch.core.batch import F32
 from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
+from saewatch.monitor.drift.counts import Indices
 from saewatch.monitor.drift.panel import Golden, KnownPanel, Replay, golden
 from saewatch.monitor.drift.replays import client_id
 from tests import fakes
@@ -17,7 +18,7 @@ NOISE = 0.005
 NAMES = tuple(f"{number:016x}" for number in range(PROMPTS))
 
 
-def prompts(seed: int = 3) -> list[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]]:
+def prompts(seed: int = 3) -> list[tuple[Indices, Indices, F32]]:
     """Positions, features and values of each prompt, without noise. The last feature never fires."""
     chance = np.random.default_rng(seed)
     found = []
