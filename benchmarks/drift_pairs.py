@@ -19,7 +19,7 @@ from benchmarks.drift_weeks import Weeks
 from benchmarks.drift_world import NOTHING, Fired, World, week
 from saewatch.monitor.drift import cofiring
 from saewatch.monitor.drift.cofiring import Block, PairEvidence
-from saewatch.monitor.drift.counts import EXPOSURE_UNIT, I32, Floats, Indices
+from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, I32, Indices
 from saewatch.monitor.drift.detector import BLOCKS_A_MONTH, BUDGET
 from saewatch.monitor.drift.pairs import BUCKETS, bucket_of, drawn, strongest
 from saewatch.monitor.drift.traffic import Rates
@@ -71,7 +71,7 @@ class Drawing:
         self.n.append(np.bincount(feature, minlength=self._of.features).astype(np.int32))
 
 
-def single(feature: Indices, request: Indices, mark: Floats) -> tuple[Indices, Indices, Floats]:
+def single(feature: Indices, request: Indices, mark: F64) -> tuple[Indices, Indices, F64]:
     """By request and feature; of a feature that is in a request twice the higher mark counts."""
     order = np.lexsort((-mark, feature, request))
     feature, request, mark = feature[order], request[order], mark[order]

@@ -14,7 +14,7 @@ import numpy as np
 from saewatch.core.batch import I32, Census, FiringBatch, Origin
 from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor import spans
-from saewatch.monitor.events import CLASSES, UNKNOWN, Fired, Observed, Sampled
+from saewatch.monitor.events import CLASSES, UNKNOWN, Event, Fired, Observed, Sampled
 from saewatch.monitor.journal import Entry
 from saewatch.monitor.requests import RequestTable
 from saewatch.monitor.roster import I64, EngineKey, Request
@@ -51,7 +51,7 @@ def of_one(batch: FiringBatch, table: WatchTable, request: Request) -> Joined:
     return _joined(batch, table, place[: len(batch.request)], place[len(batch.request) :])
 
 
-def sampled(record: Census, stream: StreamIdentity) -> list[Sampled]:
+def sampled(record: Census, stream: StreamIdentity) -> list[Event]:
     """What a census says of its tokens: that stands in each of its parts, and is told with the first."""
     if record.first or not record.tokens:
         return []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -12,7 +13,7 @@ from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence, Pairs
 from saewatch.monitor.drift.pairs import BUCKETS, bucket_of, drawn
 from saewatch.monitor.drift.traffic import Rates
 
-FEATURES, REQUESTS, A_DAY = 40, 60, 12
+FEATURES, REQUESTS, A_DAY = 40, 120, 6
 CHANCE = np.linspace(0.05, 0.3, FEATURES)
 RATES = Rates(
     level=CHANCE.astype(np.float32),
@@ -31,10 +32,10 @@ def blocks(seed: int, count: int, *, new: float = 0.0, more: float = 1.0, bound:
     for number in range(count):
         fires = chance.random((REQUESTS, FEATURES)) < rate
         together = chance.random(REQUESTS) < new
-        fires[np.ix_(together, NEW)] = True
+        fires[np.flatnonzero(together)[:, None], list(NEW)] = True
         if bound:
             alone = ~together & (chance.random(REQUESTS) < 0.9)
-            fires[np.ix_(alone, NEW)] = False
+            fires[np.flatnonzero(alone)[:, None], list(NEW)] = False
         rows = drawn([np.flatnonzero(one) for one in fires], chance.integers(0, 2**62, REQUESTS).tolist())
         exposure = np.full(5, float(REQUESTS))
         yield Block(n=fires.sum(axis=0), exposure=exposure, drawn=rows, day=number // A_DAY)
@@ -103,7 +104,7 @@ def test_names_are_kept_of_a_bounded_number_of_buckets(monkeypatch: pytest.Monke
 
 
 def test_of_many_pairs_of_a_bucket_the_frequent_one_is_kept() -> None:
-    pairs: cofiring.Counter[cofiring.Pair] = cofiring.Counter()
+    pairs = Counter[cofiring.Pair]()
     for number in range(100):
         cofiring._count(pairs, (0, 1))  # noqa: SLF001 - a bucket of so many pairs is rare
         cofiring._count(pairs, (1, 2 + number % 50))  # noqa: SLF001

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from saewatch.monitor.drift import pairs
-from saewatch.monitor.drift.pairs import BUCKETS, DRAWN, STRONGEST, bucket_of, counted, drawn, key_of, strongest, votes
+from saewatch.monitor.drift.counts import DRAWN
+from saewatch.monitor.drift.pairs import BUCKETS, STRONGEST, bucket_of, counted, drawn, key_of, strongest, votes
 
 
 def row(*features: int) -> list[int]:

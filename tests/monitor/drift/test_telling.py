@@ -60,7 +60,7 @@ def test_each_statistic_of_the_whole_has_words(name: str) -> None:
 
 
 def of_kind(**changes: object) -> Moved:
-    return Moved(**{**{name: getattr(MOVED, name) for name in Moved.__slots__}, **changes})  # type: ignore[arg-type]  # its own words
+    return Moved(**{**{name: getattr(MOVED, name) for name in Moved.__slots__}, **changes})
 
 
 def test_a_new_pair_names_both_features_and_keeps_its_id_when_others_join() -> None:

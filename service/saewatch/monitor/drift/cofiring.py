@@ -157,7 +157,7 @@ class _Sums:
 def _tallied(block: Block, rates: Rates) -> tuple[F64, float, tuple[I32, I32, npt.NDArray[np.intp], F64]]:
     """``[B]`` votes, how many there were before any was worth less, and the votes."""
     found, worth = counted(block.drawn, weights(block.n, rates.level * block.exposure[rates.beta]))
-    count: F64 = np.bincount(found.bucket, worth, BUCKETS)
+    count = np.bincount(found.bucket, worth, BUCKETS).astype(np.float64, copy=False)
     return count, float(len(worth)), (found.first, found.second, found.bucket, worth)
 
 

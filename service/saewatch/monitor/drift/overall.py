@@ -113,7 +113,7 @@ def usual(values: F64, day: I64, history: History) -> Usual:
     """Of statistics ``[T, 7]`` of blocks that nothing was fitted to."""
     mean, within, between = np.array([_moves(one, day) for one in values.T]).T
     l0 = float(np.mean(history.firings / np.maximum(history.encoded, 1)))
-    floors = dict(zip(STATISTICS, np.zeros(len(STATISTICS)), strict=True))
+    floors = dict.fromkeys(STATISTICS, 0.0)
     floors |= {"shift": SHIFT_FLOOR, "l0": RELATIVE_FLOOR * l0}
     floors |= {
         "unexplained": RELATIVE_FLOOR * _mean(history.unexplained),
@@ -144,7 +144,7 @@ def _mean(values: F64) -> float:
 def _known(values: F64) -> npt.NDArray[np.bool_]:
     """Blocks that have a value; none of them, where more are without one than chance leaves."""
     known: npt.NDArray[np.bool_] = np.isfinite(values)
-    return known & (known.mean() >= KNOWN_MIN)
+    return known if float(known.mean()) >= KNOWN_MIN else np.zeros_like(known)
 
 
 def _l0(firings: int, encoded: int) -> float:

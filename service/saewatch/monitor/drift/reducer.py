@@ -44,6 +44,8 @@ class Reducer:
             raise RecordError("marks", found="centres or scales that are no numbers", expected="finite, scales above 0")
         self._centre, self._inverse = centre, 1.0 / scale
         self._kept: list[tuple[Indices, I64, F64, int]] = []
+        self._exposure: list[int] = []
+        self._totals: dict[str, int] = {}
         self._begin()
 
     @property

@@ -59,7 +59,7 @@ class Rules:
     @property
     def nbytes(self) -> int:
         """Bytes that grow with the features."""
-        return 2 * self._share.nbytes
+        return int(2 * self._share.nbytes)
 
     def step(self, block: Compared, now_ns: int) -> list[Ruled]:
         """One block more. Gives every feature that a rule holds for."""
