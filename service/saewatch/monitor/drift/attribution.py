@@ -62,7 +62,7 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """By how much a feature moved, with a 95 % interval: a ratio; a shift in scales for marks, a share for a dense one."""
+    """By how much a feature moved, with a 95 % interval: a ratio; for marks a shift in scales, for `dense` a share."""
 
     feature: int
     of: str  # panel | n | w | z | az | dead | dense
