@@ -93,7 +93,7 @@ def test_more_than_the_graph_has_room_for_is_refused(tmp_path: Path, monkeypatch
     with running(tmp_path / "g", monkeypatch, "graph") as one:
         found = one.asked("load", replace=WEIGHTS, path=str(other))
         assert not found.good, "made without kernels here"
-        assert "dictionary.kernels" in found.message
+        assert "dictionary.type" in found.message
         one.step(4)
         (end,) = one.closed().values()
         assert (end.final.fed, end.final.imbalance) == (4, 0)
