@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     attestation = baselines.attested(fitted, about, found.features, stated)
     baselines.write(options.out, fitted, attestation)
     told = {"digest": attestation.digest, "weights": about.weights, "model": about.model, **_counts(found, fitted)}
-    print(json.dumps(told) if options.json else "\n".join(_lines(told)))
+    print(json.dumps(told) if options.json else "\n".join(lines(told)))
     return cli.GOOD
 
 
@@ -162,7 +162,8 @@ def _counts(found: _Found, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _lines(told: dict[str, Any]) -> Iterator[str]:
+def lines(told: dict[str, Any]) -> Iterator[str]:
+    """What is printed."""
     yield f"baseline {told['digest'][:19]} of {told['weights'][:19]}"
     yield f"{told['requests']} requests in {told['blocks']} blocks on {told['days']} days"
     yield f"from {told['first']} to {told['last']}"
