@@ -95,6 +95,14 @@ def test_a_full_disk_is_said_as_json_where_that_can_be_heard(
     assert cli.main(["version", "--json"]) == cli.UNREACHED
     assert json.loads(capsys.readouterr().out)["error"]["found"] == "No space left on device"
     monkeypatch.undo()
+
+    def unwritable(_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/locked/out")
+
+    monkeypatch.setattr("saewatch.cli.version.run", unwritable)
+    assert cli.main(["version", "--json"]) == cli.UNREACHED
+    assert json.loads(capsys.readouterr().out)["error"]["subject"] == "/locked/out"
+    monkeypatch.undo()
     words = [sys.executable, "-m", "saewatch", "version", "--json"]
     with Path("/dev/full").open("w") as out:
         told = {"stdout": out, "stderr": subprocess.PIPE, "text": True, "env": sidecar.ENVIRONMENT}

@@ -128,7 +128,7 @@ async def test_buf_curl_with_reflection() -> None:
         if BUF.exists():  # where there is no npm, there is none
             text_of = asyncio.create_task(served.in_thread(lambda: buf_curl(served.address)))
             while not served.firing.subscribers:
-                await served.feed.changed(0.05)
+                await served.feed.bell.wait(0.05)
                 assert not text_of.done(), await text_of
             served.batch([(7, 0, 1)], [(0, 2, 1.0)])
             served.pump()

@@ -68,7 +68,7 @@ async def entered(served: Served, count: int = 1) -> None:
     """Until there are so many subscribers."""
     async with asyncio.timeout(WAIT_S):
         while served.firing.subscribers < count:
-            await served.feed.changed(0.01)
+            await served.feed.bell.wait(0.01)
 
 
 async def test_both_clients_see_what_was_sent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 
 from saewatch.core.attestation import Attestation
 from saewatch.core.catalogue import Catalogue
-from saewatch.core.errors import ConfigError, ManifestError, TensorFileError
-from saewatch.dictionary.bundle import Parts, read_parts, write_bundle
+from saewatch.core.errors import ConfigError, ManifestError, TensorFileError, UnreachableError
+from saewatch.dictionary.bundle import Parts, place, read_parts, write_bundle
 from saewatch.engine.dictionary_file import load_bundle
 from tests import made
 
@@ -93,6 +94,39 @@ def test_what_an_interrupted_write_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".bundle.partial" / "junk").write_text("half")
     write_bundle(parts(), tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_two_that_write_at_a_time_do_not_mix(tmp_path: Path) -> None:
+    first = write_bundle(parts(), tmp_path / "first")
+
+    def chunks() -> Iterator[bytes]:
+        with pytest.raises(ConfigError, match="found another command that writes it"):
+            write_bundle(parts(seed=1), tmp_path / "bundle")
+        yield first.data()
+
+    files = {name: [data] for name, data in contents(tmp_path / "first").items()}
+    place(tmp_path / "bundle", first, {**files, "bundle.json": chunks()})
+    assert contents(tmp_path / "bundle") == contents(tmp_path / "first")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "first"]
+
+
+def test_one_that_was_faster_is_not_written_over(tmp_path: Path) -> None:
+    one, two = write_bundle(parts(), tmp_path / "one"), write_bundle(parts(seed=1), tmp_path / "two")
+    files = {name: [data] for name, data in contents(tmp_path / "two").items()}
+
+    def faster() -> Iterator[bytes]:
+        (tmp_path / "one").rename(tmp_path / "bundle")
+        yield two.data()
+
+    with pytest.raises(ConfigError, match="found a folder with other contents"):
+        place(tmp_path / "bundle", two, {**files, "bundle.json": faster()})
+    assert load_bundle(tmp_path / "bundle").sheet == one
+
+
+def test_a_place_that_takes_no_bundle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UnreachableError, match=r"file/sub/bundle: found Not a directory"):
+        write_bundle(parts(), tmp_path / "file" / "sub" / "bundle")
 
 
 @pytest.mark.parametrize("beside", [False, True])

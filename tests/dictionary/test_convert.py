@@ -25,6 +25,8 @@ from tests import layouts, made
 
 RULES = Exclusions(exclude_first=1)
 
+FIXTURE = Path(__file__).resolve().parents[1] / "fixture"
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -301,7 +303,7 @@ def test_only_topk_takes_a_threshold(source: Path, threshold: float | None) -> N
     if threshold is None:
         convert(read_saelens(source), exclusions=RULES)
         return
-    with pytest.raises(ManifestError, match=r"encoder.modes"):
+    with pytest.raises(ConfigError, match="--threshold: found jumprelu, expected TopK"):
         convert(read_saelens(source), exclusions=RULES, threshold=threshold)
 
 
@@ -316,6 +318,8 @@ def test_a_model_of_another_width_or_depth(tmp_path: Path, source: Path) -> None
 def test_a_folder_in_no_known_format(tmp_path: Path, model: Path) -> None:
     with pytest.raises(ConfigError, match=r"no dictionary in a known format, expected one of saelens"):
         import_source(tmp_path, model, tmp_path / "bundle")
+    with pytest.raises(ConfigError, match="found a bundle, which is imported already"):
+        import_source(FIXTURE / "bundle", model, tmp_path / "bundle")
 
 
 def test_facts_of_a_model(model: Path) -> None:

@@ -55,17 +55,21 @@ def test_a_private_key_that_is_refused(tmp_path: Path) -> None:
     path.chmod(0o600)
     locked = load_pem_private_key(path.read_bytes(), None)
     path.write_bytes(locked.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
-    with pytest.raises(ConfigError, match="without a password"):
+    with pytest.raises(ConfigError, match="found a key with a password"):
         read_private(path)
     other = generate_private_key(SECP256R1())
     path.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(ConfigError, match="expected an Ed25519 key"):
         read_private(path)
     path.write_bytes(b"-----BEGIN PRIVATE KEY-----\nx\n")
-    with pytest.raises(ConfigError, match="expected an Ed25519 key"):
+    with pytest.raises(ConfigError, match="found no key that can be read, expected an Ed25519 key"):
         read_private(path)
     path.write_bytes(b" " * 20_000)
     with pytest.raises(SaewatchError, match="at most 16384 bytes"):
+        read_private(path)
+    path.write_bytes(locked.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    path.chmod(0o644)  # as a public one may be: that is not what is wrong
+    with pytest.raises(ConfigError, match="found a public key, expected the private one"):
         read_private(path)
     with pytest.raises(UnreachableError):
         read_private(tmp_path / "nowhere")

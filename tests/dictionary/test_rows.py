@@ -72,6 +72,15 @@ def test_the_row_that_is_not_finite_is_named(tmp_path: Path, value: float) -> No
     assert tmp_path / "x.npz" not in [one.resolve() for one in Path("/proc/self/fd").iterdir()], "it is closed"
 
 
+@pytest.mark.parametrize("name", ["positions", "token_ids"])
+def test_no_row_stands_before_the_first_position(tmp_path: Path, name: str) -> None:
+    ids = np.arange(10)
+    ids[6] = -1
+    refused = pytest.raises(ConfigError, match=rf"x.npz: {name}: row 6: found -1, expected 0 or more")
+    with RowsFile(npz(tmp_path / "x.npz", x=X, **{name: ids})) as rows, refused:
+        list(rows.parts(4))
+
+
 def lying(path: Path, header: bytes, data: bytes = b"") -> Path:
     """A member with a header of our choice."""
     with zipfile.ZipFile(path, "w") as archive:

@@ -143,7 +143,8 @@ def _main(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:  # what a verb reads it has translated: this is the disk that its output goes to
-        said = UnreachableError("output", found=error.strerror or str(error), expected="a place that can be written to")
+        place = error.filename if isinstance(error.filename, str) else "output"
+        said = UnreachableError(place, found=error.strerror or str(error), expected="a place that can be written to")
         return _refused_output(said, as_json=options.json)
     return code
 

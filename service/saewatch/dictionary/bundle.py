@@ -1,14 +1,17 @@
 """Writing a bundle: the same inputs give the same bytes, and a reader sees the whole folder or none of it.
 
-Everything is written into a folder beside the goal, flushed to the disk, and renamed. Times, paths and names of
-machines are in no file. Reading is `saewatch.engine.dictionary_file`, the code that an engine reads with.
+Everything is written into a folder beside the goal, flushed to the disk, and renamed. Two that write to one goal at a
+time would mix their files in that folder: the second one is refused. Times, paths and names of machines are in no file.
+Reading is `saewatch.engine.dictionary_file`, the code that an engine reads with.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from torch import Tensor
 from saewatch.core import manifest as sheets
 from saewatch.core.attestation import Attestation, read_conformance
 from saewatch.core.catalogue import Catalogue
-from saewatch.core.errors import ConfigError
+from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.manifest import BundleSheet, Manifest, attestation_path
 from saewatch.dictionary import signatures
 from saewatch.dictionary.contents import read_folder
@@ -109,13 +112,47 @@ def place(out: Path, sheet: BundleSheet, files: Mapping[str, Iterable[bytes]], *
         _refuse_other(out, sheet)
         return
     check_replaceable(out)
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, chunks in files.items():
-        _write(partial / name, chunks)
-    load_bundle(partial, decoder=True)
-    _put(partial, out)
+    with _alone(out) as partial:
+        for name, chunks in files.items():
+            _write(partial / name, chunks)
+        load_bundle(partial, decoder=True)
+        if out.exists() and not replace:  # somebody else's, finished since it was looked at
+            _refuse_other(out, sheet)
+            return
+        _put(partial, out)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out``, while nobody else makes one. ConfigError where somebody does."""
+    partial, lock = (out.parent / f".{out.name}.{end}" for end in ("partial", "lock"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UnreachableError(str(out), found=error.strerror, expected="a folder that can be made") from error
+    try:
+        if not _locked(opened, lock):
+            hint = "Wait for it, or choose another folder."
+            raise ConfigError(str(out), found="another command that writes it", expected="one at a time", hint=hint)
+        shutil.rmtree(partial, ignore_errors=True)  # what an interrupted write left
+        partial.mkdir()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(opened)
+
+
+def _locked(opened: int, path: Path) -> bool:
+    """Whether the lock on an opened file is ours now, and the file has not just been removed by its last holder."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when its holder dies
+        return os.path.samestat(path.stat(), os.fstat(opened))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _files(parts: Parts, sheet: BundleSheet) -> dict[str, bytes]:
@@ -141,7 +178,7 @@ def _files(parts: Parts, sheet: BundleSheet) -> dict[str, bytes]:
 def _refuse_other(out: Path, sheet: BundleSheet) -> None:
     path = out / sheets.BUNDLE_FILE
     if not path.is_file() or path.read_bytes() != sheet.data():
-        hint = "Choose another folder, or say that it may be replaced."
+        hint = "Choose another folder, or say --replace where the command has it."
         raise ConfigError(str(out), found="a folder with other contents", expected="no such folder", hint=hint)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from saewatch.core import hookpoint
 from saewatch.core.attestation import Attestation, Fit
-from saewatch.core.errors import ManifestError
+from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.core.fit import ModelFacts, verify_fit
 from saewatch.core.manifest import BundleSheet, EncoderSheet, Exclusions, Folding, Manifest, check_encoder
 from saewatch.dictionary.attest import (
@@ -233,6 +233,10 @@ def _fit(name: str, facts: ModelFacts) -> Fit:
 
 def _encoder_sheet(first: Source, latents: Source | None, probes: Source | None, *, thresholded: bool) -> EncoderSheet:
     d_in = first.W.shape[1]
+    if thresholded and first.activation != "topk":
+        raise ConfigError(
+            "--threshold", found=first.activation, expected="TopK: other latents have limits of their own"
+        )
     return EncoderSheet(
         activation=first.activation,
         latents=len(latents.W) if latents else 0,

@@ -73,13 +73,17 @@ class PublicKey:
 def read_private(path: Path) -> PrivateKey:
     """The key in a file that nobody else reads. UnreachableError without one, ConfigError for any other."""
     data = read(path, limits.KEY_BYTES)
+    if b"PUBLIC KEY-----" in data:
+        raise ConfigError(str(path), found="a public key", expected="the private one that it belongs to")
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         hint = f"Say `chmod 600 {path}`, and think of whether to make another key."
         raise ConfigError(str(path), found="a key that others may read", expected="one of its owner's alone", hint=hint)
     try:
         key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(str(path), found=f"{type(error).__name__}", expected=_EXPECTED) from error
+    except TypeError as error:  # so it asks for a password
+        raise ConfigError(str(path), found="a key with a password", expected=_EXPECTED) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(str(path), found="no key that can be read", expected=_EXPECTED) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(str(path), found=type(key).__name__, expected=_EXPECTED)
     return PrivateKey(key)
@@ -109,7 +113,8 @@ def _read_public(path: Path) -> PublicKey:
     try:
         key = load_pem_public_key(read(path, limits.KEY_BYTES))
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(str(path), found=type(error).__name__, expected="an Ed25519 public key in PEM") from error
+        found = "no public key that can be read"
+        raise ConfigError(str(path), found=found, expected="an Ed25519 public key in PEM") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(str(path), found=type(key).__name__, expected="an Ed25519 public key in PEM")
     return PublicKey(name, key)

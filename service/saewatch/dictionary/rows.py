@@ -113,8 +113,18 @@ class RowsFile:
             if len(bad):
                 subject = f"{self.path}: {ROWS}: row {first + int(bad[0])}"
                 raise ConfigError(subject, found="NaN or infinity", expected="finite numbers")
-            ids = [None if one is None else one.read(count) for one in (self._positions, self._token_ids)]
-            yield Part(x, *ids)
+            yield Part(x, *(self._ids(name, first, count) for name in (POSITIONS, TOKEN_IDS)))
+
+    def _ids(self, name: str, first: int, count: int) -> Array | None:
+        member = self._positions if name == POSITIONS else self._token_ids
+        if member is None:
+            return None
+        found = member.read(count)
+        bad = np.flatnonzero(found < 0)
+        if len(bad):
+            subject = f"{self.path}: {name}: row {first + int(bad[0])}"
+            raise ConfigError(subject, found=found[bad[0]], expected="0 or more")
+        return found
 
     def _optional(self, name: str) -> _Member | None:
         if f"{name}.npy" not in self._archive.namelist():

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from saewatch import cli
+from saewatch.cli.baseline.build import lines
 from saewatch.core.marks import Happening, RecordingHead
 from saewatch.core.recording import Writer
 from saewatch.edge import baselines
@@ -30,20 +34,38 @@ def build(files: dict[str, Path], *words: object, of: str = "week", more: Sequen
     return cli.main([*given, *map(str, words)])
 
 
-def test_a_baseline_of_recorded_traffic(
-    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert build(files, "--out", tmp_path / "b", "--deployment", "demo", "--json") == cli.GOOD
-    told = json.loads(capsys.readouterr().out)
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A baseline, and what was said of it."""
+
+    folder: Path
+    told: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def built(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("built") / "b"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert build(files, "--out", folder, "--deployment", "demo", "--json") == cli.GOOD
+    return Built(folder, json.loads(said.getvalue()))
+
+
+def test_a_baseline_of_recorded_traffic(built: Built) -> None:
     requests = 8 * deployed.GROUPS_A_DAY * deployed.GROUP
-    assert (told["requests"], told["days"], told["paging"]) == (requests, 8, "list")
-    assert told["left_out"] == "none"
-    found = baselines.read(tmp_path / "b")
-    assert (found.digest, found.about) == (told["digest"], deployed.ABOUT)
+    assert (built.told["requests"], built.told["days"], built.told["paging"]) == (requests, 8, "list")
+    assert built.told["left_out"] == "none"
+    found = baselines.read(built.folder)
+    assert (found.digest, found.about) == (built.told["digest"], deployed.ABOUT)
     assert found.fitted.baseline.prevalence() == pytest.approx(deployed.CHANCES, rel=0.1)
-    body = json.loads((tmp_path / "b" / baselines.SHEET).read_text())["body"]
+    body = json.loads((built.folder / baselines.SHEET).read_text())["body"]
     assert sum(one["requests"] for one in body["slices"].values()) == requests
     assert len(body["data"]) == 1
+
+
+def test_it_says_what_it_came_to(built: Built) -> None:
+    said = "\n".join(lines(built.told))
+    assert "on 8 days" in said
+    assert "smallest visible change" in said
 
 
 def test_one_day_is_refused_and_nothing_is_written(

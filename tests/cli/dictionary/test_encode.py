@@ -42,6 +42,15 @@ def test_it_says_what_it_came_to(words: list[str], tmp_path: Path, capsys: pytes
     assert np.load(tmp_path / "y.npz")["excluded"].sum() > 0
 
 
+def test_the_rows_are_not_written_over(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "link.npz").symlink_to(tmp_path / "x.npz")
+    for name in ("x.npz", "link.npz"):
+        assert cli.main([*words[:-1], str(tmp_path / name)]) == cli.FAILED
+        assert "--output: found the file of --input" in capsys.readouterr().err
+    assert (tmp_path / "x.npz").read_bytes() == before
+
+
 def test_refusals_leave_what_stood_there(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "y.npz").write_text("before")
     np.savez(tmp_path / "x.npz", x=np.full((3, made.D_IN), np.nan, np.float32))

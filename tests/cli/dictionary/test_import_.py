@@ -170,6 +170,15 @@ def test_a_hub_is_asked_only_when_that_is_said(
     assert (told["format"], asked) == ("saelens", ["org/name"])
 
 
+@pytest.mark.parametrize("name", ["a\nb", "x" * 600])
+def test_a_name_that_nobody_could_read(
+    tmp_path: Path, source: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error = refused(capsys, source, "--out", tmp_path / "bundle", "--no-oracle", "--name", name)
+    assert (code, error["subject"]) == (cli.FAILED, "--name")
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize("words", [("--k", "0"), ("--format", "gguf"), ("--threshold", "-1"), ("--mean-norm", "nan")])
 def test_a_wrong_usage(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -65,7 +65,7 @@ def test_who_acts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_is_a_bundle_too(shop: Shop, tmp_path: Path) -> None:
     assert stored.contents_of(None, str(tmp_path / "old")).digest == shop.old
-    with pytest.raises(ConfigError, match="expected a bundle's folder, since there is no store"):
+    with pytest.raises(ConfigError, match=r"expected a folder with bundle.json in it; there is no store"):
         stored.contents_of(None, shop.old)
 
 
@@ -78,3 +78,14 @@ def test_what_a_crash_left_is_recovered_and_said(shop: Shop, capsys: pytest.Capt
     assert code == cli.GOOD
     said = "recovered: journal of demo/resid_post.1: a line of 6 bytes was never finished, and was cut off"
     assert said in capsys.readouterr().err
+
+
+def test_what_names_no_bundle_is_told_what_would(shop: Shop, tmp_path: Path) -> None:
+    registry = stored.opened(options())
+    assert stored.contents_of(registry, shop.old[:20]).digest == shop.old
+    lacks = "expected a folder with bundle.json in it"
+    for text, found in ((str(tmp_path), "a folder without it"), ("bundel", "no such folder")):
+        with pytest.raises(ConfigError, match=f"found {found}, {lacks}; or a digest"):
+            stored.contents_of(registry, text)
+        with pytest.raises(ConfigError, match=f"found {found}, {lacks}; there is no store"):
+            stored.contents_of(None, text)

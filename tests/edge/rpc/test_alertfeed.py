@@ -55,7 +55,7 @@ async def test_what_falls_out_is_counted_and_what_was_dropped_with_it() -> None:
 
 async def test_who_waits_is_woken() -> None:
     one = feed()
-    waiting = asyncio.create_task(one.changed(60.0))
+    waiting = asyncio.create_task(one.bell.wait(60.0))
     await asyncio.sleep(0)
     one.take(changes(1))
     await asyncio.wait_for(waiting, 5.0)

@@ -47,16 +47,16 @@ async def test_encodings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_whoever_waits_is_woken_and_nobody_else() -> None:
     one = feed()
-    waiting = asyncio.create_task(one.changed(10.0))
+    waiting = asyncio.create_task(one.bell.wait(10.0))
     await asyncio.sleep(0)
     one.take([Dropped(1, 2, 3)])
     await asyncio.wait_for(waiting, 1.0)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(one.changed(10.0), 0.05)
+        await asyncio.wait_for(one.bell.wait(10.0), 0.05)
 
 
 async def test_waiting_ends_by_itself() -> None:
-    await asyncio.wait_for(feed().changed(0.01), 1.0)
+    await asyncio.wait_for(feed().bell.wait(0.01), 1.0)
 
 
 async def test_order_is_kept_between_batches_and_other_events() -> None:

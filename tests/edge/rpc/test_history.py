@@ -258,7 +258,7 @@ async def test_what_is_no_token_is_refused(tmp_path: Path, token: str) -> None:
         ({"filter": FILTER(traffic_classes=[common_pb2.TRAFFIC_CLASS_UNSPECIFIED])}, "filter.traffic_classes[0]"),
         ({"filter": FILTER(request_ids=["x"] * 1001)}, "filter.request_ids"),
         ({"filter": FILTER(conversations=["x", "ä" * 129])}, "filter.conversations[1]"),
-        ({"filter": FILTER(tenants=["x" * 256] * 200, hook_points=["x" * 256] * 57)}, "filter"),
+        ({"filter": FILTER(tenants=["x" * 256] * 200, hook_points=["x" * 256] * 57)}, "filter.hook_points"),
         ({"filter": FILTER(min_value=float("nan"))}, "filter.min_value"),
         ({"filter": FILTER(start_time=at(2 * S), end_time=at(2 * S))}, "filter.end_time"),
         ({"filter": FILTER(start_time=Timestamp(seconds=-1))}, "filter.start_time"),

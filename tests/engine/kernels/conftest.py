@@ -2,7 +2,7 @@
 
 Triton asks once, when its own functions and our kernels are defined, and other tests load it too: vLLM does, and the
 library of the oracle. So these files are collected only in a process that was told first. tests/engine/test_kernels.py
-starts one for each file; a run of this folder alone is told here. Processes of other tests never are: engines that they
+starts one; a run of this folder alone is told here. Processes of other tests never are: engines that they
 start would inherit it.
 """
 

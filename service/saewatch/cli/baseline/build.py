@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     baselines.write(options.out, fitted, attestation, panel)
     told = {"digest": attestation.digest, "weights": about.weights, "model": about.model, **_counts(found, fitted)}
     told["panel"] = _panel_counts(panel)
-    print(json.dumps(told) if options.json else "\n".join(_lines(told)))
+    print(json.dumps(told) if options.json else "\n".join(lines(told)))
     return cli.GOOD
 
 
@@ -214,7 +214,8 @@ def _panel_counts(panel: KnownPanel | None) -> dict[str, Any] | None:
     return {"prompts": len(panel.prompts), "alike": alike, "exercised": exercised}
 
 
-def _lines(told: dict[str, Any]) -> Iterator[str]:
+def lines(told: dict[str, Any]) -> Iterator[str]:
+    """What is printed."""
     yield f"baseline {told['digest'][:19]} of {told['weights'][:19]}"
     yield f"{told['requests']} requests in {told['blocks']} blocks on {told['days']} days"
     yield f"from {told['first']} to {told['last']}"

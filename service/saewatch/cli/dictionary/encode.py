@@ -15,6 +15,7 @@ from pathlib import Path
 from saewatch import cli
 from saewatch.cli.output import whole
 from saewatch.cli.values import bundle
+from saewatch.core.errors import ConfigError
 from saewatch.dictionary.encoding import encode_file
 
 
@@ -39,6 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Encodes, writes and says what it came to."""
+    same = options.input.exists() and options.output.exists() and options.output.samefile(options.input)
+    if same:
+        raise ConfigError("--output", found="the file of --input", expected="another one: its rows would be lost")
     with whole(options.output) as out:
         found = encode_file(
             bundle(options.bundle), options.input, out, sparse=options.sparse, served=options.served, mode=options.mode

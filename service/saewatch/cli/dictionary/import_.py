@@ -16,6 +16,7 @@ from typing import Any
 from saewatch import cli
 from saewatch.cli.values import above_zero
 from saewatch.core.errors import AccessError, ConfigError, UnreachableError
+from saewatch.core.label import spelt
 from saewatch.dictionary import hub
 from saewatch.dictionary.attest import FEATURES
 from saewatch.dictionary.convert import Sources, make_bundle, read_sources
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         sources,
         options.model,
         options.out,
-        name=options.name,
+        name=spelt(options.name, subject="--name") if options.name else "",
         oracle=oracle,
         threshold=options.threshold,
         replace_bundle=options.replace,

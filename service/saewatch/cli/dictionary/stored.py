@@ -120,8 +120,10 @@ def contents_of(registry: Registry | None, text: str) -> Contents:
     """The bundle in a folder, or the one of the store that ``text`` names."""
     if (Path(text) / BUNDLE_FILE).is_file():
         return read_folder(Path(text))
-    if registry is None:
-        raise ConfigError("bundle", found=f"{text!r:.80}", expected="a bundle's folder, since there is no store")
+    if registry is None or not ("@" in text or _PREFIX.fullmatch(text)):
+        found = "a folder without it" if Path(text).is_dir() else "no such folder"
+        other = "; there is no store" if registry is None else f"; or {NAMED}"
+        raise ConfigError(f"bundle {text!r:.80}", found=found, expected=f"a folder with {BUNDLE_FILE} in it{other}")
     return registry.store.contents(digest_of(registry, text))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from saewatch.core import hookpoint
 from saewatch.core.errors import ConfigError, ManifestError
+from saewatch.core.manifest import BUNDLE_FILE
 from saewatch.dictionary.formats import dictionary_learning, files, gemma, llama, pickled, probes, saelens, sparsify
 from saewatch.dictionary.formats.files import read_json
 from saewatch.dictionary.formats.forms import Opened
@@ -147,6 +148,11 @@ def _refuse_many(path: Path, found: Iterable[tuple[str, Opened]]) -> None:
 
 def _refuse_none(path: Path, opened: Iterable[Opened]) -> None:
     seen = ", ".join(f"{one.weights} with {', '.join(sorted(one.forms)[:8])}" for one in opened)
+    if (path / BUNDLE_FILE).is_file():
+        hint = "`saewatch dictionary add` takes it into the store; an engine serves it as it is."
+        raise ConfigError(
+            str(path), found="a bundle, which is imported already", expected="what it is made of", hint=hint
+        )
     hint = "--format NAME makes that format's reader say what it misses."
     found = f"no dictionary in a known format{f' ({seen:.300})' if seen else ''}"
     known = ", ".join(f"{name} ({row.says})" for name, row in CONVERTERS.items())

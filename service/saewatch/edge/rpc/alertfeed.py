@@ -5,12 +5,12 @@ Lives on the event loop alone.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterable
 
 from saewatch.core import limits
 from saewatch.edge.pipeline import Dropped, Item
+from saewatch.edge.rpc.bell import Bell
 from saewatch.edge.rpc.refusals import invalid
 from saewatch.edge.rpc.ring import Cursor, Ring
 from saewatch.monitor.alert import Alert, AlertChanged
@@ -28,7 +28,7 @@ class AlertFeed:
     def __init__(self, *, run: int, bound: int = limits.ALERT_REPLAY_BYTES) -> None:
         self.ring: Ring[Alert | Dropped] = Ring(bound)
         self._run = run
-        self._bell = asyncio.Event()
+        self.bell = Bell()
 
     def take(self, items: Iterable[Item]) -> None:
         """Takes what the pipeline has."""
@@ -37,20 +37,7 @@ class AlertFeed:
                 self.ring.append(item.alert, size=ALERT_BYTES * (1 + len(item.alert.evidence)), tokens=1)
             elif isinstance(item, Dropped):
                 self.ring.append(item, size=64, tokens=item.events)
-        self.ring_the_bell()
-
-    def ring_the_bell(self) -> None:
-        """Wakes every subscriber."""
-        self._bell.set()
-        self._bell = asyncio.Event()
-
-    async def changed(self, timeout_s: float) -> None:
-        """Waits until there is something new, or for ``timeout_s``."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._bell.wait()
-        except TimeoutError:
-            pass
+        self.bell.ring()
 
     def token(self, cursor: Cursor) -> str:
         """The resume token of a place."""

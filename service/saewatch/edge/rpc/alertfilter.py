@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from saewatch.edge.access import Principal
 from saewatch.edge.pb import alert_pb2
 from saewatch.edge.rpc import alerted
+from saewatch.edge.rpc.bounded import bounded
 from saewatch.edge.rpc.refusals import invalid
-from saewatch.edge.rpc.stored import bounded
 from saewatch.monitor.alert import Alert
 
 _TEXTS = ("policies", "rules", "tenants", "request_ids")

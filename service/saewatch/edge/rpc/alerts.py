@@ -54,7 +54,7 @@ class AlertService:
     def drain(self, reason: str) -> None:
         """Ends every stream with a drain."""
         self._draining = reason
-        self._feed.ring_the_bell()
+        self._feed.bell.ring()
 
     # --- those that are kept --------------------------------------------------------------------------------------
     async def list_alerts(
@@ -153,7 +153,7 @@ class AlertService:
                 if time.monotonic() - spoke >= HEARTBEAT_S:
                     yield self._heartbeat(cursor)
                     spoke = time.monotonic()
-                await self._feed.changed(HEARTBEAT_S)
+                await self._feed.bell.wait(HEARTBEAT_S)
                 continue
             cursor = entry.after
             if isinstance(entry.item, Dropped):

@@ -15,6 +15,7 @@ from saewatch.core import limits
 from saewatch.edge.pb import firing_pb2
 from saewatch.edge.pipeline import Dropped, Item
 from saewatch.edge.rpc import messages, wire
+from saewatch.edge.rpc.bell import Bell
 from saewatch.edge.rpc.filters import Filter
 from saewatch.edge.rpc.gather import Gathered, Gatherer
 from saewatch.edge.rpc.places import Account
@@ -57,7 +58,7 @@ class Feed:
         self._gatherer = Gatherer()
         self._timer: asyncio.TimerHandle | None = None
         self._lags: list[int] = []  # times of the steps that wait
-        self._bell = asyncio.Event()
+        self.bell = Bell()
         self._readers: dict[Filter, Readers] = {}
         self._encoded: OrderedDict[tuple[int, Readers], bytes | None] = OrderedDict()
         self.encodings = 0
@@ -85,19 +86,6 @@ class Feed:
             now = self._clock()
             self._on_lag([max(now - then, 0) / 1e9 for then in self._lags])
             self._lags.clear()
-
-    async def changed(self, timeout_s: float) -> None:
-        """Waits until there is something new, or for ``timeout_s``."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._bell.wait()
-        except TimeoutError:
-            pass
-
-    def ring_the_bell(self) -> None:
-        """Wakes every subscriber."""
-        self._bell.set()
-        self._bell = asyncio.Event()
 
     @property
     def encodings_kept(self) -> int:
@@ -143,7 +131,7 @@ class Feed:
             self.ring.append(item, size=64, tokens=item.tokens, firings=item.firings, places=places)
         else:
             self.ring.append(item, size=512, places=places)
-        self.ring_the_bell()
+        self.bell.ring()
 
     def _set_timer(self) -> None:
         due = self._gatherer.due_ns

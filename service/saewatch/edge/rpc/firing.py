@@ -21,6 +21,7 @@ from saewatch.edge.access import Principal
 from saewatch.edge.pb import firing_pb2
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.rpc import messages, wire
+from saewatch.edge.rpc.bounded import bounded
 from saewatch.edge.rpc.calls import Streaming, Unary
 from saewatch.edge.rpc.feed import COVERAGE, DRAIN, GAP, HEARTBEAT, TABLE, Feed, Readers
 from saewatch.edge.rpc.filters import Filter
@@ -36,10 +37,6 @@ LOST_S = limits.LOST_ENGINE_NS // 10**9
 RESUME_TOKEN = 15
 ANSWER_BYTES = 3 * limits.MIB
 """Of GetRequestRecord: clients take 4 MiB unless told otherwise."""
-FILTER_ITEMS = 1000
-FILTER_ITEM_BYTES = 256
-FILTER_BYTES = 64 * limits.KIB
-"""Of all items of a filter: a subscriber keeps one as long as it stays."""
 _CLASS_NAMES = {number: name for name, number in messages.TRAFFIC_CLASSES.items()}
 
 
@@ -83,7 +80,7 @@ class FiringService:
         """Ends every stream with a Drain message."""
         self._feed.flush()
         self._draining = reason
-        self._feed.ring_the_bell()
+        self._feed.bell.ring()
 
     async def left(self, timeout_s: float) -> None:
         """Waits until every subscriber has left, or for ``timeout_s``."""
@@ -161,7 +158,7 @@ class FiringService:
                 if time.monotonic() - spoke >= HEARTBEAT_S:
                     yield self._heartbeat(cursor, owed)
                     spoke = time.monotonic()
-                await self._feed.changed(HEARTBEAT_S)
+                await self._feed.bell.wait(HEARTBEAT_S)
                 continue
             cursor = entry.after
             data = self._feed.encoded(entry, readers)
@@ -203,14 +200,12 @@ class FiringService:
         return ring.tail, gap, owed
 
     def _filter(self, asked: firing_pb2.FiringFilter, principal: Principal) -> Filter:
+        bounded(asked, ("feature_ids", "categories", "tenants", "request_ids"), ("traffic_classes",))
         features = [one for known in self._dictionaries.values() for one in known.catalogue.features]
         hint = "Ask DictionaryService.ListFeatures."
         _known("filter.feature_ids", asked.feature_ids, {one.id for one in features}, hint)
         _known("filter.categories", asked.categories, {one.category for one in features}, hint)
         _known("filter.traffic_classes", asked.traffic_classes, set(_CLASS_NAMES), "")
-        for field in ("tenants", "request_ids"):
-            _bounded(f"filter.{field}", getattr(asked, field))
-        _short(asked)
         if math.isnan(asked.min_value):
             raise invalid("filter.min_value", found="NaN", expected="a number")
         return Filter(
@@ -225,33 +220,10 @@ class FiringService:
 
 
 def _known(field: str, asked: Iterable[object], known: Collection[object], hint: str) -> None:
-    listed = _bounded(field, asked)
-    for index, one in enumerate(listed):
+    for index, one in enumerate(asked):
         if one not in known:
             expected = ", ".join(sorted(map(str, known))[:8]) + (" …" if len(known) > 8 else "")
             raise invalid(f"{field}[{index}]", found=repr(one)[:128], expected=f"one of {expected}", hint=hint)
-
-
-def _bounded(field: str, asked: Iterable[object]) -> list[object]:
-    listed = list(asked)
-    if len(listed) > FILTER_ITEMS:
-        raise invalid(field, found=f"{len(listed)} items", expected=f"at most {FILTER_ITEMS}")
-    return listed
-
-
-def _short(asked: firing_pb2.FiringFilter) -> None:
-    """Items and their sum are of a bounded length."""
-    total = 0
-    for field in ("feature_ids", "categories", "tenants", "request_ids"):
-        for index, item in enumerate(getattr(asked, field)):
-            size = len(item.encode())
-            if size > FILTER_ITEM_BYTES:
-                raise invalid(
-                    f"filter.{field}[{index}]", found=f"{size} bytes", expected=f"at most {FILTER_ITEM_BYTES}"
-                )
-            total += size
-        if total > FILTER_BYTES:
-            raise invalid(f"filter.{field}", found=f"{total} bytes with it", expected=f"at most {FILTER_BYTES} in all")
 
 
 def _gap(overtaken: Missing) -> bytes:

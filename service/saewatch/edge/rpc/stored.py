@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -23,14 +24,16 @@ from saewatch.edge.history.wanted import StoredRequest, Wanted
 from saewatch.edge.history.writer import Cause, Loss, State
 from saewatch.edge.pb import common_pb2, history_pb2
 from saewatch.edge.rpc import messages
-from saewatch.edge.rpc.firing import FILTER_BYTES, FILTER_ITEM_BYTES, FILTER_ITEMS
+from saewatch.edge.rpc.bounded import bounded
 from saewatch.edge.rpc.refusals import invalid
+from saewatch.monitor.identity import Identity
 
 M = TypeVar("M", bound=Message)
 GROUPINGS = {history_pb2.Grouping.Value(f"GROUPING_{one.name}"): one for one in Grouping}
 _CAUSES = {one: history_pb2.LossCause.Value(f"LOSS_CAUSE_{one.name}") for one in Cause}
 _STATES = {int(one): history_pb2.RequestState.Value(f"REQUEST_STATE_{one.name}") for one in State}
 _CLASSES = {number: name for name, number in messages.TRAFFIC_CLASSES.items()}
+_WHO = tuple(one.name for one in fields(Identity))
 _TEXTS = (
     "feature_ids",
     "categories",
@@ -65,23 +68,6 @@ def wanted(asked: history_pb2.HistoryFilter, principal: Principal) -> Wanted:
         allowed_tenants=principal.tenants,
         **{name: frozenset(getattr(asked, name)) for name in _TEXTS},
     )
-
-
-def bounded(asked: Message, texts: Collection[str], others: Collection[str]) -> None:
-    """As many items in the lists of a filter, and as long ``texts``, as a subscriber's may have; else `Refusal`."""
-    total = 0
-    for name in (*texts, *others):
-        count = len(getattr(asked, name))
-        if count > FILTER_ITEMS:
-            raise invalid(f"filter.{name}", found=f"{count} items", expected=f"at most {FILTER_ITEMS}")
-    for name in texts:
-        for index, item in enumerate(getattr(asked, name)):
-            size = len(item.encode())
-            total += size
-            if size > FILTER_ITEM_BYTES:
-                raise invalid(f"filter.{name}[{index}]", found=f"{size} bytes", expected=f"at most {FILTER_ITEM_BYTES}")
-    if total > FILTER_BYTES:
-        raise invalid("filter", found=f"{total} bytes", expected=f"at most {FILTER_BYTES} in all its items")
 
 
 def times(asked: history_pb2.HistoryFilter) -> tuple[int | None, int | None]:
@@ -187,21 +173,7 @@ def summary(one: Summary) -> history_pb2.RequestSummary:
 
 
 def _request(one: StoredRequest, fit: AdapterFit) -> common_pb2.Request:
-    return common_pb2.Request(
-        engine_id=one.engine_id,
-        key=one.key,
-        client_id=one.client_id,
-        tenant=one.tenant,
-        traffic_class=messages.TRAFFIC_CLASSES[one.traffic_class],
-        conversation=one.conversation,
-        trace_id=one.trace_id,
-        child=one.child,
-        prompt_len=one.prompt_len,
-        cached=one.cached,
-        adapter=one.adapter,
-        engine=one.engine,
-        fit=messages.FITS[fit],
-    )
+    return messages.request(Identity(**{name: getattr(one, name) for name in _WHO}), fit)
 
 
 def coverage(one: Covered) -> history_pb2.HistoryCoverage:

@@ -19,8 +19,10 @@ from saewatch.edge.access import Principal
 from saewatch.edge.pb import verdict_pb2
 from saewatch.edge.pipeline import Item, Pipeline
 from saewatch.edge.rpc import alerted, messages
+from saewatch.edge.rpc.bell import Bell
+from saewatch.edge.rpc.bounded import FILTER_ITEM_BYTES
 from saewatch.edge.rpc.calls import Exchange
-from saewatch.edge.rpc.firing import ANSWER_BYTES, FILTER_ITEM_BYTES, HEARTBEAT_S
+from saewatch.edge.rpc.firing import ANSWER_BYTES, HEARTBEAT_S
 from saewatch.edge.rpc.refusals import Refusal, invalid
 from saewatch.monitor.alert import Alert, Evidence
 from saewatch.monitor.policy.condition import Basis
@@ -42,22 +44,12 @@ class VerdictFeed:
     name = "verdicts"
 
     def __init__(self) -> None:
-        self._bell = asyncio.Event()
+        self.bell = Bell()
 
     def take(self, items: Iterable[Item]) -> None:
         """Something has happened."""
         if any(True for _ in items):
-            self.ring_the_bell()
-
-    def ring_the_bell(self) -> None:
-        """Wakes everybody."""
-        self._bell.set()
-        self._bell = asyncio.Event()
-
-    @property
-    def bell(self) -> asyncio.Event:
-        """Set when something happens after now."""
-        return self._bell
+            self.bell.ring()
 
 
 class _Follower:
@@ -109,7 +101,7 @@ class VerdictService:
     def drain(self) -> None:
         """Ends every stream."""
         self._draining = True
-        self._feed.ring_the_bell()
+        self._feed.bell.ring()
 
     async def watch(
         self, requests: AsyncIterator[verdict_pb2.WatchVerdictRequest], principal: Principal
@@ -138,7 +130,7 @@ class VerdictService:
     async def _said(self, follower: _Follower, principal: Principal) -> AsyncGenerator[bytes, None]:
         spoke = time.monotonic()
         while True:
-            bell, follower.named = self._feed.bell, asyncio.Event()
+            bell, follower.named = self._feed.bell.next, asyncio.Event()
             if follower.refusal is not None:
                 raise follower.refusal
             asked = dict(follower.told)
