@@ -1,7 +1,7 @@
 """How long does it take to judge a dictionary and to choose its limits? `dictionary evaluate`, then `calibrate`.
 
-Both verbs as a user calls them, each a process of its own, on files of generated requests, as many as docs/quality.md
-and docs/calibration.md ask for. --quick takes the fixture's small model.
+Both verbs as a user calls them, each a process of its own, on files of generated requests: some two thousand, of which
+600 are benign ones that limits are chosen on. --quick takes the fixture's small model.
 
     python -m benchmarks.bench_judging [--quick] [--json OUT]
 """
@@ -26,11 +26,11 @@ from dictionaries.train.corpus import Generator, Request
 from saewatch.score import Scorer
 
 SEED = 16
-HAZARDS, HAZARDS_QUICK = 40, 6
+HAZARDS, HAZARDS_QUICK = 20, 6
 """Requests of each concept; as many again without one."""
-BENIGN, BENIGN_QUICK = 1000, 320
+BENIGN, BENIGN_QUICK = 600, 320
 """Requests that limits are chosen on: for 10 of 1,000, some 300 are needed."""
-TEXTS, TEXTS_QUICK = 400, 40
+TEXTS, TEXTS_QUICK = 200, 40
 ACCEPT_S, TARGET_S = 600, 240
 
 
