@@ -26,6 +26,7 @@ LAZY_IMPORTS = {
     "deploy/demo/model.py: safetensors.torch": MODEL_LOADS_LATE,
     "service/saewatch/dictionary/signatures.py: saewatch.dictionary": "keys need an extra, and only signed stores do",
     "service/saewatch/engine/encoder.py: saewatch.engine.kernels.launch": "Triton: not there without a GPU",
+    "service/saewatch/engine/encoder.py: saewatch.engine.kernels.inside": "Triton: not there without a GPU",
     "service/saewatch/engine/whole.py: saewatch.engine.kernels.dictionary": "Triton: not there without a GPU",
     "service/saewatch/cli/prompts.py: saewatch": "an extra of its own, and seconds to load: --help needs neither",
 }

@@ -54,40 +54,40 @@ def _planes(v: tl.tensor, COUNT: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl
 
 
 @triton.jit
-def _dot(a: tl.tensor, b: tl.tensor, acc: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
+def _dot(w: tl.tensor, x: tl.tensor, acc: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
     if UPCAST:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32).T, acc, input_precision="ieee")
-    return tl.dot(a, b.T, acc)
+        return tl.dot(w.to(tl.float32), x.to(tl.float32).T, acc, input_precision="ieee")
+    return tl.dot(w, x.T, acc)
 
 
 @triton.jit
-def sums(
-    left_desc: tl.tensor,
-    right_desc: tl.tensor,
-    left0: tl.tensor,
-    right0: tl.tensor,
+def _sums(
+    x_desc: tl.tensor,
+    w_desc: tl.tensor,
+    f0: tl.tensor,
+    t0: tl.tensor,
     D: tl.tensor,
-    BL: tl.constexpr,
-    BR: tl.constexpr,
+    BT: tl.constexpr,
+    BF: tl.constexpr,
     BD: tl.constexpr,
-    PL: tl.constexpr,
-    PR: tl.constexpr,
+    PW: tl.constexpr,
+    PX: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> tl.tensor:
-    """Products of ``BL`` rows of one matrix and ``BR`` of another, ``[BL, BR]``; `fused` swaps ``W`` and ``x``."""
-    acc = tl.zeros((BL, BR), tl.float32)
+    """``w . x`` of a tile, ``[BF, BT]`` float32."""
+    acc = tl.zeros((BF, BT), tl.float32)
     for k in tl.range(0, D, BD):
-        a0, a1, a2 = _planes(left_desc.load([left0, k]), PL)
-        b0, b1, b2 = _planes(right_desc.load([right0, k]), PR)
-        acc = _dot(a0, b0, acc, UPCAST)
-        if PL == 3:
-            acc = _dot(a1, b0, acc, UPCAST)
-            acc = _dot(a2, b0, acc, UPCAST)
-        if PR == 3:
-            acc = _dot(a0, b1, acc, UPCAST)
-            acc = _dot(a0, b2, acc, UPCAST)
-        if PL == 3 and PR == 3:
-            acc = _dot(a1, b1, acc, UPCAST)
+        w0, w1, w2 = _planes(w_desc.load([f0, k]), PW)
+        x0, x1, x2 = _planes(x_desc.load([t0, k]), PX)
+        acc = _dot(w0, x0, acc, UPCAST)
+        if PW == 3:
+            acc = _dot(w1, x0, acc, UPCAST)
+            acc = _dot(w2, x0, acc, UPCAST)
+        if PX == 3:
+            acc = _dot(w0, x1, acc, UPCAST)
+            acc = _dot(w0, x2, acc, UPCAST)
+        if PW == 3 and PX == 3:
+            acc = _dot(w1, x1, acc, UPCAST)
     return acc
 
 
@@ -145,7 +145,7 @@ def screen(
     here, known = t < T, f < F
     wanted = tl.load(is_open + t, mask=here, other=0) != 0
     some = tl.max(wanted.to(tl.int32), axis=0)
-    acc = sums(w_desc, x_desc, f0, t0, D * some, BF, BT, BD, PW, PX, UPCAST)
+    acc = _sums(x_desc, w_desc, f0, t0, D * some, BT, BF, BD, PW, PX, UPCAST)
     r = tl.load(scale + t, mask=here, other=0.0)
     reach = tl.load(length + t, mask=here, other=0.0) * r * slack
     least = tl.load(floor + t, mask=here, other=0.0)
@@ -184,7 +184,7 @@ def peaks(
     f0, t0 = tl.program_id(0) * BF, tl.program_id(1) * BT
     f, t = f0 + tl.arange(0, BF), t0 + tl.arange(0, BT)
     here, known = t < T, f < F
-    acc = sums(w_desc, x_desc, f0, t0, D, BF, BT, BD, PW, PX, UPCAST)
+    acc = _sums(x_desc, w_desc, f0, t0, D, BT, BF, BD, PW, PX, UPCAST)
     r = tl.load(scale + t, mask=here, other=0.0)
     reach = tl.load(length + t, mask=here, other=0.0) * r * slack
     bottom = acc * r[None, :] - tl.load(norm + f * step, mask=known, other=0.0)[:, None] * reach[None, :]

@@ -29,13 +29,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from saewatch.engine.kernels.full import (
     PAIRS,
+    _sums,
     descriptors,
     launch,
     ordered,
     paired,
     planes_of,
     slack_of,
-    sums,
     vectors,
 )
 from saewatch.engine.kernels.operands import Code, Latents, Rows
@@ -130,7 +130,8 @@ def fire(
     last = tl.where(tl.max(wanted.to(tl.int32), axis=0) != 0, tiles, 0)
     for tile in tl.range(tl.program_id(1), last, tl.num_programs(1)):
         f0 = tile * BF
-        u = sums(x_desc, w_desc, t0, first + f0, D, BT, BF, BD, PX, PW, UPCAST) * r[:, None]
+        # as `full` has it, but for whose rows are the product's first: those of ``x`` here
+        u = _sums(w_desc, x_desc, t0, first + f0, D, BF, BT, BD, PX, PW, UPCAST) * r[:, None]
         left, right = _halves(u, BT, BF)
         for half in tl.static_range(2):
             part = left if half == 0 else right
