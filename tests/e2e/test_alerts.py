@@ -143,7 +143,7 @@ def test_a_request_that_meets_no_rule_is_clear_up_to_its_last_token(pair: Pair, 
         answer = ask(pair, name, 4, 3)
         verdict = last(verdicts, name)
     fed = len(answer.prompt) + len(answer.tokens) - 1
-    assert (verdict.state, verdict.reason, verdict.covered_through) == (CLEAR, "", fed - 1)
+    assert (verdict.state, verdict.covered_through) == (CLEAR, fed - 1)
     assert list(client.list_alerts(request=name, held_back=True)) == []
 
 
