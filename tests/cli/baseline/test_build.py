@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,17 @@ import pytest
 
 from saewatch import cli
 from saewatch.cli.baseline.build import lines
+from saewatch.core import limits
 from saewatch.edge import baselines
 from tests import deployed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_silences() -> Iterator[None]:
+    """Between two groups lie three hours in which nothing happens: a minute of those is replayed."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(limits, "RECORDING_SILENCE_NS", 60 * limits.BEAT_INTERVAL_NS)
+        yield
 
 
 @pytest.fixture(scope="module")
