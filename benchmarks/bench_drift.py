@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import drift_costs, drift_goals, drift_peers, form
+from benchmarks import drift_costs, drift_goals, drift_pairs, drift_peers, form
 from benchmarks.drift_trial import Seen, detector, fitted, told, watched
 from benchmarks.drift_weeks import EFFECTS, FULL, QUICK, Effect, Weeks, chosen
 from saewatch.monitor.drift.detector import BUDGET
@@ -37,8 +38,8 @@ PEER_EFFECTS = tuple(one for one in EFFECTS if one.name in {"prevalence x2 @1e-3
 class Ground:
     """Weeks, and the baseline of the first of them."""
 
-    def __init__(self, weeks: Weeks, *, quick: bool) -> None:
-        self.weeks, self.quick = weeks, quick
+    def __init__(self, weeks: Weeks, cache: Path, *, quick: bool) -> None:
+        self.weeks, self.cache, self.quick = weeks, cache, quick
 
     @cached_property
     def fitted(self) -> Fitted:
@@ -64,14 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(wanted) - set(CELLS):
         print(f"no such cell: {', '.join(sorted(unknown))}; there is {', '.join(CELLS)}", file=sys.stderr)
         return 1
-    ground = Ground(Weeks(QUICK if options.quick else FULL, options.cache), quick=options.quick)
+    ground = Ground(Weeks(QUICK if options.quick else FULL, options.cache), options.cache, quick=options.quick)
     rows, not_run = [], []
     for name, measure in CELLS.items():
         if name in before:
             rows.append(before[name])
         elif name in wanted:
             told(name)
-            rows.append({"cell": name, **measure(ground), "code": _code(options)})
+            began = time.monotonic()
+            row = {"cell": name, **measure(ground), "code": _code(options)}
+            rows.append({**row, "seconds": round(time.monotonic() - began, 1)})
         else:
             not_run.append({"cell": name, "why": "not asked for"})
         _write(options, rows, not_run)
@@ -194,6 +197,35 @@ def peers(ground: Ground) -> dict[str, Any]:
     return {"null_days": 7 * len(seeds), "table": table}
 
 
+def pairs(ground: Ground) -> dict[str, Any]:
+    """New co-firings; and what would be called without the weights of features that fire more often by themselves."""
+    drift_pairs.simulated(ground.weeks, ground.cache)  # before anything else needs a week: both come of one simulation
+    rates = ground.fitted.baseline.n.rates
+    plain = drift_pairs.measured(ground.weeks, ground.cache, rates, weighted=False)
+    found = drift_pairs.measured(ground.weeks, ground.cache, rates)
+    return {**found, "pair_plain_false_buckets": plain["pair_false_buckets"], "plain": plain["table"]}
+
+
+def cold(ground: Ground) -> dict[str, Any]:
+    """False alarms of short baselines: all of them, and those that somebody is called for."""
+    weeks, found = ground.weeks, dict[str, Any]()
+    volatile = weeks.world.volatile
+    for count in (1, 2):
+        made = fitted(weeks, weeks.size.baseline[-count:])
+        seen = watched(weeks, weeks.size.null, detector(made, BUDGET))
+        false = {(seed, feature) for seed, _, feature, _, _ in seen.features}
+        found[f"cold_{count}_false_week"] = len(false) / len(weeks.size.null)
+        found[f"cold_{count}_ordinary"] = sum(not volatile[feature] for _, feature in false)
+        found[f"cold_{count}_told"] = len(seen.told)
+    return found
+
+
+def silence(ground: Ground) -> dict[str, Any]:
+    """What cannot be judged is a counted state: how many of these are not."""
+    cases = drift_costs.silences(400 if ground.quick else 6000)
+    return {"silences": len(cases), "silent": sum(not told for told in cases.values()), "cases": cases}
+
+
 def costs(ground: Ground) -> dict[str, Any]:
     """Bytes and times."""
     features = 10_000 if ground.quick else 100_000
@@ -221,11 +253,14 @@ def exactly(ground: Ground) -> dict[str, Any]:
 
 CELLS: Mapping[str, Callable[[Ground], dict[str, Any]]] = {
     "exact": exactly,
+    "silence": silence,
     "costs": costs,
+    "pairs": pairs,
     "null": null,
     "drift": drift,
     "short": short,
     "dial": dial,
+    "cold": cold,
     "peers": peers,
 }
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from benchmarks import form
 from benchmarks.encoding import HAS_BF16, Call, Size, Subject, judged, peers, subject
-from benchmarks.gpucells import GpuCell, gpu_cells, gpu_goals, gpu_row
+from benchmarks.gpucells import GpuCell, gpu_cells, gpu_goals, gpu_row, table_of
 from benchmarks.turns import Times, in_turns
 from saewatch.engine.encode import normalise
 from saewatch.engine.encoder import Encoder
@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, not_run = _measured(every, wanted, options)
     result = _document(rows, not_run, options)
     print(json.dumps({"facts": result["facts"], "correctness": result["correctness"]}, indent=1))
+    if any("ours_fused" in one.get("peers", {}) for one in rows) and not options.quick:
+        print(f"kernels/table.py should say FUSED = {tuple(table_of(rows))}")
     unmet = any(goal["met"] == "no" for goal in result["goals"].values())
     return 2 if result["correctness"]["mismatched"] else 3 if options.check and unmet else 0
 

@@ -1,9 +1,11 @@
 """What watching adds to a decoding step in the shape of Llama-3.1-8B, with random weights. It is not vLLM (`shaped`).
 
 The encoder reads the residual stream behind one layer: off, 256 or 2,048 watched latents of 131,072, or all of them; on
-the stream of the step, behind it, or beside the layers that follow the hook point (``side``). On a GPU each variant is
-one CUDA graph. All run in one process, in rotated order; what is added is the median over rounds of the difference to
-``off``.
+the stream of the step, behind it, or beside the layers that follow the hook point (``side``). Of the tap's two places
+``staged`` is the one beside the graph, as it is in serving: a step copies its rows, and they are encoded on a side
+stream while the next step runs. ``graph`` is the one inside: the rows are multiplied where the sink writes them, and
+packed behind the step. On a GPU each variant is one CUDA graph. All run in one process, in rotated order; what is added
+is the median over rounds of the difference to ``off``.
 
     python -m benchmarks.bench_step [--quick] [--device cuda] [--json OUT] [--sequences 1,16,64] [--check]
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,9 @@ from torch import Tensor
 from benchmarks import form
 from benchmarks.device import captured, gpu_name, seconds_in_turns
 from benchmarks.encoding import Size, Subject, subject
-from benchmarks.ours import in_bf16, watching, whole
+from benchmarks.ours import in_bf16, inside, watching, whole
 from benchmarks.shaped import LLAMA_8B, TINY, Model, Shape
+from saewatch.engine.kernels import available
 
 WATCHED = (256, 2048)
 Step = Callable[[], Any]
@@ -90,12 +93,47 @@ def _steps(model: Model, tokens: Tensor, one: Subject, device: torch.device) -> 
         steps[name] = partial(_behind, model, tokens, encode)
         if device.type == "cuda":
             steps[f"{name}_side"] = _beside(model, tokens, encode)
+    for count in counts:
+        steps[f"watch{count}_staged"] = _staged(model, tokens, one, count)
+        if available():
+            steps[f"watch{count}_graph"] = _inside(model, tokens, one, count)
     return steps
 
 
 def _behind(model: Model, tokens: Tensor, encode: Step) -> None:
     model.step(tokens)
     encode()
+
+
+def _staged(model: Model, tokens: Tensor, one: Subject, count: int) -> Step:
+    """The step before this one is encoded beside it."""
+    rows = torch.zeros_like(model.residual)
+    encode = watching(one, count, rows)
+    side = torch.cuda.Stream() if rows.is_cuda else None
+
+    def step() -> None:
+        if side is None:
+            encode()
+            model.step(tokens)
+        else:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                encode()
+            model.step(tokens)
+            torch.cuda.current_stream().wait_stream(side)
+        rows.copy_(model.residual)
+
+    return step
+
+
+def _inside(model: Model, tokens: Tensor, one: Subject, count: int) -> Step:
+    fire, pack = inside(one, count, model.residual)
+
+    def step() -> None:
+        model.step(tokens, behind_hook=fire)
+        pack()
+
+    return step
 
 
 def _beside(model: Model, tokens: Tensor, encode: Step) -> Step:
@@ -116,6 +154,7 @@ def _beside(model: Model, tokens: Tensor, encode: Step) -> Step:
 def document(rows: Sequence[Mapping[str, Any]], *, quick: bool) -> dict[str, Any]:
     """The result."""
     facts = {f"{name}_share_{one['sequences']}": value for one in rows for name, value in one["share"].items()}
+    facts |= {f"graph_less_staged_{count}_{one['sequences']}": gained for one in rows for count, gained in _gained(one)}
     watched = [one["share"][f"watch{WATCHED[-1]}"] for one in rows if f"watch{WATCHED[-1]}" in one["share"]]
     missing = [] if quick else [{"cell": f"sequences {n}", "why": "not asked for"} for n in (1, 16, 64)]
     asked = {f"sequences {one['sequences']}" for one in rows}
@@ -135,6 +174,15 @@ def document(rows: Sequence[Mapping[str, Any]], *, quick: bool) -> dict[str, Any
         not_run=[*(one for one in missing if one["cell"] not in asked), *([] if gpu_name() else [NO_GPU])],
         quick=quick,
     )
+
+
+def _gained(one: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
+    """What the place inside the graph adds more than the one beside it, as a share of the step; below 0: less."""
+    for count in WATCHED:
+        names = [f"watch{count}_{place}" for place in ("graph", "staged")]
+        if all(name in one["share"] for name in names):
+            inside_share, staged_share = (one["share"][name] for name in names)
+            yield count, round(inside_share - staged_share, 5)
 
 
 NO_GPU = {"cell": "CUDA graphs, the side stream", "why": "no GPU here"}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from saewatch.monitor.drift.baseline import Baseline, Mark, Stream
-from saewatch.monitor.drift.counts import COLUMNS, TOTALS, Counts, Reducer, merged, summed
+from saewatch.monitor.drift.counts import COLUMNS, TOTALS, Counts, merged
 from saewatch.monitor.drift.detector import Detector
 from saewatch.monitor.drift.evidence import BETS, DOWN, UP, count_bet
+from saewatch.monitor.drift.reducer import Reducer, summed
 from saewatch.monitor.drift.traffic import AXES, Axes, Rates
 
 F64 = npt.NDArray[np.float64]
@@ -73,7 +75,6 @@ def block(baseline: Baseline, seed: int) -> Counts:
     return Counts(
         n=n,
         w=n,
-        tok=n,
         z=np.zeros_like(n),
         az=(820 * n).astype(np.int32),
         exposure=np.full(5, 1000 * requests, np.int64),
@@ -109,10 +110,10 @@ def reduce_us(features: int, tokens: int, times: int = 2000) -> tuple[float, flo
     one = Reducer(np.zeros(features), np.ones(features))
 
     def whole(number: int) -> None:
-        one.add(*summed(keys[number % 8], values), seen=tokens, encoded=tokens)
+        one.add(*summed(keys[number % 8], values), seen=tokens, encoded=tokens, key=number)
 
     def record(number: int) -> None:
-        one.add(*records[number % 8], seen=tokens, encoded=tokens)
+        one.add(*records[number % 8], seen=tokens, encoded=tokens, key=number)
 
     return 1e6 * _mean(record, times), 1e6 * _mean(whole, times) * 1000 / tokens
 
@@ -133,6 +134,27 @@ def _mean(work: Callable[[int], object], times: int) -> float:
     return (time.process_time() - began) / times
 
 
+def silences(features: int) -> dict[str, bool]:
+    """Blocks and states from which nothing can be concluded, and whether the detector says so."""
+    baseline = invented(features)
+    usual = block(baseline, 0)
+    cases = {
+        "few requests": (replace(usual, requests=49), "held_few_requests"),
+        "nothing encoded": (replace(usual, encoded=0), "held_nothing_encoded"),
+        "coverage fell": (replace(usual, encoded=usual.encoded // 2), "held_coverage"),
+        "half-seen requests": (replace(usual, whole=usual.whole // 2), "held_coverage"),
+    }
+    found = {}
+    for name, (counts, counted) in cases.items():
+        one = Detector(baseline)
+        held = one.step(counts, 10**18).held
+        found[name] = bool(held) and one.counters[counted] == 1 and not one.counters["judged"]
+    one = Detector(baseline)
+    one.evidence.won[:, 3] = np.nan
+    one.step(usual, 10**18)
+    return {**found, "no number": one.blind.tolist() == [3]}
+
+
 # --- exactly ----------------------------------------------------------------------------------------------------------
 def merges(trials: int, features: int = 40) -> int:
     """Random partitions over 1 to 64 replicas, added in any order, some told twice: how many are not the whole."""
@@ -141,12 +163,12 @@ def merges(trials: int, features: int = 40) -> int:
     for _ in range(trials):
         whole = Reducer(baseline.centre, baseline.scale)
         parts = [Reducer(baseline.centre, baseline.scale) for _ in range(int(chance.integers(1, 65)))]
-        for _ in range(80):
+        for number in range(80):
             feature = np.flatnonzero(chance.random(features) < 0.2)
             count = chance.integers(1, 40, len(feature))
             mean, tokens = chance.normal(0.5, 0.6, len(feature)), int(chance.integers(8, 400))
             for one in (whole, parts[int(chance.integers(len(parts)))]):
-                one.add(feature, count, mean, seen=tokens, encoded=tokens)
+                one.add(feature, count, mean, seen=tokens, encoded=tokens, key=number)
         told = dict(enumerate(part.close() for part in parts))
         told.update({key: told[key] for key in chance.integers(0, len(parts), 3).tolist()})  # a retry overwrites
         wrong += not _equal(baseline, whole.close(), [told[key] for key in chance.permutation(len(told)).tolist()])

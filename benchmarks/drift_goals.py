@@ -37,7 +37,7 @@ def facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Flat numbers of what was run."""
     by_cell = {row["cell"]: row for row in rows}
     found: dict[str, float] = {}
-    for cell in ("null", "short", "dial", "costs", "exact"):
+    for cell in ("null", "short", "pairs", "dial", "cold", "silence", "costs", "exact"):
         found |= {key: value for key, value in by_cell.get(cell, {}).items() if isinstance(value, int | float)}
     if "null" in by_cell:
         low, high = by_cell["null"]["false_alarms_interval"]
@@ -46,6 +46,9 @@ def facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         found[f"peer_{re.sub('[^a-z0-9]+', '_', one['method'].lower()).strip('_')}_week"] = one["false_alarms_week"]
     for one in by_cell.get("drift", {}).get("table", ()):
         name = one["effect"].replace(" ", "_").replace("@", "").replace(".", "_").replace("-", "_")
+        found |= {f"{name}_found": one["found"], f"{name}_median_requests": one["median_requests"]}
+    for one in by_cell.get("pairs", {}).get("table", ()):
+        name = f"pair_in_{100 * one['share']:.0f}_percent"
         found |= {f"{name}_found": one["found"], f"{name}_median_requests": one["median_requests"]}
     return found
 
@@ -62,7 +65,15 @@ def correctness(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def goals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Judged; `not run` where the cell was not."""
     by_cell: Rows = {row["cell"]: row for row in rows}
-    return {**_null(by_cell), **_delays(by_cell), **_short(by_cell), **_costs(by_cell), **_peers(by_cell)}
+    return {
+        **_null(by_cell),
+        **_delays(by_cell),
+        **_short(by_cell),
+        **_pairs(by_cell),
+        **_costs(by_cell),
+        **_peers(by_cell),
+        **_rest(by_cell),
+    }
 
 
 def _null(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -114,6 +125,17 @@ def _short(rows: Rows) -> dict[str, dict[str, Any]]:
     }
 
 
+def _pairs(rows: Rows) -> dict[str, dict[str, Any]]:
+    row = rows.get("pairs", {})
+    median = next((one["median_requests"] for one in row.get("table", ()) if one["share"] == 0.02), None)
+    delay = LARGE if median is not None and median < 0 else median
+    says = "false buckets of pairs in ten null weeks, with sessions and seasons"
+    return {
+        "D20": form.goal("a new pair in 2 % of requests is named", delay, "requests", accept=12_000, target=5_000),
+        "D20b": form.goal(says, row.get("pair_false_buckets"), "buckets", accept=2, target=0),
+    }
+
+
 def _costs(rows: Rows) -> dict[str, dict[str, Any]]:
     row, exact = rows.get("costs", {}), rows.get("exact", {})
     mean = exact.get("bet_mean_max")
@@ -138,6 +160,24 @@ def _peers(rows: Rows) -> dict[str, dict[str, Any]]:
     share = None if fewest is None else 100 * max(ours, 0.1) / max(fewest, 1e-9)
     says = "100 x our false alarms over the fewest of any that finds x2 @1e-3 in 3 days"
     return {"D9": form.goal(says, share, "ratio", accept=1.0, target=1.0)}
+
+
+def _rest(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Cold starts, silence, and what all of it took."""
+    cold, silent = rows.get("cold", {}), rows.get("silence", {}).get("silent")
+    ordinary = None if not cold else cold["cold_1_ordinary"] + cold["cold_2_ordinary"]
+    whole = {"null", "drift", "short", "pairs", "dial", "cold", "peers", "costs", "exact", "silence"} <= rows.keys()
+    minutes = sum(row.get("seconds", 0.0) for row in rows.values()) / 60.0 if whole else None
+    says = "false features a week of a baseline of"
+    told = "told in ten null weeks, two weeks' baseline"
+    return {
+        "D21": form.goal(f"{says} two weeks", cold.get("cold_2_false_week"), "features", accept=1.5, target=0.3),
+        "D21b": form.goal(f"{says} one week", cold.get("cold_1_false_week"), "features", accept=9, target=2),
+        "D21c": form.goal("of them ordinary", ordinary, "features", accept=0, target=0),
+        "D21d": form.goal(told, cold.get("cold_2_told"), "features", accept=6, target=1),
+        "D22": form.goal("cases in which nothing is judged and nothing said", silent, "cases", accept=0, target=0),
+        "D23": form.goal("the whole benchmark", minutes, "min", accept=45, target=15),
+    }
 
 
 def _able(one: Mapping[str, Any]) -> bool:

@@ -42,6 +42,7 @@ def history(weeks: Made, seeds: Sequence[int]) -> History:
         seen=totals["encoded"],
         exposure=np.concatenate([one.exposure for one in all_of]) / EXPOSURE_UNIT,
         unexplained=np.concatenate([one.unexplained for one in all_of]),
+        l0=np.full(len(totals["requests"]), np.nan),  # what is simulated has no other features than those watched
         day=np.arange(len(totals["requests"])) // weeks.size.blocks_a_day,
     )
 
@@ -55,7 +56,7 @@ def fitted(weeks: Weeks, seeds: Sequence[int]) -> Fitted:
 
 def detector(of: Fitted, budget: float) -> Detector:
     """A fresh one."""
-    return Detector(of.baseline, reading=of.reading, usual=of.usual, budget=budget)
+    return Detector(of.baseline, reading=of.reading, usual=of.usual, pairs=of.pairs, budget=budget)
 
 
 def blocks(week: Week) -> Iterator[Counts]:
@@ -65,7 +66,6 @@ def blocks(week: Week) -> Iterator[Counts]:
         yield Counts(
             n=np.asarray(week.n[number]),
             w=np.asarray(week.w[number]),
-            tok=np.asarray(week.w[number]),
             z=np.asarray(week.z[number]),
             az=np.asarray(week.az[number]),
             exposure=np.asarray(week.exposure[number]),
@@ -88,6 +88,7 @@ class Seen:
     features: list[tuple[int, int, int, str, float]]  # week, block of the week, feature, bet, score
     overall: list[tuple[int, int, str]]  # week, block, statistic
     suspects: list[tuple[int, int, int]]
+    told: set[tuple[int, int]]  # week and feature that somebody was called for
     peak_ordinary: float
     peak_volatile: float
     first: dict[int, int]  # feature to the requests before its first alarm
@@ -103,6 +104,7 @@ def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | N
         features=[],
         overall=[],
         suspects=[],
+        told=set(),
         peak_ordinary=0.0,
         peak_volatile=0.0,
         first={},
@@ -124,6 +126,7 @@ def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | N
                 if moved.kind == "overall":
                     found.overall.append((seed, number, moved.of))
                 else:
+                    found.told |= {(seed, moved.subject)} if moved.told else set()
                     bet = f"{moved.of} {moved.direction}"
                     found.features.append((seed, number, moved.subject, bet, moved.score))
                     found.first.setdefault(moved.subject, found.requests)

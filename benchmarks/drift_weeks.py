@@ -144,6 +144,11 @@ class Weeks:
             _save(week(self.world, seed, change=change, days=days, blocks_a_day=self.size.blocks_a_day), place)
         return _load(place)
 
+    def keep(self, seed: int, made: Week) -> None:
+        """A week of these that was simulated elsewhere."""
+        if not (self._folder / str(seed)).exists():
+            _save(made, self._folder / str(seed))
+
     def all(self) -> Sequence[int]:
         """Seeds of every week."""
         size = self.size

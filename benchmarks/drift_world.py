@@ -10,6 +10,7 @@ logarithmic sizes (Quenouille 1949). A pair of session and feature without a bur
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,8 +128,16 @@ def _gains(chance: np.random.Generator, mix: F64, features: int) -> F32:
     return found
 
 
-def week(of: World, seed: int, *, change: Change = NOTHING, days: int = 7, blocks_a_day: int = BLOCKS_A_DAY) -> Week:
-    """``days`` of traffic from a Monday's midnight on, of a seed of its own."""
+def week(
+    of: World,
+    seed: int,
+    *,
+    change: Change = NOTHING,
+    days: int = 7,
+    blocks_a_day: int = BLOCKS_A_DAY,
+    each: Callable[[int, Fired], None] = lambda _, __: None,
+) -> Week:
+    """``days`` of traffic from a Monday's midnight on, of a seed of its own. ``each`` is told of blocks' firings."""
     chance = np.random.default_rng(seed)
     moods = _moods(of, chance, days)
     mixes = np.zeros((days, TOPICS))
@@ -143,7 +152,8 @@ def week(of: World, seed: int, *, change: Change = NOTHING, days: int = 7, block
         weights = _weights(of, hour, mixes[day], change, weekend=weekend)
         traffic = _Traffic(of, chance, weights, _level(hour, weekend=weekend))
         rate = of.rate * np.exp(moods[day]) * change.rate
-        fired = _Fired(of, change, chance, traffic, rate.astype(np.float32))
+        fired = Fired(of, change, chance, traffic, rate.astype(np.float32))
+        each(number, fired)
         _count(of, fired, traffic, made, number)
         _keep_values(fired, made.values[day])
     return made
@@ -218,14 +228,16 @@ def _topics(chance: np.random.Generator, cumulative: F64, count: int) -> Ints:
     return found
 
 
-class _Fired:
+class Fired:
     """What a block's sessions fired: an entry for each request in which a feature did."""
 
     def __init__(self, of: World, change: Change, chance: np.random.Generator, traffic: _Traffic, rate: F32) -> None:
         shape = np.broadcast_to(of.shape * change.shape, rate.shape)
         session, feature, count = _counts(of.gain * rate, shape, chance, traffic)
-        self.firings = int(count.sum())
-        pair, self.fired = _scattered(chance, count, traffic.requests[session])
+        self.firings, self.requests = int(count.sum()), len(traffic.lengths)
+        self.session = np.repeat(np.arange(len(traffic.requests)), traffic.requests)  # of each request
+        pair, self.fired, place = _scattered(chance, count, traffic.requests[session])
+        self.request = (np.cumsum(traffic.requests) - traffic.requests)[session[pair]] + place  # of the block
         self.feature = whose = feature[pair]
         common = chance.standard_normal(len(feature), dtype=np.float32) * np.sqrt(of.within)[feature]
         own = np.sqrt((1 - of.within)[whose] / self.fired)
@@ -236,7 +248,7 @@ class _Fired:
         self.mark = (mean[whose] + sd[whose] * u - of.centre[whose]) / of.scale[whose]
 
 
-def _count(of: World, fired: _Fired, traffic: _Traffic, made: Week, number: int) -> None:
+def _count(of: World, fired: Fired, traffic: _Traffic, made: Week, number: int) -> None:
     """As the sidecar's reducer would."""
     made.sessions[number] = len(traffic.first)
     made.requests[number] = len(traffic.lengths)
@@ -251,7 +263,7 @@ def _count(of: World, fired: _Fired, traffic: _Traffic, made: Week, number: int)
     made.az[number] = np.rint(np.bincount(whose, np.abs(q), size))
 
 
-def _keep_values(fired: _Fired, values: npt.NDArray[np.int32]) -> None:
+def _keep_values(fired: Fired, values: npt.NDArray[np.int32]) -> None:
     bins = np.clip((fired.mark + VALUE_SPAN) * (VALUE_BINS / (2 * VALUE_SPAN)), 0, VALUE_BINS - 1).astype(np.int64)
     cells, times = np.unique(fired.feature * VALUE_BINS + bins, return_counts=True)
     values.reshape(-1)[cells] += times.astype(np.int32)
@@ -280,11 +292,15 @@ def _counts(rates: F32, shapes: F64, chance: np.random.Generator, traffic: _Traf
     return session, feature, np.minimum(count, traffic.tokens[session]).astype(np.int64)
 
 
-def _scattered(chance: np.random.Generator, count: Ints, requests: Ints) -> tuple[Ints, Ints]:
-    """Each firing on any of its session's requests: pairs again for each request that fires, and its firings."""
+def _scattered(chance: np.random.Generator, count: Ints, requests: Ints) -> tuple[Ints, Ints, Ints]:
+    """Each firing on any of its session's requests: pairs again for each request that fires, with its firings.
+
+    And which of the session's requests it is.
+    """
     start = np.concatenate([[0], np.cumsum(requests)])
     place = np.repeat(start[:-1], count)
     place += (chance.random(len(place), dtype=np.float32) * np.repeat(requests, count)).astype(np.int64)
     cells = np.bincount(place, minlength=int(start[-1]))
     fired = np.flatnonzero(cells)
-    return np.repeat(np.arange(len(count)), requests)[fired], cells[fired]
+    pair = np.repeat(np.arange(len(count)), requests)[fired]
+    return pair, cells[fired], fired - start[pair]

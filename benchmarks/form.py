@@ -118,7 +118,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> tuple[str, bool]:
+    """The commit, and whether the tree differs from it: in anything but results, one of which is being written."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain"))
+    return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain", "--", ".", ":!benchmarks/results"))

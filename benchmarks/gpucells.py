@@ -9,8 +9,10 @@ its times mean nothing there.
 from __future__ import annotations
 
 import copy
+import importlib
+import importlib.util
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,12 +25,15 @@ from torch import Tensor
 from benchmarks import form
 from benchmarks.device import FLUSHED_BYTES, Step, captured, seconds_in_turns
 from benchmarks.encoding import Call, Size, Subject, judged
-from benchmarks.ours import dense_of, in_bf16, watching, whole
+from benchmarks.ours import chunked, dense_of, in_bf16, watching, whole
+from saewatch.engine.kernels import available
 
 CALLS = 20
 """Of one graph, up to 512 rows; above it a call is long enough by itself."""
 JUDGED_ROWS = 64
 REPEATS = 100
+MANY = 128
+"""Rows above which they go through windows or through `kernels.fused` (``kernels.full.ROWS``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,21 +45,34 @@ class GpuCell:
     tokens: int
     watched: int = 0
     int8: bool = False
+    sweep: str = ""
+    """What is unlike the goal's own cells."""
 
     @property
     def name(self) -> str:
         """Its path."""
-        return f"gpu/{self.goal}/{self.size.activation}/{self.size.d_in}x{self.size.latents}/{self.tokens}"
+        size = self.size
+        path = f"gpu/{self.goal}/{size.activation}/{size.d_in}x{size.latents}/{self.tokens}"
+        return f"{path}/{self.sweep}" if self.sweep else path
 
 
 def gpu_cells(*, quick: bool) -> list[GpuCell]:
     """All of them; ``quick``: one of each goal, at a toy size."""
 
-    def cells(goal: str, activation: str, sizes: Sequence[tuple[int, int]], tokens: Sequence[int], **more: Any) -> Any:
-        k = 64 if activation == "topk" else None
+    def cells(
+        goal: str,
+        activation: str,
+        sizes: Sequence[tuple[int, int]],
+        tokens: Sequence[int],
+        *,
+        l0: int = 100,
+        k: int = 64,
+        **more: Any,
+    ) -> Iterator[GpuCell]:
+        winners = (k if not quick else min(k, 64)) if activation == "topk" else None
         for d_in, latents in ((64, 512),) if quick else sizes:
-            size = Size(activation=activation, d_in=d_in, latents=latents, l0=20 if quick else 100, k=k)
-            yield from (GpuCell(goal=goal, size=size, tokens=count, **more) for count in ((4,) if quick else tokens))
+            size = Size(activation=activation, d_in=d_in, latents=latents, l0=20 if quick else l0, k=winners)
+            yield from (GpuCell(goal=goal, size=size, tokens=count, **more) for count in _toy(tokens, quick=quick))
 
     llama, large = (4096, 131_072), ((4096, 131_072), (3584, 131_072), (8192, 65_536))
     return [
@@ -64,7 +82,15 @@ def gpu_cells(*, quick: bool) -> list[GpuCell]:
         *cells("G4", "jumprelu", [llama, (8192, 65_536), (4096, 32_768)], (2048, 8192)),
         *cells("G5", "topk", [llama], (2048, 8192)),
         *cells("G6", "gated", [llama], (1, 64, 2048)),
+        *(one for l0 in (20, 400) for one in cells("G2", "jumprelu", [llama], (64,), l0=l0, sweep=f"l0={l0}")),
+        *(one for l0 in (20, 400) for one in cells("G4", "jumprelu", [llama], (2048,), l0=l0, sweep=f"l0={l0}")),
+        *(one for k in (32, 128, 256) for one in cells("G5", "topk", [llama], (2048,), k=k, sweep=f"k={k}")),
     ]
+
+
+def _toy(tokens: Sequence[int], *, quick: bool) -> tuple[int, ...]:
+    """Numbers of rows; ``quick``: one for those that are few, and one for those that are many."""
+    return tuple(dict.fromkeys(4 if count <= MANY else MANY + 2 for count in tokens)) if quick else tuple(tokens)
 
 
 @torch.inference_mode()
@@ -83,9 +109,45 @@ def gpu_row(cell: GpuCell, one: Subject, device: torch.device, *, quick: bool) -
         "ours": ours,
         **{name: partial(call, x) for name, call in _peers(cell, one, device).items()},
     }
+    for name, way in _ways(cell, one, x).items():
+        verdict = _verdict(cell, one, way, x, repeats=2)
+        if verdict["mismatched"]:
+            return {**found, **verdict, "wrong": name}
+        steps[name] = way
     times, left_out = _times(steps, x, pool, quick=quick)
+    warm = _warm(cell, steps, x, pool, quick=quick)
     ceiling = _ceilings(cell, times, device)
-    return {**found, **_figures(times), **ceiling, "peak_bytes": peak, "not_run": left_out}
+    return {**found, **_figures(times), **warm, **ceiling, "peak_bytes": peak, "not_run": left_out | _missing(cell)}
+
+
+def _ways(cell: GpuCell, one: Subject, x: Tensor) -> dict[str, Step]:
+    """Our own other ways: cuBLAS in chunks (P2 of the study) for any number of rows, and the fused one for many."""
+    if cell.watched or not available():
+        return {}
+    many = ("window", "fused") if cell.tokens > MANY else ()
+    return {f"ours_{way}": whole(one, x, many=way) for way in many} or _chunked(cell, one, x)
+
+
+def _chunked(cell: GpuCell, one: Subject, x: Tensor) -> dict[str, Step]:
+    """P2 for few rows, where nothing competes: the winners of few rows have a way of their own."""
+    return {} if cell.size.k else {"ours_window": chunked(one, x)}
+
+
+def _warm(
+    cell: GpuCell, steps: Mapping[str, Step], x: Tensor, pool: Sequence[Tensor], *, quick: bool
+) -> dict[str, dict[str, float]]:
+    """The same with what the cache still holds of the last call, for few rows."""
+    if cell.tokens > 512:
+        return {}
+    times, _ = _times(steps, x, pool, quick=quick, cold=False)
+    return {"warm": {name: round(float(np.median(seconds)) * 1e6, 3) for name, seconds in times.items()}}
+
+
+def _missing(cell: GpuCell) -> dict[str, str]:
+    """Peers that are not here, and why."""
+    if cell.size.activation != "topk" or importlib.util.find_spec("flashinfer"):
+        return {}
+    return {"flashinfer_bf16": "flashinfer is not installed"}
 
 
 def _peers(cell: GpuCell, one: Subject, device: torch.device) -> dict[str, Call]:
@@ -100,27 +162,30 @@ def _peers(cell: GpuCell, one: Subject, device: torch.device) -> dict[str, Call]
     }
     if cell.size.activation == "topk":
         found["sparsify_bf16"] = lambda x: fused_encoder(x, W, b.data, cell.size.k, "topk")
+    if cell.size.activation == "topk" and device.type == "cuda" and importlib.util.find_spec("flashinfer"):
+        top_k = importlib.import_module("flashinfer").top_k
+        found["flashinfer_bf16"] = lambda x: top_k((x @ W.t() + b.data).float(), cell.size.k)
     if device.type == "cuda":
         found["compiled_bf16"] = torch.compile(half.encode)
     return found
 
 
 def _times(
-    callers: Mapping[str, Step], x: Tensor, pool: Sequence[Tensor], *, quick: bool
+    callers: Mapping[str, Step], x: Tensor, pool: Sequence[Tensor], *, quick: bool, cold: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Seconds of one call of each, by round; and why a peer was left out."""
+    """Seconds of one call of each, by round; and why a peer was left out. ``cold``: with a flush before each."""
     device = x.device
     calls = CALLS if len(x) <= 512 and not quick else 1
-    flush = torch.empty(FLUSHED_BYTES // 4 if device.type == "cuda" else 1, device=device)
+    flush = torch.empty(FLUSHED_BYTES // 4 if device.type == "cuda" and cold else 1, device=device)
 
-    def cold(step: Step) -> Step:
+    def flushed(step: Step) -> Step:
         return lambda: (flush.add_(1.0), step())
 
     left_out: dict[str, str] = {}
     steps = {"nothing": captured(lambda: flush.add_(1.0), device, calls=calls)}
     for name, step in callers.items():
         try:
-            steps[name] = captured(cold(step), device, calls=calls)
+            steps[name] = captured(flushed(step), device, calls=calls)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             left_out[name] = str(error).splitlines()[0][:200]
 
@@ -194,6 +259,30 @@ def _verdict(cell: GpuCell, one: Subject, ours: Step, x: Tensor, *, repeats: int
     return {**verdict, "mismatched": verdict["mismatched"] + changed, "changed": changed}
 
 
+# --- which way many rows go -------------------------------------------------------------------------------------------
+def table_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """What `kernels.table.FUSED` should say by these rows: least rows and latents from which `fused` was always faster.
+
+    Only cells of JumpReLU are asked: the table does not know what latents do.
+    """
+    both = {
+        (row["tokens"], int(row["case"].split("/")[3].split("x")[1])): row["peers"]["ours_fused"]
+        <= FASTER * row["peers"]["ours_window"]
+        for row in rows
+        if row["case"].startswith("gpu/G4/") and {"ours_fused", "ours_window"} <= row.get("peers", {}).keys()
+    }
+    always = [one for one in both if all(both[other] for other in both if _at_least(other, one))]
+    return sorted(one for one in always if not any(_at_least(one, other) for other in always if other != one))
+
+
+FASTER = 0.98
+"""Of the other's time: what is less than a fiftieth faster is no reason."""
+
+
+def _at_least(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] >= other[0] and one[1] >= other[1]
+
+
 # --- what it comes to -------------------------------------------------------------------------------------------------
 Value = Callable[[Mapping[str, Any]], float]
 
@@ -216,7 +305,8 @@ GOALS: Mapping[str, tuple[str, str, float, float, Value]] = {
     "G3": ("the whole by int8, up to 64 rows", "of bfloat16's floor", 0.70, 0.62, _over),
     "G4": ("many rows", "of the product alone", 1 / 0.80, 1 / 0.88, lambda row: _beside(row, "product_bf16")),
     "G5": ("many rows, TopK", "of the product alone", 1 / 0.78, 1 / 0.85, lambda row: _beside(row, "product_bf16")),
-    "G6": ("gated", "of SAELens' bfloat16", 1 / 2.0, 1 / 2.3, lambda row: _beside(row, "saelens_bf16")),
+    "G6": ("gated, up to 64 rows", "of SAELens' bfloat16", 1 / 3.3, 1 / 3.6, lambda row: _beside(row, "saelens_bf16")),
+    "G6 many": ("gated, many rows", "of SAELens' bfloat16", 1 / 2.0, 1 / 2.3, lambda row: _beside(row, "saelens_bf16")),
     "G7": ("bytes beside what is given", "of dense bfloat16", 1 / 12, 1 / 16, _bytes),
     "G8": ("runs that gave other bytes, and pairs that are wrong", "of both", 0.0, 0.0, lambda row: row["mismatched"]),
 }
@@ -232,7 +322,10 @@ def gpu_goals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _worst(goal: str, rows: Sequence[Mapping[str, Any]], value: Value) -> float | None:
-    own = [row for row in rows if row["case"].startswith(f"gpu/{goal}/") or goal == "G8"]
+    name, _, many = goal.partition(" ")
+    own = [row for row in rows if row["case"].startswith(f"gpu/{name}/") or goal == "G8"]
+    if name == "G6":  # reading binds few rows, and arithmetic many: each has limits of its own
+        own = [row for row in own if (row["tokens"] > MANY) == bool(many)]
     own += [row for row in rows if goal == "G7" and row["tokens"] >= 2048]
     found = [value(row) for row in own if "ours" in row or goal == "G8"]
     return max(found, default=None)

@@ -56,6 +56,9 @@ class Rig:
     """Of bundles that may be applied."""
     sections: Mapping[str, object] = field(default_factory=dict)
     """More of the sidecar's configuration."""
+    records: bool = False
+    """What each sidecar receives goes into a file of its own."""
+    recordings: list[Path] = field(default_factory=list)
     port: int = field(default_factory=free_port)
     grpc: str = LOOPBACK
     """Where the sidecar serves: a port of its own, where it is to be found after a restart."""
@@ -70,6 +73,8 @@ class Rig:
 
     def start_sidecar(self) -> None:
         """Starts the sidecar and waits for its addresses."""
+        if self.records:
+            self.recordings.append(self.folder / f"{len(self.recordings)}.frames")
         self.sidecar = start_sidecar(
             socket_path=self.socket,
             bundles=[self.bundle, *self.others],
@@ -77,6 +82,7 @@ class Rig:
             grpc=self.grpc,
             store=self.store,
             sections=self.sections,
+            record=self.recordings[-1] if self.records else None,
         )
         self.addresses = addresses(self.sidecar, self.folder)
 

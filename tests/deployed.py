@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from saewatch.core.batch import F32
+from saewatch.core.batch import F32, Census
 from saewatch.core.marks import Happening, RecordingHead
 from saewatch.core.recording import Writer
 from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
 from saewatch.edge import dictionaries
-from saewatch.monitor.drift.build import Builder, Told
-from saewatch.monitor.drift.counts import Indices, summed
+from saewatch.monitor.drift.build import Builder, Looked, Told
+from saewatch.monitor.drift.counts import Indices
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.reducer import summed
 from saewatch.monitor.tables import StreamIdentity, join
 from tests import fakes
 
@@ -25,7 +26,8 @@ KNOWN = fakes.dictionary([fakes.feature(f"demo{n:02}.l1", latents=(n,)) for n in
 CHANCES = np.linspace(0.1, 0.6, FEATURES)
 GROUP, GROUPS_A_DAY, GROUP_NS = 60, 8, 3 * 3600 * 10**9
 TOKENS = 20
-START_NS = 1000 * 24 * 3600 * 10**9
+DAY_NS = 24 * 3600 * 10**9
+START_NS = 1000 * DAY_NS
 ABOUT = About.of(
     join(
         [fakes.watch_set(KNOWN)],
@@ -54,11 +56,12 @@ def times(days: int, start_ns: int = START_NS) -> Iterator[int]:
 def baseline(days: int = 28) -> KnownBaseline:
     """What is usual here."""
     builder, chance = Builder(FEATURES), np.random.default_rng(1)
-    for now_ns in times(days, START_NS - days * 24 * 3600 * 10**9):
+    for now_ns in times(days, START_NS - days * DAY_NS):
+        builder.census(Looked(l0=float(chance.normal(20.0, 0.2)), unexplained=0.2, tokens=100))
         for number in range(GROUP):
             feature, count, mean = summed(*fired(chance, {}))
             ended = now_ns + number * 10**9
-            builder.add(Told(feature=feature, count=count, mean=mean, tokens=TOKENS, ended_ns=ended))
+            builder.add(Told(feature=feature, count=count, mean=mean, tokens=TOKENS, key=ended, ended_ns=ended))
     names = tuple(one.id for one in KNOWN.catalogue.features)
     return KnownBaseline(about=ABOUT, features=names, fitted=builder.fitted(), digest="sha256:" + "0" * 64)
 
@@ -78,19 +81,37 @@ def request(number: int, one: Fired, now_ns: int, *, label: str = "") -> list[Re
     ]
 
 
-def recording(path: Path, days: int, *, factors: Mapping[int, float] | None = None) -> Path:
+def census(now_ns: int, l0: float, *, unexplained: float = 0.2, first: int = 0) -> Census:
+    """A part of one, of 30 latents."""
+    return Census(
+        stream=fakes.stream_open(KNOWN).stream,
+        time_ns=now_ns,
+        tokens=100,
+        latents=30,
+        first=first,
+        l0_mean=l0,
+        squared_error=10.0 * unexplained,
+        squared_total=10.0,
+        total=np.zeros(15),
+        count=np.zeros(15, np.uint64),
+    )
+
+
+def recording(
+    path: Path, days: int, *, factors: Mapping[int, float] | None = None, start_ns: int = START_NS, seed: int = 2
+) -> Path:
     """Of some days."""
-    out, chance = io.BytesIO(), np.random.default_rng(2)
-    writer = Writer(out, RecordingHead(program="0.1.0", began_ns=START_NS))
+    out, chance = io.BytesIO(), np.random.default_rng(seed)
+    writer = Writer(out, RecordingHead(program="0.1.0", began_ns=start_ns))
     writer.happens(1, 1, Happening.CONNECTED)
     writer.write(1, 1, fakes.stream_open(KNOWN))
     writer.write(1, 1, fakes.watch_set(KNOWN))
     number = 0
-    for now_ns in times(days):
+    for now_ns in times(days, start_ns):
         for _ in range(GROUP):
             number += 1
             for record in request(number, fired(chance, factors or {}), now_ns):
-                writer.write(1, max(now_ns - START_NS, 1), record)
+                writer.write(1, max(now_ns - start_ns, 1), record)
     writer.close()
     path.write_bytes(out.getvalue())
     return path

@@ -197,3 +197,17 @@ def test_what_is_no_policy_is_refused_with_its_file(text: str, says: str, tmp_pa
     with pytest.raises(ConfigError, match=says) as caught:
         config.read_policies([str(path)])
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["1:30", "010", "-0_7", "1:30.5"])
+def test_a_number_that_yaml_reads_as_another_is_refused(tmp_path: Path, number: str) -> None:
+    with pytest.raises(ConfigError, match=rf"line 2: found the number {number}, which YAML reads as another one"):
+        load(tmp_path, f"log: {{level: info}}\nlimits: {{series: {number}}}\n")
+
+
+def test_zero_and_times_are_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("a: 0\nb: 0.5\nc: 2026-11-22T18:00:00Z\nd: 0x10\ne: '1:30'\nf: here:50\n")
+    found = config.read_yaml(file)
+    assert isinstance(found, dict)
+    assert (found["a"], found["b"], found["d"], found["e"], found["f"]) == (0, 0.5, 16, "1:30", "here:50")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from saewatch.engine.dictionary_file import load_bundle
-from tests import fakes
+from tests import deployed, fakes
 from tests.cli.upgrade import taped
 from tests.dictionary import exemplary
 from tests.dictionary import test_neuronpedia as neuronpedia
@@ -33,6 +33,7 @@ PAGES = (
     "docs/changing.md",
     "docs/clients.md",
     "docs/diff.md",
+    "docs/drift.md",
     "docs/labels.md",
     "docs/fidelity.md",
     "docs/policies.md",
@@ -53,6 +54,8 @@ NAMES: Mapping[str, str] = {
     "path/of/the/model": str(FIXTURE / "model"),
     "/tmp/saewatch/tap.sock": "tap.sock",  # made absolute below: a socket's path is short
 }
+OWN: Mapping[str, Mapping[str, str]] = {"docs/drift.md": {"BUNDLE": "deployed"}}
+"""Names that mean something else on one page."""
 SERVING = ("serve", "watch", "replay", "record", "fake-server")
 """Verbs that go on until Ctrl-C, unless they are told to end."""
 REFUSED: Mapping[str, str] = {
@@ -107,9 +110,13 @@ class Place:
     folder: Path
     environment: Mapping[str, str]
 
-    def words(self, line: str) -> list[str]:
-        """A command line with real names, as arguments of ours."""
-        for name, real in {**NAMES, "127.0.0.1:50071": self.environment["SAEWATCH_ADDRESS"]}.items():
+    def words(self, line: str, page: str) -> list[str]:
+        """A command line of a page with real names, as arguments of ours."""
+        for name, real in {
+            **NAMES,
+            **OWN.get(page, {}),
+            "127.0.0.1:50071": self.environment["SAEWATCH_ADDRESS"],
+        }.items():
             line = re.sub(rf"(?<![\w/.]){re.escape(name)}(?![\w/])", real, line)
         words = shlex.split(line, comments=True)[1:]
         return [str(self.folder / "tap.sock") if word == "tap.sock" else word for word in words]
@@ -128,6 +135,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     bundle = fakes.write_bundle(folder / "upgraded", taped.KNOWN)
     for name in ("before", "after"):
         taped.tape(folder / f"{name}.frames", taped.requests(60, lambda _: []), folder=bundle)
+    for week in (1, 2):
+        start_ns = deployed.START_NS + 4 * week * deployed.DAY_NS
+        deployed.recording(folder / f"week{week}.frames", 4, start_ns=start_ns, seed=week)
+    deployed.bundle(folder / "deployed")
     local = {"grpc": {"listen": "127.0.0.1:0"}, "web": {"listen": "127.0.0.1:0"}}
     settings = {"socket": str(folder / "own.sock"), "dictionaries": [str(DEMO)], **local}
     (folder / "saewatch.yaml").write_text(json.dumps(settings))
@@ -151,7 +162,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.mark.parametrize(("page", "line"), OURS, ids=[line[:60] for _, line in OURS])
 def test_a_command_of_the_docs_does_what_it_says(page: str, line: str, place: Place) -> None:
-    words = place.words(line)
+    words = place.words(line, page)
     if words[0] in {"serve", "replay", "record"} and "-c" not in words:
         words += ["-c", "replayed.yaml"]  # free ports
     process = subprocess.Popen(

@@ -8,6 +8,7 @@ are refused, so that a misspelt one cannot switch anything off.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -152,6 +153,8 @@ class Canaries(Section):
 
     file: BundlePath = ""
     """Their file, one JSON object a line; "" sends none. A relative path begins at the configuration's own folder."""
+    panel: BundlePath = ""
+    """A file of fixed prompts, one `{"prompt": "…"}` a line: docs/drift.md. It needs `file`, and at most 600 s."""
     url: str = "http://127.0.0.1:8000/v1"
     """The engine's OpenAI API, on this machine."""
     model: str = ""
@@ -266,14 +269,28 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeErr
 """The latter three are what PyYAML lets through for a scalar that is not what its tag says: ``!!int ""``."""
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys without a word, and aliases grow without end; this takes neither."""
+    """What YAML takes without a word, and this does not.
+
+    The last of two equal keys; aliases, which grow without end; and numbers that are not what they look like: YAML 1.1
+    reads 1:30 as 90, and 010 as 8.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.get_mark()
             raise yaml.constructor.ConstructorError(None, None, "an alias", mark)
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> Any:
+        found = super().construct_scalar(node)
+        if node.tag in _NUMBERS and re.fullmatch(r"[+-]?(0[0-7_]+|.*:.*)", found):
+            problem = f"the number {found:.20}, which YAML reads as another one"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return found
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - yaml's signature
         seen = set()

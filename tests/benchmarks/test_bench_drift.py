@@ -19,11 +19,14 @@ SMALL = replace(QUICK, name="small", features=200, blocks_a_day=8, null=(1202,))
 def test_the_short_form_runs_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_drift, "QUICK", SMALL)
     words = ["--quick", "--cache", str(tmp_path / "weeks"), "--json", str(tmp_path / "r.json")]
-    assert bench_drift.main([*words, "--cells", "null,drift,short,dial,peers"]) == 0
+    assert bench_drift.main([*words, "--cells", "silence,pairs,null,drift,short,dial,cold,peers"]) == 0
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["facts"]["null_windows"] == 56
     assert result["facts"]["false_alarms"] == 0
     assert result["facts"]["budget"] == 2
+    assert result["facts"]["silent"] == 0
+    assert result["facts"]["pair_false_buckets"] == 0
+    assert result["facts"]["pair_in_5_percent_found"] > 0
     assert {one["method"] for one in result["rows"][-1]["table"]} >= {"ADWIN, delta 0.002", "ours, unit request"}
     monkeypatch.setattr(bench_drift, "CELLS", {**bench_drift.CELLS, "null": lambda _: pytest.fail("it was there")})
     assert bench_drift.main([*words, "--cells", "null", "--resume"]) == 0

@@ -10,7 +10,7 @@ import torch
 from benchmarks import bench_encode, encoding
 from benchmarks.bench_encode import TOKENS, cells, facts_of, goals, row
 from benchmarks.encoding import Size, Subject, judged, subject
-from benchmarks.gpucells import gpu_goals
+from benchmarks.gpucells import GpuCell, gpu_cells, gpu_goals, table_of
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "encode-cpu.json"
 
@@ -78,6 +78,42 @@ def test_a_gpus_goals_are_not_run_without_its_rows() -> None:
     assert (found["G1"]["value"], found["G1"]["met"]) == (9.0, "accept")
     assert found["G8"]["met"] == "target"
     assert gpu_goals([{**base, "mismatched": 2}])["G8"]["met"] == "no"
+
+
+def test_gated_has_a_limit_for_few_rows_and_one_for_many() -> None:
+    base = {"mismatched": 0, "ours": 10.0, "floor_us": 9.0, "peak_bytes": 1, "dense_bytes": 100}
+    rows = [
+        {**base, "case": f"gpu/G6/gated/1x1/{tokens}", "tokens": tokens, "peers": {"saelens_bf16": theirs}}
+        for tokens, theirs in ((1, 40.0), (64, 34.0), (2048, 21.0))
+    ]
+    met = {name: one["met"] for name, one in gpu_goals(rows).items()}
+    assert (met["G6"], met["G6 many"]) == ("accept", "accept")
+    rows[2]["peers"] = {"saelens_bf16": 19.0}
+    met = {name: one["met"] for name, one in gpu_goals(rows).items()}
+    assert (met["G6"], met["G6 many"]) == ("accept", "no")
+
+
+def timed(tokens: int, latents: int, fused: float) -> dict[str, Any]:
+    return {
+        "case": f"gpu/G4/jumprelu/4096x{latents}/{tokens}",
+        "tokens": tokens,
+        "peers": {"ours_fused": fused, "ours_window": 1.0},
+    }
+
+
+def test_the_table_gets_a_row_only_where_the_fused_way_was_faster_from_there_on() -> None:
+    assert table_of([]) == []
+    assert table_of([timed(2048, 32_768, 0.99), timed(8192, 32_768, 1.2)]) == []
+    rows = [timed(2048, 32_768, 0.9), timed(8192, 32_768, 1.1), timed(2048, 131_072, 0.9), timed(8192, 131_072, 0.8)]
+    assert table_of(rows) == [(2048, 131_072)], "from 32,768 on it is not always faster"
+    assert table_of([*rows, timed(4096, 131_072, 1.3)]) == [(8192, 131_072)]
+
+
+def test_sweeps_have_names_of_their_own() -> None:
+    names = [one.name for one in gpu_cells(quick=False)]
+    assert len(set(names)) == len(names)
+    assert {"gpu/G2/jumprelu/4096x131072/64/l0=400", "gpu/G5/topk/4096x131072/2048/k=256"} <= set(names)
+    assert {type(one) for one in gpu_cells(quick=True)} == {GpuCell}
 
 
 def test_gpu_cells_run_through_on_the_cpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

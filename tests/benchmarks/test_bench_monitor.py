@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from benchmarks import bench_monitor
 from benchmarks.bench_monitor import CELLS, RULES, Cell, Engine, agrees, facts_of, goals, measured, policy
 from saewatch.monitor.policy.rule import Group, Leaf, leaves
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
 def test_every_statistic_and_condition_is_measured() -> None:
@@ -50,4 +56,48 @@ def test_facts_and_goals() -> None:
     assert goals(facts)["rules"]["met"] == "accept"
     assert goals({**facts, "firings_per_cpu_s": 4e6})["rules"]["met"] == "no"
     assert goals(facts)["memory"]["met"] == "not run"
-    assert goals({**facts, "memory_growth_mib": 2.0})["memory"]["met"] == "no"
+    whole = {**facts, "memory_requests": 10_000_000, "memory_growth_mib": 2.0}
+    assert goals(whole)["memory"]["met"] == "no"
+    assert goals({**whole, "memory_growth_mib": 0.2})["memory"]["met"] == "target"
+    assert goals({**whole, "memory_requests": 9_000_000})["memory"]["met"] == "not run", "too few say nothing"
+
+
+def test_short_requests_pass_through_all_that_is_kept() -> None:
+    engine = Engine(scale=6.0)
+    for first in range(1, 4 * 512, 512):
+        bench_monitor.come_and_go(engine, range(first, first + 512))
+    kept = engine.alerts.all()
+    assert {one.state for one in kept} >= {"resolved"}
+    assert all(one.evidence for one in kept)
+    assert engine.alerts.unjudged == 0
+    assert len(engine.monitor.records("q1025")) == 1, "the last ones are kept"
+
+
+def test_memory_is_looked_at_after_the_first_ones() -> None:
+    found = bench_monitor.memory(1024, 2048)
+    assert [at for at, _ in found["marks"]] == [1024, 1536, 2048, 2560, 3072]
+    assert found["n"] == 2048
+    assert found["ours"] == max(mib for _, mib in found["marks"]) - found["mib"]
+    assert bench_monitor.memory(1024, 2048, budget_s=0.0)["ours"] is None
+
+
+def test_cells_are_kept_while_the_code_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--quick", "--cells", "decode_1", "--json", str(tmp_path / "r.json")]
+    assert bench_monitor.main(words) == 0
+    monkeypatch.setattr(bench_monitor, "measured", lambda *_: pytest.fail("it was there"))
+    assert bench_monitor.main([*words, "--resume"]) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [row["cell"] for row in result["rows"]] == ["decode_1"]
+    assert {one["cell"] for one in result["not_run"]} == {"decode_64", "decode_16", "prefill_64", "memory"}
+    assert bench_monitor.main(["--cells", "nothing"]) == 1
+
+
+def test_a_committed_result_is_of_full_size() -> None:
+    for path in RESULTS.glob("monitor-*.json"):
+        result = json.loads(path.read_text())
+        assert not result["quick"]
+        assert result["correctness"]["mismatched"] == 0 < result["correctness"]["compared"]
+        assert result["facts"]["firings_per_cpu_s"] >= bench_monitor.ACCEPT
+        assert result["facts"]["touched_share"] >= 0.2
+        assert (result["facts"]["rules"], result["facts"]["features"]) == (200, 2000)
+        assert result["goals"]["memory"]["met"] in {"target", "accept"}

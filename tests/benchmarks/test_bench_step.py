@@ -18,7 +18,7 @@ def test_it_runs_through_at_a_small_shape(tmp_path: Path, capsys: pytest.Capture
     assert bench_step.main(["--quick", "--device", "cpu", "--sequences", "1,3", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
     assert [one["sequences"] for one in found["rows"]] == [1, 3]
-    assert set(found["rows"][0]["added"]) == {"watch256", "full"}
+    assert set(found["rows"][0]["added"]) == {"watch256", "watch256_staged", "full"}
     assert found["goals"]["G9"]["met"] == "not run"
 
 
@@ -43,6 +43,13 @@ def test_g9_takes_the_worst_number_of_sequences() -> None:
     assert document(rows, quick=False)["goals"]["G9"]["met"] == "accept"
     assert document(rows[:1], quick=False)["goals"]["G9"]["met"] == "target"
     assert len(document(rows[:1], quick=False)["not_run"]) >= 2
+
+
+def test_the_two_places_are_compared_where_both_were_timed() -> None:
+    share = {"watch2048": 0.001, "watch2048_graph": 0.0015, "watch2048_staged": 0.0024, "watch256_staged": 0.001}
+    facts = document([{"sequences": 16, "share": share}], quick=False)["facts"]
+    assert facts["graph_less_staged_2048_16"] == -0.0009
+    assert not any("256" in name for name in facts if name.startswith("graph_less"))
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:

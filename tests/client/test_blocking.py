@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-import threading
-import time
 
 import grpc
 import pytest
@@ -26,19 +23,6 @@ def test_five_lines(saewatch_server: FakeServer) -> None:
     for event in Client(saewatch_server.address).watch(category="vcr"):
         assert "1 tokens seen: r1 prompt 3 violence.p1 2.50" in str(event)
         break
-
-
-def test_a_loop_that_is_left_leaves_no_call_behind(saewatch_server: FakeServer) -> None:
-    gc.disable()  # counting references is enough
-    try:
-        with client(saewatch_server) as one:
-            saewatch_server.fires("violence.p1")
-            for _ in one.watch():
-                assert saewatch_server.watchers == 1
-                break
-            until(lambda: saewatch_server.watchers == 0)
-    finally:
-        gc.enable()
 
 
 def test_what_comes_in_order(saewatch_server: FakeServer) -> None:
@@ -120,59 +104,11 @@ def test_a_restart_is_a_gap_of_exact_size(saewatch_server: FakeServer) -> None:
     assert [one.feature for one in reader.of(Firings)[1]] == ["medical.p1"], "by the new run's table"
 
 
-def test_a_stream_that_falls_silent_is_given_up(saewatch_server: FakeServer) -> None:
-    with Proxy(saewatch_server.address) as proxy, client(proxy, silence_s=2.0) as one:
-        reader = Reader(one.watch())
-        saewatch_server.tokens(1)
-        reader.wait(Firings)
-        proxy.hush()
-        saewatch_server.tokens(1)
-        reader.wait(Disconnected)
-        assert "nothing, not even a heartbeat" in reader.of(Disconnected)[0].reason
-        proxy.cut()
-        proxy.go_on()
-        reader.wait(Firings, 2)
-        reader.end()
-    assert reader.positions == [0, 1]
-
-
-def test_a_reader_that_takes_its_time_is_not_silence(saewatch_server: FakeServer) -> None:
-    with client(saewatch_server, silence_s=1.5) as one, one.watch() as watch:
-        saewatch_server.tokens(1)
-        saewatch_server.tokens(1)
-        assert next(watch)
-        time.sleep(2.5)
-        assert isinstance(next(watch), Firings)
-        saewatch_server.tokens(1)
-        assert isinstance(next(watch), Firings)
-    assert watch.totals.reconnects == 0
-
-
 def test_heartbeats_keep_it_alive_and_are_shown_to_whom_wants_them() -> None:
     with FakeServer(heartbeat_s=0.1) as server, client(server, silence_s=1.0) as one:
         with one.watch(heartbeats=True) as watch:
             events = list(itertools.islice(watch, 15))
         assert all(isinstance(event, Heartbeat) for event in events)
-
-
-@pytest.mark.parametrize("whose", ["watch", "client"])
-def test_another_thread_closes_it(saewatch_server: FakeServer, whose: str) -> None:
-    one = client(saewatch_server)
-    watch = one.watch()
-    threading.Timer(0.3, (watch if whose == "watch" else one).close).start()
-    assert list(watch) == []
-    until(lambda: saewatch_server.watchers == 0)
-    one.close()
-    assert list(watch) == []
-
-
-def test_closed_while_it_waits_to_connect_again() -> None:
-    with Client("127.0.0.1:1") as one, one.watch() as watch:
-        reader = Reader(watch)
-        reader.wait(Disconnected, 6)
-        began = time.monotonic()
-        reader.end()
-        assert time.monotonic() - began < 2.0
 
 
 def test_it_gives_up_when_it_was_told_to() -> None:

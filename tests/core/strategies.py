@@ -154,6 +154,7 @@ def censuses(draw: st.DrawFn) -> Census:
         squared_total=draw(NOT_NEGATIVE),
         total=draw(column(np.float64, count, st.floats(allow_nan=False, allow_infinity=False))),
         count=draw(column(np.uint64, count, st.integers(0, tokens))),
+        overflowed=draw(COUNT),
     )
 
 

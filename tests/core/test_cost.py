@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from saewatch.core import cost, limits
 from saewatch.core.batch import FiringBatch, Reason
 from saewatch.core.cost import DEVICES, Device, Seconds, Traffic, Use
 from saewatch.core.footprint import ROWS
+from saewatch.core.head import HeadSheet
 from saewatch.core.records import STAGES, TrafficClass
 from saewatch.core.wire import encode, fit
 from saewatch.edge.pb import common_pb2, firing_pb2
 from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.encoder import Encoder
+from saewatch.engine.kernels import launch
 from saewatch.engine.slab import Slab
 from saewatch.monitor.monitor import FAULTS
 from tests import fakes
@@ -149,17 +152,46 @@ def test_launches_are_those_that_the_encoder_dispatches(rows: int) -> None:
     assert cost.LAUNCHES_STEP + cost.LAUNCHES_CHUNK * chunks == pytest.approx(found.count + copies, rel=0.1)
 
 
+@pytest.mark.parametrize("rows", [256, 3 * ROWS])
+def test_launches_of_the_kernels_are_those_that_are_enqueued(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    bundle, enqueued = load_bundle(BUNDLE), []
+    monkeypatch.setattr(launch, "start", lambda variant, *_, warm: enqueued.append(variant.name))
+    watch = bundle.catalogue.watch_list(bundle.manifest)
+    encoder = Encoder(
+        rows_max=rows, d_in=128, slots_max=len(watch.rows), fixed=True, fused=True, dtype=bundle.dictionary.W.dtype
+    )
+    encoder.load(bundle.dictionary, watch)
+    index = torch.arange(rows)
+    slab = Slab(rows_max=rows, firings_max=rows)
+    encoder.encode(torch.zeros(rows, 128), positions=index, token_ids=index, slab=slab)
+    assert len(enqueued) == cost.LAUNCHES_FUSED * math.ceil(rows / ROWS)
+
+
 def test_an_estimate_follows_its_formula() -> None:
     sheet = load_bundle(BUNDLE).manifest
-    device = Device(bandwidth=1e9, flops=1e15)
+    device = Device(bandwidth=1e9, flops=1e15, tensor_flops=1e15)
     found = cost.step_seconds(sheet, device, rows=100, slots=10, element_bytes=2)
-    moved = 100 * 128 * 24 + 4 * 10 * 128 + 4 * 100 * 10 + 2 * 42 * 100 * 10
-    assert found.lower == pytest.approx(moved / 1e9 + 56 * 2e-6)
-    assert found.upper == pytest.approx(2 * moved / 1e9 + 56 * 10e-6)
-    slow = cost.step_seconds(sheet, Device(bandwidth=1e15, flops=1e6), rows=100, slots=10, element_bytes=2)
+    moved = 7 * 100 * 128 * 2 + 2 * 10 * 128 + 1.5 * 100 * 10
+    assert found.lower == pytest.approx(moved / 1e9 + 17 * 2e-6)
+    assert found.upper == pytest.approx(2 * moved / 1e9 + 17 * 10e-6)
+    bound = Device(bandwidth=1e15, flops=1e15, tensor_flops=1e6)
+    slow = cost.step_seconds(sheet, bound, rows=100, slots=10, element_bytes=2)
     assert slow.lower == pytest.approx(2 * 100 * 10 * 128 / 1e6, rel=0.01)
+    planes = cost.step_seconds(sheet, bound, rows=100, slots=10, element_bytes=4)
+    assert planes.lower == pytest.approx(3 * slow.lower, rel=0.01)
+
+
+def test_what_the_kernels_do_not_encode_goes_by_torch() -> None:
+    sheet = load_bundle(BUNDLE).manifest
+    device = Device(bandwidth=1e9, flops=1e15, tensor_flops=1e15)
     whole = cost.step_seconds(sheet, device, rows=100, slots=10, element_bytes=2, whole=True)
-    assert whole.lower > 4 * found.lower
+    moved = 100 * 128 * 24 + 12 * 1040 * 128 + 4 * 100 * 1040 + 2 * 42 * 100 * 10
+    assert whole.lower == pytest.approx(moved / 1e9 + 56 * 2e-6)
+    head = HeadSheet(direction=15, kind="mlp", activation="gelu", units=64)
+    headed = replace(sheet, encoder=replace(sheet.encoder, heads=(head,)))
+    found = cost.step_seconds(headed, device, rows=100, slots=10, element_bytes=2)
+    moved = 100 * 128 * 24 + 4 * (10 + 64) * 128 + 4 * 100 * 10 + 2 * 42 * 100 * 10 + 2 * 12 * 100 * 64
+    assert found.lower == pytest.approx(moved / 1e9 + 56 * 2e-6)
 
 
 @pytest.mark.parametrize("name", DEVICES)

@@ -23,8 +23,8 @@ def manifest() -> Manifest:
     return read_manifest(SHEET.read_bytes(), subject="dictionary.json")
 
 
-def config(**changes: int) -> TapConfig:
-    return TapConfig(socket="/run/s.sock", dictionaries=(USE,), **changes)  # type: ignore[arg-type]  # numbers only
+def config(**changes: int | str) -> TapConfig:
+    return TapConfig(socket="/run/s.sock", dictionaries=(USE,), **changes)  # type: ignore[arg-type]  # each has its type
 
 
 def needed(manifest: Manifest, use: DictionaryUse = USE, *, staged: bool = True) -> Footprint:
@@ -99,3 +99,32 @@ def test_latents_that_compete_are_not_encoded_by_kernels(manifest: Manifest) -> 
     competing = dataclasses.replace(manifest, encoder=dataclasses.replace(manifest.encoder, k=32, activation="topk"))
     found = footprint(competing, USE, config(), rows=8192, slots=2048)
     assert found.temporary >= 1024 * 2048 * 42
+
+
+def test_in_the_graph_no_rows_are_copied_and_what_lies_between_lasts(manifest: Manifest) -> None:
+    beside, inside = (footprint(manifest, USE, config(placement=p), rows=8192, slots=100) for p in ("side", "graph"))
+    assert inside.staging == 8192 * 128 * 2 + 4 * 16 * 8192
+    assert inside.watched == 2 * beside.watched, "and that of the start"
+    assert inside.temporary == pytest.approx(8 * beside.temporary, rel=0.01), "of 8,192 rows and not of 1,024"
+
+
+@pytest.mark.parametrize(
+    ("use", "staged", "why"),
+    [
+        (dataclasses.replace(USE, census=0.1), True, "a census"),
+        (USE, False, "a device without the kernels"),
+    ],
+)
+def test_what_has_no_place_in_the_graph_is_refused(
+    manifest: Manifest, use: DictionaryUse, *, staged: bool, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"saewatch.placement: found graph with {why}, expected side"):
+        footprint(manifest, use, config(placement="graph"), rows=64, slots=10, staged=staged)
+
+
+def test_neither_competitors_nor_heads_have_a_place_in_the_graph(manifest: Manifest) -> None:
+    head = HeadSheet(direction=15, kind="mlp", activation="gelu", units=64)
+    for changes, why in (({"heads": (head,)}, "probe heads"), ({"activation": "topk", "k": 4}, "latents that compete")):
+        other = dataclasses.replace(manifest, encoder=dataclasses.replace(manifest.encoder, **changes))
+        with pytest.raises(ConfigError, match=f"found graph with {why}"):
+            footprint(other, USE, config(placement="graph"), rows=64, slots=10)

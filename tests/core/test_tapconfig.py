@@ -38,6 +38,7 @@ CONFIGS = st.builds(
     slots=st.integers(1, 64),
     firings_per_token=st.integers(1, limits.WATCH_SLOTS),
     device_budget_mib=st.integers(1, 2**20),
+    placement=st.sampled_from(["side", "graph"]),
     queue_bytes=st.integers(limits.FRAME_BYTES, 2**32),
     reuse_bytes=st.integers(0, limits.REUSE_BYTES_MAX),
 )
@@ -126,6 +127,7 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     (top(slots="3"), "saewatch.slots", "'3' (str)", "a value of type int"),
     (top(firings_per_token=0), "saewatch.firings_per_token", "0", "1 to 65536"),
     (top(firings_per_token=65_537), "saewatch.firings_per_token", "65537", "1 to 65536"),
+    (top(placement="beside"), "saewatch.placement", "'beside'", "one of side, graph"),
     (top(device_budget_mib=0), "saewatch.device_budget_mib", "0", "1 to 1048576"),
     (top(queue_bytes=limits.FRAME_BYTES - 1), "saewatch.queue_bytes", "131071", "131072 to 4294967296"),
     (top(queue_bytes=2**32 + 1), "saewatch.queue_bytes", "4294967297", "131072 to 4294967296"),

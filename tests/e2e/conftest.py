@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,18 +15,39 @@ from benchmarks.form import ROOT
 from benchmarks.oracle import Oracle, Reading
 from benchmarks.rig import Rig, bundle_of_all, scaled
 from deploy.demo.collect import Collector
+from tests.edge.sinks.receiver import Receiver
 
 FIXTURE = ROOT / "tests/fixture"
+SECRET = b"a secret of the tests of alerts"
+POLICY: dict[str, Any] = {
+    "policy": "everything",
+    "rules": [
+        {
+            "id": rule,
+            "severity": "high",
+            "action": "flag",
+            "uncalibrated": "a test",
+            "runbook": "https://runbooks.example.org/busy",
+            "when": {"feature": "everything.g1", **leaf},
+        }
+        for rule, leaf in {
+            "busy": {"statistic": "count", "above": 9},
+            "never": {"statistic": "max", "above": 1e6},
+        }.items()
+    ],
+}
+"""``busy`` is met by any request in which more than nine tokens were seen."""
 FLOAT32 = ("--dtype", "float32", "--max-num-batched-tokens", "512")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The watched engine with its sidecar, and an engine without a tap."""
+    """The watched engine with its sidecar, which has a policy and posts alerts, and an engine without a tap."""
 
     watched: Rig
     plain: Rig
     fault: Path
+    receiver: Receiver
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +57,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     fault.write_text("")
     bundle = bundle_of_all(FIXTURE / "source", FIXTURE / "model", folder / "bundle")
     other = bundle_of_all(scaled(FIXTURE / "source", folder / "scaled"), FIXTURE / "model", folder / "other")
-    watched = Rig(_short(tmp_path_factory, "w"), FIXTURE / "model", bundle, [other], store=folder / "store")
+    own = _short(tmp_path_factory, "w")
+    (own / "policy.yaml").write_text(json.dumps(POLICY))
+    (own / "key").write_text("whsec_" + base64.b64encode(SECRET).decode())
+    receiver = Receiver()
+    hook = {"name": "pager", "url": receiver.url, "secret_file": "key"}
+    alerts = {"policies": ["policy.yaml"], "webhooks": [hook]}
+    store = folder / "store"
+    watched = Rig(own, FIXTURE / "model", bundle, [other], store=store, sections=alerts, records=True)
     plain = Rig(_short(tmp_path_factory, "p"), FIXTURE / "model", bundle)
     try:
         watched.start_sidecar()
@@ -43,7 +74,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         plain.start_engine(tap=[], extra=FLOAT32)
         watched.wait()
         plain.wait()
-        yield Pair(watched, plain, fault)
+        with receiver:
+            yield Pair(watched, plain, fault, receiver)
     finally:
         plain.stop()
         watched.stop()

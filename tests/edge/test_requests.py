@@ -16,7 +16,18 @@ from saewatch.core.marks import RecordingHead
 from saewatch.core.recording import Recording, Writer
 from saewatch.core.records import Record, RequestEnd, RequestStart
 from saewatch.edge import dictionaries
-from saewatch.edge.requests import CHANGED, INCOMPLETE, LONG, LOST, UNSEEN, RecordedRequest, RecordedRequests
+from saewatch.edge.requests import (
+    CHANGED,
+    CUT,
+    ENDED,
+    INCOMPLETE,
+    LONG,
+    LOST,
+    OPEN,
+    UNSEEN,
+    RecordedRequest,
+    RecordedRequests,
+)
 from saewatch.monitor.policy.rule import read as read_policy
 from tests import fakes
 from tests.edge.taped import KNOWN, Taped
@@ -129,6 +140,33 @@ def test_requests_that_were_not_wholly_seen_are_told_where_they_are_asked_for() 
     [one] = RecordedRequests(recording(*records), KNOWN, policies=[POLICY], whole=False)
     assert (one.missed, int(one.seen.sum()), len(one.seen)) == ({"no_slot": 2}, 4, 6)
     assert [alert.state for alert in one.alerts] == ["active", "resolved"]
+
+
+def test_a_request_that_has_not_ended_is_told_where_it_is_asked_for() -> None:
+    batch = fakes.batch([(5, 1, 3)], [(1, 2, 7.0)], missed=[(5, Reason.EXCLUDED, 1), (5, Reason.NO_SLOT, 2)])
+    records = [*request(5, 9, batch)[:-1], *request(6, 2, fakes.batch([(6, 0, 2)], seq=2))]
+    found = RecordedRequests(recording(*records), KNOWN, policies=[POLICY], whole=False, unfinished=True)
+    told = {one.identity.engine_id: one for one in found}
+    assert {name: one.end for name, one in told.items()} == {"r6": ENDED, "r5": OPEN}, "it comes last"
+    assert (len(told["r5"].seen), int(told["r5"].seen.sum())) == (6, 3), "so many were fed at least"
+    assert [alert.state for alert in told["r5"].alerts] == ["active"]
+    assert found.left_out == {}
+    assert found.finished == {"unlabelled": 1}, "only what has ended is counted as such"
+
+
+def test_a_request_that_was_lost_with_its_engine_is_told_as_such() -> None:
+    again: list[Record] = [fakes.beat(), fakes.beat()]  # of an engine that does not name it any more
+    file = io.BytesIO()
+    writer = Writer(file, RecordingHead(program="test", began_ns=1))
+    batch = fakes.batch([(5, 0, 3)], [(1, 2, 7.0)])
+    for number, record in enumerate([fakes.stream_open(KNOWN), fakes.watch_set(KNOWN), *request(5, 9, batch)[:-1]]):
+        writer.write(1, number * 1_000_000, record)
+    came: list[Record] = [fakes.stream_open(KNOWN), fakes.watch_set(KNOWN), *again]
+    for number, record in enumerate(came, 100):
+        writer.write(2, number * 1_000_000, record)
+    writer.close()
+    found = RecordedRequests(Recording(file), KNOWN, whole=False, unfinished=True)
+    assert [(one.end, len(one.seen)) for one in found] == [(CUT, 3)]
 
 
 def test_a_request_without_end_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ class Running:
     def enqueued(self, count: int = ROWS) -> dict[str, Any]:
         """A forward pass whose tokens are still to come."""
         self.steps += 1
+        self.tap.enter()
         rows = rows_of(**{f"r{self.steps}": (0, count)})
         self.blocks.run(hidden(count, seed=self.steps))
         self.tap.snapshot(lambda: rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import encode, grey_pairs
+from saewatch.engine.kernels import table
 from saewatch.engine.whole import Given, Whole
 from tests import made
 
@@ -56,6 +57,24 @@ def test_what_fires_is_what_the_reference_says(device: torch.device, activation:
     assert not bool((((found > 0) != (expected > 0)) & ~grey).any())
     both = (found > 0) & (expected > 0)
     assert torch.allclose(found[both], expected[both], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("activation", "k"), [("jumprelu", None), ("topk", 32)])
+@pytest.mark.parametrize("rows", [130, 1000])
+def test_both_ways_of_many_rows_find_the_same(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, activation: str, k: int | None, rows: int
+) -> None:
+    one, x = dictionary(activation, k=k), made.rows(rows, d_in=D_IN).bfloat16()
+    if k is None:
+        one.limits.lim[:] += 4.0  # at most some hundred fire
+    whole = loaded(one, device)
+    by_window = dense(whole, x.to(device))
+    monkeypatch.setattr(table, "FUSED", ((1, 1),))
+    fused = dense(whole, x.to(device))
+    grey = grey_pairs(x, one.W, one.limits, one.manifest.encoder)[:, :LATENTS]
+    assert not bool((((fused > 0) != (by_window > 0)) & ~grey).any())
+    assert torch.equal(fused, dense(whole, x.to(device))), "the same bytes each time"
+    assert torch.equal(fused[:129], dense(whole, x[:129].to(device))), "whatever else is in the step"
 
 
 def test_a_graph_answers_for_new_rows_and_another_dictionary_and_alike_each_time(cuda: torch.device) -> None:

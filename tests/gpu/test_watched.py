@@ -10,6 +10,7 @@ from saewatch.core.catalogue import WatchList
 from saewatch.engine.encode import compare, encode, grey_pairs
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.kernels.group import Group, Work
+from saewatch.engine.kernels.inside import Inside
 from saewatch.engine.kernels.launch import Launch
 from saewatch.engine.slab import Slab
 from tests import made
@@ -115,3 +116,45 @@ def test_a_swap_is_seen_by_a_graph_that_was_captured_before(cuda: torch.device) 
     found = columns(read(slab))
     fresh = Slab(rows_max=40, firings_max=5000, device=cuda)
     assert found == columns(read(encoder.encode(x, positions=index, token_ids=index, slab=fresh)))
+
+
+def test_a_graph_multiplies_what_is_packed_behind_it(cuda: torch.device) -> None:
+    x, W = (random(n, 2304, seed=n, dtype=torch.bfloat16, device=cuda) for n in (64, 300))
+    group, index = a_group(x, W, lim=60.0, room=2000), torch.arange(64, device=cuda)
+    kernels, slab = Inside([group]), Slab(rows_max=64, firings_max=2000, device=cuda)
+    kernels.compile()
+    packs = kernels.packs([slab])
+    kernels.fire(64)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernels.fire(64)  # for as many rows as it is captured for, whatever the step has
+    for rows in (64, 50, 1):
+        x.copy_(random(64, 2304, seed=rows, dtype=torch.bfloat16, device=cuda))
+        graph.replay()
+        slab.start(rows)
+        kernels.pack(packs, rows, index[:rows], index[:rows])
+        assert columns(read(slab)) == columns(launched([group], rows)[0])
+
+
+def test_a_graph_follows_what_is_copied_into_its_buffers(cuda: torch.device) -> None:
+    first, other = (Encoder(rows_max=8, d_in=made.D_IN, slots_max=n, device=cuda, fused=True) for n in (96, 40))
+    for encoder, seed in ((first, 0), (other, 5)):
+        count = encoder.slots_max
+        encoder.load(made.dictionary(seed=seed), WatchList(rows=tuple(range(count)), floors=(0.0,) * count))
+    x, index = made.rows(8).to(cuda), torch.arange(8, device=cuda)
+    slab = Slab(rows_max=8, firings_max=800, device=cuda)
+    kernels = Inside([first.group(x, slab)])
+    packs = kernels.packs([slab])
+    kernels.fire(8)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernels.fire(8)
+    first.check_follows(other)
+    first.follow(other)
+    graph.replay()
+    slab.start(8)
+    kernels.pack(packs, 8, index, index)
+    fresh = Slab(rows_max=8, firings_max=800, device=cuda)
+    assert columns(read(slab)) == columns(read(other.encode(x, positions=index, token_ids=index, slab=fresh)))

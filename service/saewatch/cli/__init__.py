@@ -79,6 +79,7 @@ VERBS: Mapping[str, Verb] = {
     "policy test": Verb("saewatch.cli.policy.test", "play written or recorded requests to a policy's rules"),
     "policy explain": Verb("saewatch.cli.policy.explain", "say why a rule fired on a recorded request, or did not"),
     "policy preview": Verb("saewatch.cli.policy.preview", "tell how often rules would have fired on a recording"),
+    "baseline accept": Verb("saewatch.cli.baseline.accept", "accept new levels of features, with a reason"),
     "baseline build": Verb("saewatch.cli.baseline.build", "fit what is usual, from recorded traffic"),
     "version": Verb("saewatch.cli.version", "print the version"),
 }

@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=["exact", "thresholded"], default="exact", help="for latents that compete")
     parser.add_argument("--census", type=float, default=0.0, help="share of tokens to encode with the whole dictionary")
     parser.add_argument("--instance", default="", help="the engine's name in the deployment")
+    parser.add_argument("--placement", choices=["side", "graph"], default="side", help="where a GPU multiplies rows")
     parser.add_argument("--rows", type=int, default=8192, help="vLLM's max-num-batched-tokens (%(default)s)")
     parser.add_argument("--canaries", action="store_true", help=CANARIES_HELP)
     parser.add_argument("--no-middleware", action="store_true", help=NO_MIDDLEWARE_HELP)
@@ -54,7 +55,13 @@ def run(options: argparse.Namespace) -> int:
     known = list(dictionaries.load(folders).values())
     _check_ids(options.watch, known)
     uses = tuple(_use(*one, options) for one in zip(folders, known, roles, strict=True))
-    config = TapConfig(socket=socket, dictionaries=uses, instance=options.instance, on_failure=options.on_failure)
+    config = TapConfig(
+        socket=socket,
+        dictionaries=uses,
+        instance=options.instance,
+        on_failure=options.on_failure,
+        placement=options.placement,
+    )
     text = tapconfig.additional_config(config)
     tapconfig.read(json.loads(text)[tapconfig.SECTION])
     words = ["--worker-cls", WORKER, "--additional-config", text]

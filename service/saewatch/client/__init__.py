@@ -9,9 +9,10 @@
 events to test a client with. docs/clients.md says what each event obliges a client to do.
 """
 
-from saewatch.client.aio import AsyncAlertWatch, AsyncClient, AsyncWatch
+from saewatch.client.aio import AsyncClient
+from saewatch.client.aiowatches import AsyncAlertWatch, AsyncVerdicts, AsyncWatch
 from saewatch.client.alerts import AlertChange, AlertEvent, AlertsMissed
-from saewatch.client.blocking import AlertWatch, Client, Watch
+from saewatch.client.blocking import Client
 from saewatch.client.events import (
     Blind,
     Books,
@@ -27,7 +28,7 @@ from saewatch.client.events import (
 from saewatch.client.firings import Firing, Firings
 from saewatch.client.stored import Bucket, Covered, Loss, Page, StoredFiring, StoredRequest
 from saewatch.client.tables import Request, Stream, Table
-from saewatch.client.verdicts import AsyncVerdicts, Verdicts
+from saewatch.client.watches import AlertWatch, Verdicts, Watch
 
 __all__ = [
     "AlertChange",

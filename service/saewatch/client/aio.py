@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from random import Random
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import grpc
 
 from saewatch.client import asks, questions, stored
-from saewatch.client.alerts import AlertEvent, AlertSession, WantedAlerts, acknowledgement, alert_filter
+from saewatch.client.aiowatches import AsyncAlertWatch, AsyncVerdicts, AsyncWatch
+from saewatch.client.alerts import AlertSession, WantedAlerts, acknowledgement, alert_filter
 from saewatch.client.channel import ADDRESS, OPTIONS, TIMEOUT_S
-from saewatch.client.events import Event, Totals
 from saewatch.client.failures import told
 from saewatch.client.filters import Several, firing_filter
 from saewatch.client.questions import Wanted
-from saewatch.client.session import SILENCE_S, Session, Watched
+from saewatch.client.session import SILENCE_S, Session
 from saewatch.client.stored import Bucket, Page, StoredFiring, StoredRequest
-from saewatch.client.verdicts import AsyncVerdicts
+from saewatch.client.verdicts import SaidInLoop, VerdictSession
 from saewatch.core import limits
 from saewatch.edge.pb import (
     alert_pb2,
@@ -54,7 +51,7 @@ class AsyncClient:
         self._silence_s = silence_s
         self._random = random
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
-        self._watches: WeakSet[AsyncWatch | AsyncAlertWatch] = WeakSet()
+        self._watches: WeakSet[AsyncWatch | AsyncAlertWatch | AsyncVerdicts] = WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,9 +211,14 @@ class AsyncClient:
         """Says that an alert was right (``true_positive``), wrong (``false_positive``), or just seen; and why."""
         return await self._drive(asks.acknowledge(acknowledgement(name, verdict, reason)))
 
-    def verdicts(self) -> AsyncVerdicts:
-        """Verdicts on the requests that are followed, from when they are."""
-        return AsyncVerdicts(self.address, self._channel)
+    def verdicts(self, *, give_up_after_s: float | None = None) -> AsyncVerdicts:
+        """Verdicts on the requests that are followed, as `Client.verdicts` gives them."""
+        session = VerdictSession(
+            address=self.address, said=SaidInLoop, give_up_after_s=give_up_after_s, random=self._random
+        )
+        watch = AsyncVerdicts(session, self._channel, self._silence_s)
+        self._watches.add(watch)
+        return watch
 
     def query_firings(
         self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]
@@ -264,111 +266,3 @@ class AsyncClient:
                 answer = await call(ask.request, timeout=self._timeout_s + ask.longer_s)
             except grpc.RpcError as error:
                 raise told(self.address, error) from None  # gRPC's own text is long and says nothing more
-
-
-class _AsyncWatching(Generic[E]):
-    """Events of one subscription. Iterate over it once; another task of the loop may close it."""
-
-    def __init__(self, session: Watched[E], channel: grpc.aio.Channel, silence_s: float) -> None:
-        self._session = session
-        self._line = _Line(silence_s)
-        self._events = _events(session, channel, self._line)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> E:
-        return await anext(self._events)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def resume_token(self) -> str:
-        """A watch that begins with it goes on behind the last event of this one."""
-        return self._session.resume_token
-
-    @property
-    def totals(self) -> Totals:
-        """What was handed out so far."""
-        return self._session.totals
-
-    def close(self) -> None:
-        """Ends it: whoever waits for an event gets the end of the iteration."""
-        self._line.close()
-
-
-class AsyncWatch(_AsyncWatching[Event]):
-    """Firings and what belongs to them."""
-
-
-class AsyncAlertWatch(_AsyncWatching[AlertEvent]):
-    """Changes of alerts."""
-
-
-async def _events(session: Watched[E], channel: grpc.aio.Channel, line: _Line) -> AsyncGenerator[E, None]:
-    try:
-        while not line.closed.is_set():
-            broken: grpc.RpcError | None = None
-            line.opened(session.call(channel))
-            try:
-                while (message := await line.message()) is not None:
-                    for event in session.take(message, time.monotonic()):
-                        yield session.hand(event)
-            except grpc.RpcError as error:
-                broken = error
-            if line.closed.is_set():
-                return
-            down = session.lost(broken, time.monotonic(), silent=line.silent)
-            yield session.hand(down)
-            await line.wait(down.retry_s)
-    finally:
-        line.close()
-
-
-class _Line:
-    """The call that a watch listens to, as other tasks see it."""
-
-    def __init__(self, silence_s: float) -> None:
-        self.closed = asyncio.Event()
-        self.silent = False
-        """The last call was ended because it said nothing."""
-        self._silence_s = silence_s
-        self._call: Any = None
-
-    def opened(self, call: Any) -> None:
-        """A new call."""
-        self._call = call
-        self.silent = False
-
-    async def message(self) -> Any:
-        """The next message; None at the end of the stream, and of the watch."""
-        try:
-            async with asyncio.timeout(self._silence_s):
-                found = await self._call.read()
-        except TimeoutError:
-            self.silent = True
-            return None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self.closed.is_set() and task is not None and not task.cancelling():
-                return None  # the call was cancelled, not the task that waits for it
-            raise
-        return None if found is grpc.aio.EOF else found
-
-    async def wait(self, seconds: float) -> None:
-        """For a time, or until the watch is closed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.closed.wait()
-
-    def close(self) -> None:
-        """Ends the call and the watch."""
-        self.closed.set()
-        if self._call is not None:
-            self._call.cancel()

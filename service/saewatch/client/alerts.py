@@ -134,6 +134,13 @@ class AlertSession:
         """As `Reconnect.lost`."""
         return self._reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
 
+    def broken(self, down: Disconnected) -> Sequence[AlertEvent]:
+        """That it is so."""
+        return [down]
+
+    def close(self) -> None:
+        """It holds nothing."""
+
 
 def _numbers(enum: Any, field: str, words: Several) -> list[Any]:
     prefix = enum.keys()[0].removesuffix("UNSPECIFIED")

@@ -1,31 +1,25 @@
-"""`Client`: for programs without a loop. A watch is an iterator, and another thread may close it.
-
-gRPC's blocking iterator cannot wait for a time, so each watch has one thread beside it, which ends a call that says
-nothing while somebody waits for it, and sleeps otherwise.
-"""
+"""`Client`: for programs without a loop. A watch is an iterator, and another thread may close it."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import grpc
 
 from saewatch.client import asks, questions, stored
-from saewatch.client.alerts import AlertEvent, AlertSession, WantedAlerts, acknowledgement, alert_filter
+from saewatch.client.alerts import AlertSession, WantedAlerts, acknowledgement, alert_filter
 from saewatch.client.channel import ADDRESS, OPTIONS, TIMEOUT_S
-from saewatch.client.events import Event, Totals
 from saewatch.client.failures import told
 from saewatch.client.filters import Several, firing_filter
 from saewatch.client.questions import Wanted
-from saewatch.client.session import SILENCE_S, Session, Watched
+from saewatch.client.session import SILENCE_S, Session
 from saewatch.client.stored import Bucket, Page, StoredFiring, StoredRequest
-from saewatch.client.verdicts import Verdicts
+from saewatch.client.verdicts import SaidInThreads, VerdictSession
+from saewatch.client.watches import AlertWatch, Verdicts, Watch
 from saewatch.core import limits
 from saewatch.edge.pb import (
     alert_pb2,
@@ -64,7 +58,7 @@ class Client:
         self._silence_s = silence_s
         self._random = random
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
-        self._watches: WeakSet[Watch | AlertWatch] = WeakSet()
+        self._watches: WeakSet[Watch | AlertWatch | Verdicts] = WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -227,9 +221,17 @@ class Client:
         """Says that an alert was right (``true_positive``), wrong (``false_positive``), or just seen; and why."""
         return self._drive(asks.acknowledge(acknowledgement(name, verdict, reason)))
 
-    def verdicts(self) -> Verdicts:
-        """Verdicts on the requests that are followed, from when they are."""
-        return Verdicts(self.address, self._channel)
+    def verdicts(self, *, give_up_after_s: float | None = None) -> Verdicts:
+        """Verdicts on the requests that are followed, from when they are, as `watch` gives firings.
+
+        Without a connection each of them is unknown, and told so.
+        """
+        session = VerdictSession(
+            address=self.address, said=SaidInThreads, give_up_after_s=give_up_after_s, random=self._random
+        )
+        watch = Verdicts(session, self._channel, self._silence_s)
+        self._watches.add(watch)
+        return watch
 
     def query_firings(
         self, *, latest: bool = False, page_size: int = limits.PAGE_ITEMS, **wanted: Unpack[Wanted]
@@ -281,115 +283,3 @@ class Client:
                 answer = call(ask.request, timeout=self._timeout_s + ask.longer_s)
             except grpc.RpcError as error:
                 raise told(self.address, error) from None  # gRPC's own text is long and says nothing more
-
-
-class _Watching(Generic[E]):
-    """Events of one subscription. Iterate over it once, from one thread; `close` may come from another."""
-
-    def __init__(self, session: Watched[E], channel: grpc.Channel, silence_s: float) -> None:
-        self._session = session
-        self._line = _Line(silence_s)
-        # A generator that does not know this object: when the last reference to it goes, so does the call.
-        self._events = _events(session, channel, self._line)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> E:
-        return next(self._events)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    @property
-    def resume_token(self) -> str:
-        """A watch that begins with it goes on behind the last event of this one."""
-        return self._session.resume_token
-
-    @property
-    def totals(self) -> Totals:
-        """What was handed out so far."""
-        return self._session.totals
-
-    def close(self) -> None:
-        """Ends it: whoever waits for an event gets the end of the iteration."""
-        self._line.close()
-
-
-class Watch(_Watching[Event]):
-    """Firings and what belongs to them."""
-
-
-class AlertWatch(_Watching[AlertEvent]):
-    """Changes of alerts."""
-
-
-def _events(session: Watched[E], channel: grpc.Channel, line: _Line) -> Iterator[E]:
-    threading.Thread(target=line.listen, name="saewatch-silence", daemon=True).start()
-    try:
-        while not line.closed.is_set():
-            broken: grpc.RpcError | None = None
-            try:
-                for message in line.messages(session.call(channel)):
-                    for event in session.take(message, time.monotonic()):
-                        yield session.hand(event)
-            except grpc.RpcError as error:
-                broken = error
-            if line.closed.is_set():
-                return
-            down = session.lost(broken, time.monotonic(), silent=line.silent)
-            yield session.hand(down)
-            line.closed.wait(down.retry_s)
-    finally:
-        line.close()
-
-
-class _Line:
-    """The call that a watch listens to, as its other threads see it."""
-
-    def __init__(self, silence_s: float) -> None:
-        self.closed = threading.Event()
-        self.silent = False
-        """The last call was ended because it said nothing."""
-        self._silence_s = silence_s
-        self._lock = threading.Lock()
-        self._call: Any = None
-        self._waits_since: float | None = None
-
-    def messages(self, call: Any) -> Iterator[Any]:
-        """Its messages; the time that the reader takes for one is no silence."""
-        self.silent = False
-        with self._lock:
-            self._call = call
-        if self.closed.is_set():
-            call.cancel()
-        while True:
-            self._waits_since = time.monotonic()
-            try:
-                message = next(call)
-            except StopIteration:
-                return
-            finally:
-                self._waits_since = None
-            yield message
-
-    def listen(self) -> None:
-        """Ends calls that say nothing, until the watch is closed."""
-        while not self.closed.wait(self._silence_s / 4):
-            since = self._waits_since
-            if since is not None and time.monotonic() - since > self._silence_s:
-                self.silent = True
-                self._cancel()
-
-    def close(self) -> None:
-        """Ends the call and the watch."""
-        self.closed.set()
-        self._cancel()
-
-    def _cancel(self) -> None:
-        with self._lock:
-            if self._call is not None:
-                self._call.cancel()

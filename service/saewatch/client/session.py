@@ -30,7 +30,7 @@ E_co = TypeVar("E_co", covariant=True)
 
 
 class Watched(Protocol[E_co]):
-    """What both clients drive: a watch of firings, or of alerts."""
+    """What both clients drive: a watch of firings, of alerts, or of verdicts."""
 
     resume_token: str
     totals: Totals
@@ -44,8 +44,14 @@ class Watched(Protocol[E_co]):
     def hand(self, event: Any) -> E_co:
         """The same event, from now on behind the resume token."""
 
-    def lost(self, error: Any, now_s: float, *, silent: bool = False) -> Any:
+    def lost(self, error: Any, now_s: float, *, silent: bool = False) -> Disconnected:
         """How long to wait after the connection broke."""
+
+    def broken(self, down: Disconnected) -> Sequence[E_co]:
+        """What is handed out for that."""
+
+    def close(self) -> None:
+        """There is no call any more, and none to come."""
 
 
 class Reconnect:
@@ -167,6 +173,13 @@ class Session:
     def lost(self, error: Any, now_s: float, *, silent: bool = False) -> Disconnected:
         """As `Reconnect.lost`."""
         return self._reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
+
+    def broken(self, down: Disconnected) -> Sequence[Event]:
+        """That it is so."""
+        return [down]
+
+    def close(self) -> None:
+        """It holds nothing."""
 
     def _event(self, message: firing_pb2.WatchFiringsResponse) -> Event | None:
         kind, token = message.WhichOneof("event"), message.resume_token

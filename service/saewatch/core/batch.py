@@ -248,12 +248,13 @@ class Census:
     squared_total: float  # sum over tokens of |x - mean|^2
     total: F64  # [K] sum of values
     count: U64  # [K] tokens on which the latent fired
+    overflowed: int = 0  # sampled tokens on which more latents fired than a list holds: they are in no other figure
 
     def check(self) -> None:
         """Raises `RecordError` where a field is out of range or columns differ in length."""
         in_range("census.stream", self.stream, 0, 0xFFFF)
         in_range("census.latents", self.latents, 0, limits.LATENTS)
-        counts("census", self, "time_ns", "tokens")
+        counts("census", self, "time_ns", "tokens", "overflowed")
         column_types("census", self)
         count = same_length("census", self.total, self.count)
         in_range("census.first", self.first, 0, self.latents - count)

@@ -4,17 +4,25 @@ Everything here is arithmetic over shapes and rates, done before anything runs. 
 measurements: a lower and an upper end from this formula::
 
     bytes   = 5·T·d·b                        the sink reads two tensors and writes one; a staging slot copies it
-            + T·d·(b + 12)                   rows are upcast, and read by the norm and by the product
-            + chunks·4·S·d + 4·T·S           the encoder's rows once for each 1,024 of the step; products written
-            + 2·42·T·S                       what lies between product and slab, written and read once
-    flop    = 2·T·S·d                        in float32, outside of tensor cores
-    launches = 14 + 42·chunks                counted on the code: no kernel is fused yet
+            + 2·T·d·b                        rows are read by what prepares them and by the product
+            + chunks·w·S·d                   the encoder's rows once for each 1,024 of the step
+            + 2·T·S·0.75                     bits, and counts of tiles of 16, written and read once
+    flop    = 2·T·S·d·pairs                  by tensor cores; pairs of bfloat16 planes: 1 of one 16-bit type
+    launches = 14 + 3·chunks                 counted on the code; one launch serves all streams, and is counted for each
 
     lower   = max(bytes / bandwidth, flop / rate) + launches · 2 µs
     upper   = 2 · max(…)                          + launches · 10 µs
 
-T rows of a step, S watched rows, d the width, b bytes of an activation. Where latents compete, S is the whole
-dictionary in the product, and its rows are upcast block by block.
+T rows of a step, S watched rows, d the width, b bytes of an activation and w of a stored weight. What the kernels do
+not encode (latents that compete, heads) goes through torch::
+
+    bytes   = 5·T·d·b + T·d·(b + 12)         rows are upcast, and read by the norm and by the product
+            + chunks·4·S·d + 4·T·S           the encoder's rows; products written
+            + 2·42·T·S                       what lies between product and slab, written and read once
+    flop    = 2·T·S·d + heads                in float32, outside of tensor cores
+    launches = 14 + 42·chunks
+
+Where latents compete, S is the whole dictionary in the product, and its rows are upcast block by block.
 """
 
 from __future__ import annotations
@@ -25,8 +33,8 @@ from dataclasses import dataclass
 
 from saewatch.core import limits
 from saewatch.core.batch import Reason
-from saewatch.core.footprint import ROWS, TEMPORARY_BYTES
-from saewatch.core.manifest import Manifest
+from saewatch.core.footprint import HEAD_TEMPORARY_BYTES, ROWS, TEMPORARY_BYTES, WIDTH
+from saewatch.core.manifest import DTYPES, Manifest
 from saewatch.core.records import STAGES, TrafficClass
 
 
@@ -38,23 +46,28 @@ class Device:
     """Bytes a second of its memory."""
     flops: float
     """float32, outside of tensor cores."""
+    tensor_flops: float
+    """bfloat16, by tensor cores, dense."""
 
 
 DEVICES: Mapping[str, Device] = {
-    "H200": Device(4.8e12, 67e12),
-    "H100": Device(3.35e12, 67e12),
-    "A100": Device(2.04e12, 19.5e12),
-    "L40S": Device(0.864e12, 91.6e12),
-    "L4": Device(0.3e12, 30.3e12),
+    "H200": Device(4.8e12, 67e12, 989e12),
+    "H100": Device(3.35e12, 67e12, 989e12),
+    "A100": Device(2.04e12, 19.5e12, 312e12),
+    "L40S": Device(0.864e12, 91.6e12, 362e12),
+    "L4": Device(0.3e12, 30.3e12, 121e12),
 }
 """By the makers' data sheets (SXM, 80 GB or more where there are several). What is not here is not modelled."""
 
-LAUNCHES_STEP, LAUNCHES_CHUNK = 14, 42
-"""Kernels of a step, and of each `footprint.ROWS` rows of it: counted by dispatch, views left out."""
+LAUNCHES_STEP, LAUNCHES_CHUNK, LAUNCHES_FUSED = 14, 42, 3
+"""Of a step, and of each `footprint.ROWS` rows of it by torch (counted by dispatch, views left out) and by kernels."""
 LAUNCH_S = (2e-6, 10e-6)
 """One launch: where the device waits for nothing else, and where Python is what it waits for."""
 SLACK = 2.0
 """Of a data sheet's peak about half is reached by kernels as small as these."""
+
+_PLANES: Mapping[int, int] = {2: 1, 4: 3}
+"""Of bfloat16, that hold a number of so many bytes: a float16 beside a bfloat16, which takes two, is not told apart."""
 
 BATCH_HEAD_BYTES = 144
 """Header, head and padding of a batch's frame, once its numbers have six digits."""
@@ -103,11 +116,26 @@ def step_seconds(
     """The estimate for one step of ``rows`` rows; ``whole``: the whole dictionary is encoded, not the slots alone."""
     sheet = manifest.encoder
     d, chunks = sheet.d_in, math.ceil(rows / ROWS)
+    if not whole and not sheet.heads and d % WIDTH == 0:
+        return _by_kernels(manifest, device, rows=rows, slots=slots, element_bytes=element_bytes)
     encoded = sheet.rows if whole else slots
     moved = rows * d * (6 * element_bytes + 12)
     moved += chunks * (12 if whole else 4) * encoded * d + 4 * rows * encoded + 2 * TEMPORARY_BYTES * rows * slots
-    busy = max(moved / device.bandwidth, 2 * rows * encoded * d / device.flops)
-    launches = LAUNCHES_STEP + LAUNCHES_CHUNK * chunks
+    heads = sum(head.units for head in sheet.heads)
+    moved += chunks * 4 * heads * d + 2 * HEAD_TEMPORARY_BYTES * rows * heads
+    busy = max(moved / device.bandwidth, 2 * rows * (encoded + heads) * d / device.flops)
+    return _ends(busy, LAUNCHES_STEP + LAUNCHES_CHUNK * chunks)
+
+
+def _by_kernels(manifest: Manifest, device: Device, *, rows: int, slots: int, element_bytes: int) -> Seconds:
+    d, chunks, stored = manifest.encoder.d_in, math.ceil(rows / ROWS), DTYPES[manifest.tensors["W"].dtype]
+    moved = 7 * rows * d * element_bytes + chunks * stored * slots * d + 2 * 0.75 * rows * slots
+    pairs = _PLANES[stored] * _PLANES[element_bytes]
+    busy = max(moved / device.bandwidth, 2 * rows * slots * d * pairs / device.tensor_flops)
+    return _ends(busy, LAUNCHES_STEP + LAUNCHES_FUSED * chunks)
+
+
+def _ends(busy: float, launches: int) -> Seconds:
     return Seconds(busy + launches * LAUNCH_S[0], SLACK * busy + launches * LAUNCH_S[1])
 
 

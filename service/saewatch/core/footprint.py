@@ -95,6 +95,8 @@ def footprint(
         staged: rows are copied into slots, as on a GPU; on the CPU they are encoded in place.
         fused: kernels encode what they can, as where there is Triton; None: on a GPU.
         shared: a stream before it has the same hook point, and so the same rows.
+
+    Raises `ConfigError` where rows are to be multiplied in the graph and cannot be.
     """
     sheet = manifest.encoder
     firings = firings_max(config, rows=rows, slots=slots)
@@ -109,18 +111,22 @@ def footprint(
     block = 4 * min(sheet.rows, BLOCK) * (sheet.d_in + d_out + 6 * at_once) if whole else 0  # upcast, products, keys
     kernels = (staged if fused is None else fused) and sheet.d_in % WIDTH == 0
     launched = kernels and not competes(manifest, use) and not sheet.heads
-    between = _between_kernels(manifest, at_once, slots) if launched else at_once * slots * TEMPORARY_BYTES
+    inside = config.placement == "graph"
+    if inside:
+        check_inside(manifest, use, kernels=kernels)
+    together = rows if inside else at_once  # in the graph what lies between has to last until the pass is over
+    between = _between_kernels(manifest, together, slots) if launched else at_once * slots * TEMPORARY_BYTES
     element = DTYPES[manifest.tensors["W"].dtype] if kernels else 4
-    copies = 0 if shared else 1 + (config.slots if staged else 0)
+    copies = 0 if shared else 1 + (config.slots if staged and not inside else 0)
     across = 2 * sum(head.units for head in sheet.heads) if pooled(sheet.heads) else 0
     units = 0 if across else sum(head.units for head in sheet.heads)
     stored_heads = 4 * (units * (sheet.d_in + 2) + 3 * len(sheet.heads)) * (2 if whole else 1)  # and for the census
     return Footprint(
-        staging=rows * sheet.d_in * element_bytes * copies + 16 * rows * config.slots,
-        watched=slots * (element * sheet.d_in + 32) + 8 * limits.SPECIAL_TOKENS,
+        staging=rows * sheet.d_in * element_bytes * copies + 16 * rows * (config.slots + inside),
+        watched=(slots * (element * sheet.d_in + 32) + 8 * limits.SPECIAL_TOKENS) * (1 + inside),
         whole=sheet.rows * (stored * sheet.d_in + 24) if whole else 0,
         decoder=_decoder(sheet.rows, stored, d_out, staged=staged),
-        slabs=config.slots * (12 * (firings + 1) + 2 * rows + 16),
+        slabs=config.slots * (12 * (firings + 1) + 2 * rows + 16) + inside * (2 * rows + 40),
         temporary=at_once * (4 * sheet.d_in + 16) * (whole or not launched) + between + block,
         heads=stored_heads
         + at_once * (HEAD_TEMPORARY_BYTES * units + 4 * len(sheet.heads))
@@ -147,6 +153,20 @@ def needs_whole(manifest: Manifest, use: DictionaryUse) -> bool:
 def competes(manifest: Manifest, use: DictionaryUse) -> bool:
     """Whether a latent fires or not by what others do."""
     return manifest.encoder.k is not None and use.mode == "exact"
+
+
+def check_inside(manifest: Manifest, use: DictionaryUse, *, kernels: bool) -> None:
+    """ConfigError where the model's graph has no place for what is watched."""
+    found = {
+        "a device without the kernels": not kernels,
+        "latents that compete": competes(manifest, use),
+        "a census": use.census > 0,
+        "probe heads": bool(manifest.encoder.heads),
+    }
+    for why, is_so in found.items():
+        if is_so:
+            hint = f"{use.path}: only watched rows that decide alone can be in the graph, on a GPU with Triton."
+            raise ConfigError("saewatch.placement", found=f"graph with {why}", expected="side", hint=hint)
 
 
 def _between_kernels(manifest: Manifest, rows: int, slots: int) -> int:

@@ -50,6 +50,8 @@ class TapConfig:
     """The slab's mean capacity; what exceeds it is counted as overflow."""
     device_budget_mib: int = 2048
     """Device memory that the tap may take."""
+    placement: str = "side"
+    """side | graph: where a GPU multiplies watched rows, on a stream beside the model's or inside the model's graph."""
     queue_bytes: int = limits.QUEUE_BYTES
     reuse_bytes: int = limits.REUSE_BYTES
     """Host memory for firings of prompts that come again: replayed where vLLM's prefix cache skips them; 0: none."""
@@ -64,6 +66,7 @@ def read(section: Any) -> TapConfig:
     read_uses = tuple(_dictionary(index, use) for index, use in enumerate(uses))
     config: TapConfig = _typed(SECTION, TapConfig, {**found, "dictionaries": read_uses})
     _one_of(f"{SECTION}.on_failure", config.on_failure, ("stop", "serve"))
+    _one_of(f"{SECTION}.placement", config.placement, ("side", "graph"))
     for name, low, high in (
         ("slots", 1, 64),
         ("firings_per_token", 1, limits.WATCH_SLOTS),

@@ -4,7 +4,7 @@ A replay without services: the same pipeline as beside an engine, as fast as it 
 would have said of it. Memory is that of the requests that are open at a time. A request is told only where all of it
 is known: its end was recorded, every token that was fed was seen or excluded, and under one watch set. The others are
 counted by why they are left out: a score of half a request is none. Rules are judged on such a one all the same, as
-beside an engine, so whoever asks about alerts may have them too.
+beside an engine, so whoever asks about alerts may have them too, and those that have not ended with what came so far.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from saewatch.edge.pipeline import Dropped, Item, Pipeline, SinkQueue
 from saewatch.edge.replay import RecordedClock, ReplaySource
 from saewatch.monitor.alert import Alert, AlertChanged
 from saewatch.monitor.alerts import LimitsOf, uncalibrated
-from saewatch.monitor.events import UNKNOWN, Observed, RequestEnded
+from saewatch.monitor.events import UNKNOWN, Observed, RequestEnded, Sampled
 from saewatch.monitor.identity import Identity
 from saewatch.monitor.policy.machine import ACTIVE, PENDING
 from saewatch.monitor.policy.rule import Policy
 from saewatch.monitor.tables import KnownDictionary, WatchTable
 
+ENDED, CUT, OPEN = "ended", "lost", "open"
+"""How a request ended: as the engine told; with the engine, which told nothing; not yet, when the recording ends."""
 LOST = "their end was not recorded"
 UNSEEN = "nothing of them was seen in this stream"
 INCOMPLETE = "not every token was seen"
@@ -53,8 +55,12 @@ class RecordedRequest:
     ended_ns: int  # the time of the last step in which something of it was seen
     missed: Mapping[str, int]
     """Tokens that were fed and not seen, by reason; of a request that is whole only those that are excluded."""
+    reused: int = 0
+    """Of the tokens that were seen: not computed, but stored before."""
     alerts: tuple[Alert, ...] = ()
     """Of the policies, each change while it was open."""
+    end: str = ENDED
+    """`CUT` and `OPEN` are told only to who asks for them: what was fed is then what is known of."""
 
     def columns(self) -> tuple[Requests, Firings]:
         """As `core.aggregate` makes scores of them."""
@@ -73,8 +79,8 @@ class RecordedRequests:
     """Those of ``recording`` in streams of the dictionary ``known``. To be gone over once.
 
     ``policies`` are judged as beside an engine, with these limits. Where not ``whole``, requests of which some tokens
-    were not seen are told too. ``on_progress`` gets the recorded seconds from time to time. What ends the replay passes
-    through.
+    were not seen are told too; where ``unfinished``, those whose end was not recorded, too. ``on_progress`` gets the
+    recorded seconds from time to time, ``on_census`` each census. What ends the replay passes through.
     """
 
     def __init__(
@@ -85,12 +91,15 @@ class RecordedRequests:
         policies: Sequence[Policy] = (),
         limits_of: LimitsOf = uncalibrated,
         whole: bool = True,
+        unfinished: bool = False,
         on_progress: Callable[[float], None] = lambda _: None,
+        on_census: Callable[[Sampled], None] = lambda _: None,
     ) -> None:
-        self._known, self._on_progress, self._whole = known, on_progress, whole
+        self._known, self._whole, self._unfinished = known, whole, unfinished
+        self._on_progress, self._on_census = on_progress, on_census
         self._arrived = threading.Event()
         clock = RecordedClock(recording.began_ns)
-        self._queue = SinkQueue("requests", self._arrived.set, wants=(Observed, RequestEnded, AlertChanged))
+        self._queue = SinkQueue("requests", self._arrived.set, wants=(Observed, RequestEnded, AlertChanged, Sampled))
         self._pipeline = Pipeline(
             dictionaries={known.weights_digest: known},
             queues=[self._queue],
@@ -114,7 +123,7 @@ class RecordedRequests:
         """Streams of the recording by their weights digest, once it was gone over."""
 
     def __iter__(self) -> Iterator[RecordedRequest]:
-        """In the order in which they ended."""
+        """In the order in which they ended; those that have not, last."""
         self._source.start()
         try:
             while not self._source.progress.ended:
@@ -127,7 +136,9 @@ class RecordedRequests:
             self._source.stop()
         if self._source.failed is not None:
             raise self._source.failed
-        self.left_out[LOST] += len(self._open)
+        for identity, one in self._open.items():
+            yield from self._told(identity, one, OPEN)
+        self._open.clear()
         self.left_out += Counter()  # without what is 0
         self.weights.update(one.identity.opening.weights_digest for one in self._pipeline.status().streams)
 
@@ -136,14 +147,13 @@ class RecordedRequests:
             assert not isinstance(item, Dropped), "a replay waits for its sinks"
             if isinstance(item, AlertChanged):
                 self._alerted(item.alert)
+            elif isinstance(item, Sampled):
+                if item.stream.opening.weights_digest == self._known.weights_digest:
+                    self._on_census(item)
             elif isinstance(item, Observed) and item.table.stream.opening.weights_digest == self._known.weights_digest:
                 self._add(item)
             elif isinstance(item, RequestEnded):
-                found = self._ended(item)
-                if isinstance(found, str):
-                    self.left_out[found] += 1
-                else:
-                    yield found
+                yield from self._ended(item)
 
     def _alerted(self, alert: Alert) -> None:
         """Keeps it with its request. What is blind has none, and a conversation may end after its requests."""
@@ -167,35 +177,47 @@ class RecordedRequests:
                 part = slice(first[span], first[span + 1])
                 one = self._open[item.requests[request]]
                 one.span(start, start + int(batch.lengths[span]), again=batch.origin[span] == Origin.RECOMPUTED)
+                one.reused += int(batch.lengths[span]) * (batch.origin[span] == Origin.REUSED)
                 one.fired.append((position[part], fired.feature[part], slot[part], value[part]))
         for missed, request in enumerate(item.missed_request.tolist()):
             if request != UNKNOWN:
                 reason = Reason(int(batch.missed_reason[missed])).label
                 self._open[item.requests[request]].missed[reason] += int(batch.missed_tokens[missed])
 
-    def _ended(self, item: RequestEnded) -> RecordedRequest | str:
-        """The request, or why it is left out."""
+    def _ended(self, item: RequestEnded) -> Iterator[RecordedRequest]:
         found = self._open.pop(item.identity, None)
         if not item.lost:
             self.finished[item.identity.traffic_class] += 1
             self.fed[item.identity.traffic_class] += item.fed
             self.seen[item.identity.traffic_class] += found.seen if found else 0
-        why = LOST if item.lost else UNSEEN if found is None else found.refusal(item.fed, whole=self._whole)
-        if why or found is None:
-            return why
+        if found is None:
+            self.left_out[LOST if item.lost else UNSEEN] += 1
+        else:
+            yield from self._told(item.identity, found, CUT if item.lost else ENDED, item.fed)
+
+    def _told(self, identity: Identity, found: _Open, end: str, fed: int = 0) -> Iterator[RecordedRequest]:
+        """The request, or nothing: why is counted."""
+        fed = fed if end == ENDED else found.reach
+        why = "" if end == ENDED or self._unfinished else LOST
+        why = why or found.refusal(fed, whole=self._whole)
+        if why:
+            self.left_out[why] += 1
+            return
         (number,) = found.tables
         position, feature, slot, value = found.columns()
-        return RecordedRequest(
-            identity=item.identity,
+        yield RecordedRequest(
+            identity=identity,
             table=self.tables[number],
-            seen=found.flags(item.fed),
+            seen=found.flags(fed),
             position=position,
             feature=feature,
             slot=slot,
             value=value,
             ended_ns=found.last_ns,
             missed=dict(found.missed),
+            reused=int(found.reused),
             alerts=tuple(found.alerts),
+            end=end,
         )
 
 
@@ -212,6 +234,7 @@ class _Open:
     missed: Counter[str] = field(default_factory=Counter)
     fired: list[Columns] = field(default_factory=list)
     last_ns: int = 0
+    reused: int = 0
     alerts: list[Alert] = field(default_factory=list)
 
     def span(self, start: int, stop: int, *, again: bool) -> None:
@@ -226,12 +249,17 @@ class _Open:
         """Tokens, each once."""
         return sum(stop - start for start, stop in self.spans)
 
+    @property
+    def reach(self) -> int:
+        """How many tokens were fed at least."""
+        return max([self.seen + self.missed.total(), *(stop for _, stop in self.spans)])
+
     def refusal(self, fed: int, *, whole: bool) -> str:
         """Why it cannot be told; empty where it can."""
         seen = self.seen
         excluded = self.missed[Reason.EXCLUDED.label]
-        if len(self.tables) > 1:
-            return CHANGED
+        if len(self.tables) != 1:
+            return CHANGED if self.tables else UNSEEN
         if whole and (self.missed.total() > excluded or seen + excluded != fed):
             return INCOMPLETE
         if fed > limits.RECORDED_REQUEST_TOKENS:

@@ -40,6 +40,7 @@ class CensusCounts:
     tokens: int
     count: npt.NDArray[np.uint64]  # [rows] tokens on which it fired
     total: npt.NDArray[np.float64]  # [rows] sum of its values
+    overflowed: int  # tokens on which more fired than a list holds: none of the others
     l0_mean: float
     l0_sd: float
     squared_error: float  # sum of |x - x_hat|^2; 0 without a decoder
@@ -82,6 +83,7 @@ class Census:
         self._total = torch.zeros(len(whole.W), dtype=torch.float64, device=device)
         self._x = torch.zeros(d_in, dtype=torch.float64, device=device)
         self._scalars = torch.zeros(5, dtype=torch.float64, device=device)  # tokens, l0, l0^2, |x - x_hat|^2, |x|^2
+        self._overflowed = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, x: Tensor, excluded: Tensor) -> None:
         """Counts rows ``x [T, d_in]`` but those ``excluded [T]`` (bool); no synchronisation."""
@@ -97,6 +99,7 @@ class Census:
         rows = self._whole.sheet.rows if self._whole.sheet else 0
         found = CensusCounts(
             tokens=int(tokens),
+            overflowed=int(self._overflowed),
             count=self._count[:rows].cpu().numpy().astype(np.uint64),
             total=self._total[:rows].cpu().numpy().copy(),
             l0_mean=mean,
@@ -104,7 +107,7 @@ class Census:
             squared_error=error,
             squared_total=max(0.0, centred),
         )
-        for buffer in (self._count, self._total, self._x, self._scalars):
+        for buffer in (self._count, self._total, self._x, self._scalars, self._overflowed):
             buffer.zero_()
         return found
 
@@ -133,7 +136,8 @@ class Census:
         self._add_rows(x, kept, l0, decoded if self._whole.decodes else None)
 
     def _add_code(self, x: Tensor, code: Code, kept: Tensor) -> None:
-        """From lists; a row whose list is not whole takes no part."""
+        """From lists; a row whose list is not whole takes no part, and is counted."""
+        self._overflowed += (kept & (code.lost != 0)).sum()
         kept = kept & (code.lost == 0)
         there = (torch.arange(code.index.shape[1], device=x.device) < code.count[:, None]) & kept[:, None]
         self._tally(torch.where(there, code.index, len(self._count)).to(torch.int64), code.value)

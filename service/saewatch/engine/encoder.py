@@ -47,6 +47,7 @@ from saewatch.engine.slab import Scored, Slab, pack_fixed, pack_quick
 from saewatch.engine.whole import Given, Whole, check_room
 
 if TYPE_CHECKING:
+    from saewatch.engine.kernels.inside import Inside
     from saewatch.engine.kernels.launch import Launch
 
 _PAD = torch.iinfo(torch.int64).max  # no token id
@@ -192,6 +193,34 @@ class Encoder:
             slab=slab,
         )
 
+    def follow(self, other: Encoder) -> None:
+        """Copies what ``other`` watches into the buffers here, which a captured graph reads. Enqueued; nothing waits.
+
+        `check_follows` says whether they hold it. What is told of this encoder itself stays as it was.
+        """
+        self._lim.fill_(torch.inf)
+        for into, found in zip(self._read(), other._read(), strict=True):
+            into[: len(found)].copy_(found, non_blocking=True)
+
+    def check_follows(self, other: Encoder) -> None:
+        """MisfitError where the buffers here do not hold what ``other`` watches."""
+        hint = "The model's graph reads these buffers; start the engine with what is to be watched."
+        found, expected = other.slots_max, f"at most {self.slots_max}"
+        if found > self.slots_max:
+            raise MisfitError("watch", found=f"{found} slots", expected=expected, hint=hint)
+        for name, there, here in (
+            ("type", other._W.dtype, self._W.dtype),
+            ("input_norm", other._norm, self._norm),
+            ("kernels", other.launched, self.launched),
+        ):
+            if there != here:
+                raise MisfitError(f"dictionary.{name}", found=there, expected=here, hint=hint)
+
+    def _read(self) -> tuple[Tensor, ...]:
+        """All that the kernels read."""
+        rules = (self._special, self._specials, self._first, self._max_norm)
+        return (self._W, self._lim, self._s, self._c, *rules)
+
     def compile(self, dtype: torch.dtype) -> None:
         """Compiles the kernels for rows of this type, so that no step waits for it."""
         if self.launched:
@@ -302,6 +331,13 @@ class Encoder:
             hint = "The buffers are sized at start; raise the number of slots and restart the engine."
             raise MisfitError("watch", found=f"{len(watch.rows)} rows", expected=f"at most {self.slots_max}", hint=hint)
         _check_rows(watch.rows, watch.floors, sheet.rows)
+
+
+def inside_of(groups: Sequence[Group]) -> Inside:
+    """The same for the model's graph."""
+    from saewatch.engine.kernels.inside import Inside
+
+    return Inside(groups)
 
 
 def launch_of(groups: Sequence[Group], work: Work) -> Launch:

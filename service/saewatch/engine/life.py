@@ -47,6 +47,12 @@ class Checkpoint:
     revision: str = ""
     stored: str = ""  # in an object storage
 
+    @classmethod
+    def of(cls, config: Any) -> Checkpoint:
+        """Where the model of a `VllmConfig` was read from last."""
+        model = config.model_config
+        return cls(model.model, model.revision or "", model.model_weights or "")
+
 
 def check_weights(found: Checkpoint, *, start: Checkpoint, digest: str) -> None:
     """MisfitError unless the weights in ``found`` are known to be those of the ``start``, which had this ``digest``.

@@ -90,6 +90,9 @@ class Echo:
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
             logger.warning("saewatch: a rank could not take part in the proof", exc_info=error)
 
+    def before_forward(self) -> None:
+        """Nothing is taken."""
+
     def after_forward(self, scheduled: Any, *, sampling: bool) -> None:
         """Nothing is taken."""
 

@@ -41,6 +41,7 @@ def _sink_meta(hidden: Tensor, residual: Tensor | None, buffer: Tensor, calls: T
 
 LIBRARY.impl("sink", _sink, "CompositeExplicitAutograd")
 LIBRARY.impl("sink", _sink_meta, "Meta")
+LIBRARY.define("fire(Tensor hidden, Tensor buffer, Tensor(a!) fired) -> ()")  # `inside` says what it does
 
 
 class Sink(nn.Module):
@@ -57,8 +58,10 @@ class Sink(nn.Module):
         buffer = torch.zeros(rows, width, dtype=like.dtype, device=like.device)
         self.register_buffer("buffer", buffer, persistent=False)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device=like.device), persistent=False)
+        self.register_buffer("fired", None, persistent=False)
         self.buffer: Tensor
         self.calls: Tensor
+        self.fired: Tensor | None  # calls that multiplied the rows as well; None: they do not
 
     def forward(self, hidden: Tensor, residual: Tensor | None) -> None:
         """Writes ``hidden + residual``, ``[rows, width]`` each, into the buffer's first rows.
@@ -68,6 +71,16 @@ class Sink(nn.Module):
         if hidden.ndim > 2:
             hidden, residual = hidden.flatten(0, -2), None if residual is None else residual.flatten(0, -2)
         torch.ops.saewatch.sink(hidden, residual, self.buffer, self.calls)
+        if self.fired is not None:
+            torch.ops.saewatch.fire(hidden, self.buffer, self.fired)
+
+    def key(self, site: Site) -> list[str | int]:
+        """What it adds to the graph where it hangs at ``site``, for the compile cache's key."""
+        return [str(site), *self.buffer.shape, *(["multiplied"] if self.fired is not None else [])]
+
+    def multiply(self) -> None:
+        """From here on the graph multiplies the rows as well; to be called before it is compiled."""
+        self.fired = torch.zeros_like(self.calls)
 
 
 Pair = tuple[Tensor, Tensor | None]

@@ -9,6 +9,7 @@ millisecond, since a forward pass leaves it cold caches, and the reader's core a
 
 On a GPU all slots encode on one side stream, one after the other: they share what lies between its kernels, and take
 no more of the machine from the next forward pass than one step needs. Streams that the kernels encode are one launch.
+The other place for that is inside the model's graph (`inside`), where slots copy no rows.
 """
 
 from __future__ import annotations
@@ -69,27 +70,54 @@ class Side:
         self.work = Work(device)
 
 
-class Slot:
-    """Buffers for one step of every stream."""
+class Taken:
+    """What every slot has: a slab for each stream, the step's positions and tokens, and an event behind its copies."""
 
     def __init__(self, watched: Sequence[Watched], side: Side | None = None) -> None:
         """``side``: shared with the tap's other slots; None: one of its own."""
         first = watched[0].sink.buffer
-        self._watched = watched
         self._slabs = [one.new_slab() for one in watched]
         self._count = 0
         self._cuda = first.device.type == "cuda"
         self._positions = torch.zeros(len(first), dtype=torch.int32, pin_memory=self._cuda)
+        self._index = torch.zeros(2, len(first), dtype=torch.int64, device=first.device)
+        self._shared = side or Side(first.device)
+        self._side = self._shared.stream
+        self._ready = torch.cuda.Event() if self._cuda else None
+
+    def positions(self) -> I32:
+        """Of each row, ``[rows]``; waits for the device."""
+        self._wait()
+        return self._positions[: self._count].numpy().copy()
+
+    def read(self) -> list[Encoded]:
+        """Each stream's firings, as arrays of their own; waits for the device."""
+        self._wait()
+        return [slab.encoded() for slab in self._slabs]
+
+    def _number(self, rows: Rows) -> None:
+        """Copies positions and tokens."""
+        self._count = int(rows.starts[-1])
+        self._index[0, : self._count].copy_(rows.positions, non_blocking=True)
+        self._index[1, : self._count].copy_(rows.tokens, non_blocking=True)
+
+    def _wait(self) -> None:
+        if self._ready is not None:
+            self._ready.synchronize()
+
+
+class Slot(Taken):
+    """Buffers for one step of every stream, whose rows are copied here and encoded from here."""
+
+    def __init__(self, watched: Sequence[Watched], side: Side | None = None) -> None:
+        super().__init__(watched, side)
+        self._watched = watched
         sinks = dict.fromkeys(one.sink for one in watched)  # streams on one hook point share its rows
         self._staged = {sink: torch.empty_like(sink.buffer) for sink in sinks} if self._cuda else {}
         self._here: tuple[Tensor, Tensor] | None = None  # on the CPU: positions and tokens
         self._late = False  # the reader is to encode
-        self._index = torch.zeros(2, len(first), dtype=torch.int64, device=first.device)
-        self._shared = side or Side(first.device)
-        self._side = self._shared.stream
         self._launch: Launch | None = None
         self._launch_of: Sequence[tuple[Encoder, int]] = ()
-        self._ready = torch.cuda.Event() if self._cuda else None
 
     def take(self, rows: Rows, watched: Sequence[Watched]) -> None:
         """Copies what the next forward pass will overwrite, on the forward's own stream.
@@ -101,8 +129,7 @@ class Slot:
         if not self._cuda:
             self._take_here(rows)
             return
-        self._index[0, : self._count].copy_(rows.positions, non_blocking=True)
-        self._index[1, : self._count].copy_(rows.tokens, non_blocking=True)
+        self._number(rows)
         for sink, staged in self._staged.items():
             staged[: self._count].copy_(sink.buffer[: self._count], non_blocking=True)
 
@@ -127,21 +154,11 @@ class Slot:
         assert self._ready is not None
         self._ready.record(self._side)
 
-    def positions(self) -> I32:
-        """Of each row, ``[rows]``; waits for the device."""
-        self._wait()
-        return self._positions[: self._count].numpy().copy()
-
     def read(self) -> list[Encoded]:
-        """Each stream's firings, as arrays of their own; waits for the device."""
-        self._wait()
+        """As every slot; where it was left to the reader, encodes."""
         if self._late:
             self._encode_late()
-        return [slab.encoded() for slab in self._slabs]
-
-    def _wait(self) -> None:
-        if self._ready is not None:
-            self._ready.synchronize()
+        return super().read()
 
     @torch.inference_mode()
     def _encode_late(self) -> None:

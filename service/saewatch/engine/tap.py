@@ -9,7 +9,8 @@ shared with another.
 
 On a GPU the rows are copied into the slot on the forward's stream and encoded on a side stream, so that the next
 forward pass may overwrite the buffer. On the CPU a step of many rows is encoded before `snapshot` returns, and one of
-few by the shipper (docs/decisions/0014).
+few by the shipper (docs/decisions/0014). Where rows are multiplied inside the model's graph (`inside`), `enter` is
+called before each pass.
 
 A tap that cannot see is *blind*: it still counts what it does not see. While the model's weights are away or change
 (`life`) it is so for now: `pause`, and `again` when a forward pass has shown that its sinks are called.
@@ -35,6 +36,7 @@ from saewatch.core.tapconfig import TapConfig
 from saewatch.core.wire import encode
 from saewatch.engine.books import Stream
 from saewatch.engine.control import Control, State, Turn, Watching
+from saewatch.engine.inside import Graphed, InsideSlot
 from saewatch.engine.ledger import Step
 from saewatch.engine.life import Checkpoint
 from saewatch.engine.outbox import Outbox
@@ -54,7 +56,7 @@ class _Captured:
     """What `snapshot` leaves for `begin`."""
 
     rows: Rows
-    slot: Slot
+    slot: Slot | InsideSlot
     number: int  # of the forward pass
 
 
@@ -74,14 +76,20 @@ class Tap:
     """One engine's tap. Made by `open` or `blind`."""
 
     def __init__(
-        self, config: TapConfig, engine: Engine, streams: Sequence[Stream], watched: Sequence[Watched]
+        self,
+        config: TapConfig,
+        engine: Engine,
+        streams: Sequence[Stream],
+        watched: Sequence[Watched],
+        graphed: Graphed | None = None,
     ) -> None:
         self.config = config
         self._watching = Watching(0, tuple(watched))
         self._taken = 0  # steps that were given what they watch
         self._of_step: Watching | None = None  # that of the step whose pass was enqueued last
         side = Side(watched[0].sink.buffer.device) if watched else None
-        self._slots = deque(Slot(watched, side) for _ in range(config.slots if watched else 0))
+        self._graphed = graphed
+        self._slots = deque(self._new_slot(watched, side) for _ in range(config.slots if watched else 0))
         self._captured: _Captured | None = None
         self._begun: deque[Begun] = deque()  # in their order; `_order` is held by whoever takes one out
         self._order = threading.Lock()
@@ -127,7 +135,7 @@ class Tap:
             encode(stream.opening)
             for part in stream.watch:
                 encode(part)
-        tap = cls(config, engine, streams, watched)
+        tap = cls(config, engine, streams, watched, Graphed(watched) if config.placement == "graph" else None)
         hang(sinks_of(watched))
         return tap
 
@@ -154,6 +162,8 @@ class Tap:
     @torch.inference_mode()
     def prove(self) -> None:
         """Raises `SelfTestFailed` unless each sink fired and writes what it is given, and its encoder is right."""
+        if self._graphed is not None:
+            self._graphed.prove()
         for one in self.watched:
             one.prove()
 
@@ -193,9 +203,16 @@ class Tap:
             self._control.again(self._pauses, ending, reloaded)
 
     @torch.inference_mode()
+    def enter(self) -> None:
+        """A forward pass is about to be enqueued. Where its graph multiplies, it gets what is watched from here on."""
+        if self._graphed is not None:
+            self._of_step = self._enter()
+            self._graphed.hold(self._of_step.watched)
+
+    @torch.inference_mode()
     def snapshot(self, rows: Callable[[], Rows]) -> None:
         """Takes the rows of the forward pass that was enqueued last. Nothing here waits for the device."""
-        watching = self._of_step = self._enter()
+        watching = self._of_step = self._of_step or self._enter()
         if not watching.watched:
             return
         self._passes.begun += 1
@@ -306,7 +323,10 @@ class Tap:
         self._passes.done, self._passes.rows = captured.number, int(captured.rows.starts[-1])
         return found
 
-    def _take_slot(self) -> Slot | None:
+    def _new_slot(self, watched: Sequence[Watched], side: Side | None) -> Slot | InsideSlot:
+        return Slot(watched, side) if self._graphed is None else InsideSlot(self._graphed, watched, side)
+
+    def _take_slot(self) -> Slot | InsideSlot | None:
         try:
             return self._slots.popleft()
         except IndexError:

@@ -108,6 +108,8 @@ class TapWorker(_platform_worker()):  # type: ignore[misc]  # the base is chosen
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """One forward pass."""
+        if self.saewatch is not None:
+            self.saewatch.before_forward()
         output = super().execute_model(scheduler_output)
         if self.saewatch is not None:
             self.saewatch.after_forward(scheduler_output, sampling=output is None)
@@ -162,9 +164,8 @@ def open_watch(worker: Any) -> Watch | Echo | None:
         return None
     config = replace(config, slots=max(config.slots, worker.vllm_config.max_concurrent_batches + 1))
     ranks = ranks_of(worker)
-    engine = Engine(
-        instance=instance_of(config, ranks), epoch=time.time_ns(), model_name="", facts=UNKNOWN, rows=1, ranks=ranks
-    )
+    instance, unknown = instance_of(config, ranks), ModelFacts(architecture="", d_model=0, layers=0)
+    engine = Engine(instance=instance, epoch=time.time_ns(), model_name="", facts=unknown, rows=1, ranks=ranks)
     try:
         engine = describe(worker, config, ranks)
         check_supported(worker)
@@ -232,7 +233,7 @@ def key_graph(worker: Any, sinks: Sinks) -> None:
     The key hashes ``additional_config``, and is asked for at the first forward pass. Hook points stand in the
     dictionaries and not in our section, so the section alone would load a graph with other sinks.
     """
-    parts = {str(point): [str(place.site), *sink.buffer.shape] for point, (place, sink) in sinks.items()}
+    parts = {str(point): sink.key(place.site) for point, (place, sink) in sinks.items()}
     other = worker.vllm_config.additional_config
     worker.vllm_config.additional_config = {
         **other,
@@ -273,6 +274,14 @@ class Watch:
         self.tap.start()
         self._serving = True
 
+    def before_forward(self) -> None:
+        """A forward pass is about to be enqueued."""
+        if self._serving:
+            try:
+                self.tap.enter()
+            except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
+                self._fault(error)
+
     def after_forward(self, scheduled: Any, *, sampling: bool) -> None:
         """The rows of the forward pass that has just been enqueued; ``sampling``: `after_sampling` will follow."""
         if not self._serving:
@@ -309,7 +318,8 @@ class Watch:
             calls = self.tap.calls
             self._worker.execute_dummy_batch()
             self._ranks.agree(self.sinks)
-            self.tap.again(ending, since=calls, reloaded=checkpoint_of(self._worker) if reloaded else None)
+            found = Checkpoint.of(self._worker.vllm_config) if reloaded else None
+            self.tap.again(ending, since=calls, reloaded=found)
         except Exception as error:  # fail open: whatever goes wrong in here, the engine serves on
             logger.critical("saewatch: BLIND, not verified after a %s: %s", ending, error, exc_info=error)
             self.tap.pause(code_of(error))
@@ -361,19 +371,9 @@ def check_supported(worker: Any) -> None:
     modes.refuse(worker.vllm_config)
 
 
-UNKNOWN = ModelFacts(architecture="", d_model=0, layers=0)
-"""Facts of a model that could not be described."""
-
-
 def instance_of(config: tapconfig.TapConfig, ranks: Ranks) -> str:
     """The engine's name in the deployment."""
     return ranks.named(config.instance or f"{socket.gethostname()}:{os.getpid()}")
-
-
-def checkpoint_of(worker: Any) -> Checkpoint:
-    """Where the model's weights were read from last."""
-    model = worker.vllm_config.model_config
-    return Checkpoint(model.model, model.revision or "", model.model_weights or "")
 
 
 def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
@@ -393,7 +393,7 @@ def describe(worker: Any, config: tapconfig.TapConfig, ranks: Ranks) -> Engine:
         ),
         rows=max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs),
         block=cache.block_size if cache.enable_prefix_caching and not worker.vllm_config.kv_transfer_config else 0,
-        checkpoint=checkpoint_of(worker),
+        checkpoint=Checkpoint.of(worker.vllm_config),
         quantisation=str(model.quantization or ""),
         ranks=ranks,
         versions={"saewatch": __version__, "vllm": vllm.__version__, "torch": torch.__version__},

@@ -77,6 +77,8 @@ class Watched:
     """Number of the watch set."""
     reference: Reference | None = None
     """What the encoder was proven with at start; the self-test compares it with the same."""
+    inside: Encoder | None = None
+    """The encoder whose buffers the model's graph reads, where it does."""
 
     def new_slab(self) -> Slab:
         """A slab for one step."""
@@ -125,7 +127,12 @@ class Watched:
         self.sink.buffer.fill_(torch.nan)
 
     def prove_encoder(self) -> None:
-        """Raises `SelfTestFailed` unless it gives on the stored rows what the dictionary's own library gave."""
+        """Raises `SelfTestFailed` unless it gives on the stored rows what the dictionary's own library gave.
+
+        MisfitError where the model's graph cannot read it.
+        """
+        if self.inside is not None:
+            self.inside.check_follows(self.encoder)
         self.encoder.compile(self.place.like.dtype)
         self.reference = reference_of(self.encoder, self.bundle)
         if self.reference is not None:
@@ -171,6 +178,7 @@ class Watched:
                 l0_mean=counts.l0_mean,
                 squared_error=counts.squared_error,
                 squared_total=counts.squared_total,
+                overflowed=counts.overflowed,
                 total=counts.total[first : first + half],
                 count=counts.count[first : first + half],
             )
@@ -239,6 +247,7 @@ def another(
     sizes = _resized(before, bundle, use, config, others=others)
     opening = _opening(stream, engine, mode=use.mode, use=use, bundle=bundle, proof=proof)
     one = _watched(use, bundle, sizes, opening=opening, place=before.place, sink=before.sink)
+    one.inside = before.inside
     one.prove_encoder()
     return one
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -114,12 +114,24 @@ class EngineCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sampled:
+    """A census: the whole dictionary on sampled tokens of all traffic."""
+
+    stream: StreamIdentity
+    tokens: int
+    l0: float  # latents that fire on a token
+    unexplained: float  # share of the variance; NaN without a decoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DriftState:
     """How the detectors of drift stand: after each block that was closed."""
 
     scores: Mapping[str, float]  # by feature
     alarms: Mapping[str, int]  # by kind, since the start
-    counters: Mapping[str, int]  # blocks that were judged, or held and why
+    counters: Mapping[str, int]  # blocks that were judged, or held and why; the panel's rounds, by how it stood
+    causes: Mapping[str, int] = field(default_factory=dict)  # alarms by what they are put down to
+    overlaps: Mapping[str, float] = field(default_factory=dict)  # by weights: how much alike the panel is to itself
 
 
-Event = Observed | Unreadable | RequestEnded | Standing | EngineCost | AlertChanged | DriftState
+Event = Observed | Unreadable | RequestEnded | Standing | EngineCost | AlertChanged | DriftState | Sampled

@@ -111,7 +111,7 @@ class Monitor:
             Beat: self._beat,
             StreamEnd: self._stream_end,
             RequestLabel: self._label,
-            Census: self._no_use,
+            Census: self._census,
         }
 
     # --- what the source calls ------------------------------------------------------------------------------------
@@ -387,9 +387,9 @@ class Monitor:
             raise RecordError("firing_batch.slot", found=int(batch.slot.max()), expected=f"below {table.slots}")
         return table
 
-    def _no_use(self, _: int, __: Link, ___: Record, ____: int) -> list[Event]:
-        """A record that nothing here uses yet."""
-        return []
+    def _census(self, _: int, link: Link, record: Census, __: int) -> list[Event]:
+        stream = self._streams.find(link.engine, record.stream) if link.engine else None
+        return observe.sampled(record, stream.identity) if stream else []
 
 
 def _named(engine: EngineKey) -> str:

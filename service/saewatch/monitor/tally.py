@@ -41,10 +41,6 @@ class Sums:
         return 36 * len(self.key)
 
 
-def _no_sums() -> Sums:
-    return sums_of(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-
-
 def sums_of(key: I64, position: I32, value: F32) -> Sums:
     """Single firings as sums, which `merged` then adds up."""
     return merged(
@@ -84,6 +80,9 @@ def together(left: Sums, right: Sums) -> Sums:
     return merged(Sums(**columns))
 
 
+_NO_SUMS = sums_of(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+
 @dataclass(slots=True)
 class Budget:
     """Firings kept apart over all open requests."""
@@ -107,7 +106,7 @@ class Tally:
     missed: dict[Reason, int] = field(default_factory=dict)
     recomputed_tokens: int = 0
     kept_first_tokens: int = 0
-    _sums: Sums = field(default_factory=_no_sums)
+    _sums: Sums = _NO_SUMS
     _settled_below: int = 0  # positions whose firings are in the sums
     _count: int = 0
     _apart: Raw = field(default_factory=lambda: np.empty((8, 3), np.int32))  # _count of them are in use

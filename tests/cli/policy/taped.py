@@ -35,8 +35,12 @@ def recording(
     seconds: float = 60.0,
     traffic_class: str = "live",
     missed: int = 0,
+    unfinished: bool = False,
 ) -> Path:
-    """Requests of four tokens, one a second, ``client-0`` and so on; of each ``missed`` tokens more are not seen."""
+    """Requests of four tokens, one a second, ``client-0`` and so on; of each ``missed`` tokens more are not seen.
+
+    Where ``unfinished``, the last one does not end.
+    """
     out = io.BytesIO()
     writer = Writer(out, RecordingHead(program="0.1.0", began_ns=0))
     folder = fakes.write_bundle(path.with_suffix(".bundle"), known)
@@ -56,7 +60,8 @@ def recording(
         gone = [(number + 1, Reason.NO_SLOT, missed)] if missed else []
         batch = fakes.batch([(number + 1, 0, 4)], firings, seq=number + 1, time_ns=now, missed=gone)
         writer.write(1, now, batch)
-        writer.write(1, now, RequestEnd(request=number + 1, fed=4 + missed, emitted=1))
+        if not unfinished or number < len(values) - 1:
+            writer.write(1, now, RequestEnd(request=number + 1, fed=4 + missed, emitted=1))
     writer.happens(1, 1 + int(seconds * 1e9), Happening.FRAMES)
     writer.close()
     path.write_bytes(out.getvalue())

@@ -66,6 +66,35 @@ def test_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "OVER at 1 tokens (2); largest 5 at 2" in text
 
 
+def test_what_a_request_has_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leaf = {"feature": LATENT.id, "above": 2.0}
+    mean, gone = {**leaf, "statistic": "mean", "above": 1.0}, {**leaf, "statistic": "share", "scope": "prompt"}
+    when = {"any": [leaf, mean, gone]}
+    code, said = explained(tmp_path, capsys, "client-3", when=when, unfinished=True)
+    [one] = said["requests"]
+    assert (code, one["end"], one["fed"]) == (cli.GOOD, "open", 4)
+    assert one["history"] == [{"state": "active", "position": 2}]
+    assert [(part["so_far"], part["over"], part["largest"]) for part in one["parts"]] == [
+        (False, 1, 5.0),
+        (True, 0, 1.25),
+        (False, 0, 0.0),
+    ], "the mean is over its limit and not judged; the prompt has ended"
+    file, path = tmp_path / "policy.yaml", tmp_path / "r.frames"
+    assert cli.main(["policy", "explain", "client-3", str(file), "--on", str(path)]) == cli.GOOD
+    text = capsys.readouterr().out
+    assert "NOT FINISHED: the recording ends before it. This is what it has so far." in text
+    assert "1.25 so far, over 4 tokens; it is judged when its scope ends" in text
+    _, said = explained(tmp_path, capsys, "client-0", when=when, unfinished=True)
+    assert said["requests"][0]["end"] == "ended"
+
+
+def test_silence_is_told_as_silence_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, path = tmp_path / "policy.yaml", recording(tmp_path / "r.frames", [1.0], unfinished=True)
+    file.write_text(json.dumps(POLICY))
+    assert cli.main(["policy", "explain", "client-0", str(file), "--on", str(path)]) == cli.GOOD
+    assert "it has not fired so far: 0 of 1 parts were over their limits" in capsys.readouterr().out
+
+
 def test_a_request_that_is_not_there_is_told_with_what_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = explained(tmp_path, capsys, "client-77")
     assert (code, said["error"]["found"]) == (cli.FAILED, "no request client-77")

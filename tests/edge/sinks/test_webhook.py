@@ -119,6 +119,88 @@ async def test_what_is_refused_is_not_tried_again_and_holds_up_nobody(answer: in
         assert len(receiver.posts) == 2, "a redirect is not followed"
 
 
+@contextlib.asynccontextmanager
+async def answering(data: bytes, *, slowly: bool = False) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A receiver that answers with these bytes, whatever they are; its URL, and the heads that came."""
+    heads: list[bytes] = []
+    over = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            for at in range(0, len(data), 1 if slowly else len(data)):
+                writer.write(data[at : at + 1] if slowly else data)
+                await writer.drain()
+                await asyncio.sleep(0.1 if slowly else 0)
+                if over.is_set():
+                    break
+        answered.release()
+
+    answered = asyncio.Semaphore(0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", heads
+    finally:
+        over.set()
+        for _ in heads:
+            await answered.acquire()
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "outcome"),
+    [
+        (b"HTTP/1.1 302 Found\r\nLocation: javascript:alert(1)\r\n\r\n", "refused"),
+        (b"HTTP/1.1 303 See\r\nLocation: http://[::1\r\n\r\n", "refused"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://\xff\xfe/\r\n\r\n", "refused"),
+        (b"HTTP/1.1 204 Yes\r\nSet-Cookie: \xff\xff=\xff\r\n\r\n", "delivered"),
+        (b"HTTP/1.1 200 Yes\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "delivered"),
+        (b"HTTP/1.1 200 Yes\r\nA: " + b"b" * 200_000, "given_up"),
+        (b"\x00\x01\x02" * 99, "given_up"),
+    ],
+)
+async def test_a_hostile_answer_is_an_answer_like_another(data: bytes, outcome: str) -> None:
+    async with answering(data) as (url, _), sending(url) as (sink, _):
+        sink.take([AlertChanged(fired(7)), AlertChanged(fired(8))])
+        await until_idle(sink)
+    assert outcomes(sink).get(outcome) == 2, "the second one is posted too"
+
+
+async def test_an_answer_that_drips_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(limits, "WEBHOOK_ATTEMPTS", 2)
+    drops = b"HTTP/1.1 204 Yes\r\n" + b"A: b\r\n" * 100
+    async with answering(drops, slowly=True) as (url, _), sending(url) as (sink, _):
+        sink.take([AlertChanged(fired())])
+        await until_idle(sink)
+    assert outcomes(sink) == {"given_up": 1, "retried": 1}
+
+
+async def test_what_the_receiver_sets_is_not_sent_back() -> None:
+    cookie = b"HTTP/1.1 204 Yes\r\nSet-Cookie: a=b; Path=/\r\n\r\n"
+    async with answering(cookie) as (url, heads), sending(url) as (sink, _):
+        sink.take([AlertChanged(fired(7)), AlertChanged(fired(8))])
+        await until_idle(sink)
+    assert len(heads) == 2
+    assert not any(b"cookie" in head.lower() for head in heads)
+
+
+async def test_a_fault_of_ours_ends_one_alert_and_not_the_webhook() -> None:
+    with Receiver() as receiver:
+        async with sending(receiver.url) as (sink, _):
+            faults = iter([ValueError("a bug")])
+
+            def clock() -> float:
+                for fault in faults:
+                    raise fault
+                return 1.0
+
+            sink._clock = clock  # noqa: SLF001 - what may fail and is ours
+            sink.take([AlertChanged(fired(7)), AlertChanged(fired(8))])
+            await until_idle(sink)
+    assert outcomes(sink) == {"given_up": 1, "delivered": 1}
+
+
 async def test_in_vain_for_so_many_times_is_enough() -> None:
     with Receiver(503) as receiver:
         async with sending(receiver.url) as (sink, waits):

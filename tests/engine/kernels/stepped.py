@@ -9,9 +9,11 @@ from torch import Tensor
 
 from saewatch.core.manifest import InputNorm
 from saewatch.engine.batching import Encoded
+from saewatch.engine.encoder import Encoder
 from saewatch.engine.kernels.group import Group, Work
 from saewatch.engine.kernels.launch import Launch
 from saewatch.engine.slab import Scored, Slab, pack_fixed
+from saewatch.engine.watched import Watched
 
 CPU = torch.device("cpu")
 
@@ -67,6 +69,21 @@ def packed(group: Group, rows: int | None = None) -> tuple[Encoded, Slab]:
     slab.start(rows)
     pack_fixed(slab, Scored(u > group.lim, u, group.s, group.c), 0)
     return slab.encoded(), slab
+
+
+def with_kernels(one: Watched) -> Watched:
+    """The same stream, encoded by the kernels."""
+    before = one.encoder
+    one.encoder = Encoder(
+        rows_max=before.rows_max,
+        d_in=before.d_in,
+        slots_max=before.slots,
+        fused=True,
+        dtype=one.bundle.dictionary.W.dtype,
+    )
+    one.encoder.load(one.bundle.dictionary, before.watch_list)
+    assert one.encoder.launched
+    return one
 
 
 def columns(found: Encoded) -> list[list[float]]:

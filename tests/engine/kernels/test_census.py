@@ -76,6 +76,15 @@ def test_the_log_says_that_it_is_an_estimate(caplog: pytest.LogCaptureFixture) -
     ]
 
 
+def test_a_token_with_more_firings_than_a_list_holds_is_left_out_and_counted() -> None:
+    one, x = made.dictionary("relu", latents=footprint.KEPT + 6), made.rows(4)  # the last is excluded
+    one.W[:] = x[0]  # along one row: all fire on it, and it has the others turned away
+    x[1:] = -x[0]
+    found = counted(one, x, fused=True)
+    assert (found.tokens, found.overflowed, found.l0_mean) == (2, 1, 0.0)
+    assert not found.count[: footprint.KEPT + 6].any()
+
+
 def test_a_census_has_the_same_bytes_on_every_run() -> None:
     one, x = made.dictionary("relu"), made.rows(5)
     first = counted(one, x, fused=True)

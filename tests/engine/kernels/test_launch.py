@@ -10,12 +10,10 @@ import torch
 
 from saewatch.core.footprint import ROWS, footprint
 from saewatch.core.tapconfig import DictionaryUse
-from saewatch.engine.encoder import Encoder
 from saewatch.engine.kernels import launch, table
 from saewatch.engine.kernels.group import Work
 from saewatch.engine.staging import Side, Slot
-from saewatch.engine.watched import Watched
-from tests.engine.kernels.stepped import CPU, a_group, columns, launched, packed, whole_numbers
+from tests.engine.kernels.stepped import CPU, a_group, columns, launched, packed, whole_numbers, with_kernels
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
 
 
@@ -35,7 +33,7 @@ def test_several_hook_points_and_types_at_once() -> None:
 
 def test_a_step_never_waits_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(launch, "_start", lambda variant, *_, warm: asked.append(variant.name) if warm else None)
+    monkeypatch.setattr(launch, "start", lambda variant, *_, warm: asked.append(variant.name) if warm else None)
     group = a_group(whole_numbers(1, 16, seed=1).bfloat16(), whole_numbers(20, 16, seed=2))
     launch.Launch([group], Work(CPU)).compile()
     needed = {table.route(rows, "bf16", "fp32").name for rows in range(1, ROWS + 1)}
@@ -54,20 +52,6 @@ def test_what_lies_between_the_kernels_is_what_was_told(tmp_path: Path) -> None:
     assert told.temporary >= taken
 
 
-def with_kernels(one: Watched) -> Watched:
-    before = one.encoder
-    one.encoder = Encoder(
-        rows_max=before.rows_max,
-        d_in=before.d_in,
-        slots_max=before.slots,
-        fused=True,
-        dtype=one.bundle.dictionary.W.dtype,
-    )
-    one.encoder.load(one.bundle.dictionary, before.watch_list)
-    assert one.encoder.launched
-    return one
-
-
 def test_a_slot_launches_all_its_streams_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = Blocks()
     paths = (BUNDLE, another_bundle(tmp_path / "o", "resid_pre.2"), BUNDLE)
@@ -81,13 +65,13 @@ def test_a_slot_launches_all_its_streams_at_once(tmp_path: Path, monkeypatch: py
     expected = first.read()
 
     together: list[int] = []
-    starting = launch._start  # noqa: SLF001 - counts what is enqueued
+    starting = launch.start  # counts what is enqueued
 
     def counted(variant: Any, *arguments: Any, warm: bool) -> None:
         together.append(variant.name == "append")
         starting(variant, *arguments, warm=warm)
 
-    monkeypatch.setattr(launch, "_start", counted)
+    monkeypatch.setattr(launch, "start", counted)
     watched_here = [with_kernels(one) for one in watched_here]
     slot = Slot(watched_here, Side(CPU))
     for _ in range(2):

@@ -8,7 +8,7 @@ from saewatch.core.batch import Census
 from saewatch.monitor.diff.census import CensusSums
 
 
-def part(first: int, count: list[int], *, tokens: int = 100, error: float = 5.0) -> Census:
+def part(first: int, count: list[int], *, tokens: int = 100, error: float = 5.0, overflowed: int = 0) -> Census:
     return Census(
         stream=1,
         time_ns=1,
@@ -20,6 +20,7 @@ def part(first: int, count: list[int], *, tokens: int = 100, error: float = 5.0)
         squared_total=50.0,
         total=np.zeros(len(count)),
         count=np.array(count, np.uint64),
+        overflowed=overflowed,
     )
 
 
@@ -40,3 +41,13 @@ def test_without_a_decoder_nothing_is_said_of_variance() -> None:
     sums.add(part(0, [1, 1, 1, 1], error=0.0))
     assert sums.figures is not None
     assert sums.figures.json()["unexplained"] is None
+
+
+def test_tokens_that_were_left_out_are_told_once_for_each_census() -> None:
+    sums = CensusSums()
+    for one in (part(0, [1, 1], overflowed=3), part(2, [1, 1], overflowed=3), part(0, [1, 1], overflowed=1)):
+        sums.add(one)
+    found = sums.figures
+    assert found is not None
+    assert (found.tokens, found.overflowed) == (200, 4)
+    assert str(found).endswith("; 4 tokens more had too many firings to be counted")

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift.baseline import FULL, LIST, TWICE, share
 from saewatch.monitor.drift.fit import Fitted
 from tests.monitor.drift.conftest import FEATURES, SIZE, Traffic
@@ -26,13 +25,14 @@ def test_what_an_alarm_does_depends_on_the_days(fitted: Fitted) -> None:
 
 def test_a_level_that_is_accepted_is_an_amendment(fitted: Fitted) -> None:
     before = fitted.baseline
-    after = before.accepted(3, 2.0)
+    after = before.accepted({3: 2.0})
     assert (before.version, after.version) == (1, 2)
     assert after.n.rates.level[3] == pytest.approx(2 * before.n.rates.level[3])
     assert (np.delete(after.w.rates.level, 3) == np.delete(before.w.rates.level, 3)).all()
-    for ratio in (0.0, float("nan")):
-        with pytest.raises(ConfigError, match="above 0"):
-            before.accepted(3, ratio)
+    often = int(before.axes.feature[0])
+    axes = before.accepted({often: 3.0}).axes
+    assert axes.level[0] == pytest.approx(3 * before.axes.level[0]), "or the traffic's state would move with it"
+    assert (axes.level[1:] == before.axes.level[1:]).all()
 
 
 def test_a_feature_takes_83_bytes(fitted: Fitted) -> None:

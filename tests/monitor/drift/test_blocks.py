@@ -13,7 +13,7 @@ NOTHING = (np.zeros(0, np.intp), np.zeros(0, np.int64), np.zeros(0))
 def filled(requests: int, now_ns: int = 0) -> Blocks:
     blocks = Blocks(np.zeros(2), np.ones(2))
     for _ in range(requests):
-        blocks.add(*NOTHING, tokens=5, now_ns=now_ns)
+        blocks.add(*NOTHING, tokens=5, key=0, now_ns=now_ns)
     return blocks
 
 

@@ -13,7 +13,9 @@ from tests import deployed
 
 def told(number: int = 0, *, value: float = 1.0) -> Told:
     mean = np.array([value])
-    return Told(feature=np.array([0]), count=np.array([1]), mean=mean, tokens=10, ended_ns=number * 3600 * 10**9)
+    return Told(
+        feature=np.array([0]), count=np.array([1]), mean=mean, tokens=10, key=number, ended_ns=number * 3600 * 10**9
+    )
 
 
 def test_it_knows_the_deployments_rates() -> None:
@@ -56,6 +58,13 @@ def test_requests_that_were_half_seen_are_remembered() -> None:
             feature, values = deployed.fired(chance, {})
             count = np.ones(len(feature), np.int64)
             builder.add(
-                Told(feature=feature, count=count, mean=values.astype(np.float64), tokens=20, ended_ns=now_ns + number)
+                Told(
+                    feature=feature,
+                    count=count,
+                    mean=values.astype(np.float64),
+                    tokens=20,
+                    key=number,
+                    ended_ns=now_ns + number,
+                )
             )
     assert builder.fitted(partial=builder.requests).baseline.whole_share == 0.5

@@ -8,13 +8,17 @@ import pytest
 from benchmarks.drift_costs import block, invented
 from benchmarks.drift_trial import blocks
 from benchmarks.drift_world import Change
+from saewatch.monitor.drift import cofiring
 from saewatch.monitor.drift.baseline import Baseline
+from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence
 from saewatch.monitor.drift.counts import Counts
 from saewatch.monitor.drift.detector import COVERAGE, FEW, NOTHING, Detector, Moved
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.history import DAY_NS
+from saewatch.monitor.drift.overall import STATISTICS
 from tests.monitor.drift.conftest import BLOCKS_A_DAY, FEATURES, SIZE, Traffic
 
+ONE, FIVE, ROW = np.ones(FEATURES, np.int32), np.ones(5), np.array([[1, 2, *[-1] * 10]], np.int32)
 BLOCK_NS = DAY_NS // BLOCKS_A_DAY
 
 
@@ -116,14 +120,16 @@ def test_a_feature_without_numbers_is_blind_and_nothing_else(fitted: Fitted, tra
     assert step.moved == ()
 
 
-def test_accepting_a_level_ends_its_alarm(traffic: Traffic, fitted: Fitted) -> None:
-    one = of(fitted)
-    feature = int(np.argmax(fitted.baseline.prevalence()))
-    run(one, [louder(counts, feature, 2) for counts in traffic.blocks(5)])
-    assert any(each.subject == feature for each in one.open())
-    assert one.accept(feature, 2.0).version == 2
-    assert one.evidence.baseline.version == 2
-    assert not any(each.subject == feature for each in one.open())
+def test_a_level_that_was_accepted_is_no_alarm_any_more(traffic: Traffic, fitted: Fitted) -> None:
+    feature = int(np.argsort(-fitted.baseline.prevalence())[3])
+    twice = [replace(one, n=one.n * (1 + (np.arange(FEATURES) == feature))) for one in traffic.blocks(5)]
+    twice = [replace(one, w=one.w * (1 + (np.arange(FEATURES) == feature))) for one in twice]
+    before, after = (
+        {one.subject for one in run(Detector(baseline), twice) if one.of in {"n", "w"}}
+        for baseline in (fitted.baseline, fitted.baseline.accepted({feature: 2.0}))
+    )
+    assert feature in before
+    assert feature not in after
 
 
 def test_the_budget_is_a_dial() -> None:
@@ -143,7 +149,9 @@ def test_its_state_is_bounded() -> None:
 
 
 def test_a_traffic_alarm_takes_the_features_with_it(traffic: Traffic, fitted: Fitted) -> None:
-    far = replace(fitted.usual, mean=fitted.usual.mean - np.array([0.0, 50.0, 0.0, 0.0, 0.0, 0.0]))
+    far = replace(
+        fitted.usual, mean=fitted.usual.mean - 50.0 * (np.arange(len(STATISTICS)) == STATISTICS.index("traffic"))
+    )
     one = Detector(fitted.baseline, reading=fitted.reading, usual=far)
     feature = int(np.argmax(fitted.baseline.prevalence()))
     moved = run(one, [louder(counts, feature, 6) for counts in traffic.blocks(5)])
@@ -151,6 +159,22 @@ def test_a_traffic_alarm_takes_the_features_with_it(traffic: Traffic, fitted: Fi
     assert moved[0].told
     assert [each for each in moved if each.kind == "feature"]
     assert not any(each.told for each in moved if each.kind == "feature")
+
+
+def test_new_pairs_are_told_as_features_are(traffic: Traffic, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Found(bucket=5, score=30.0, pairs=((1, 2),), began_block=1, ratio=9.0, low=6.0, high=12.0, tolerance=1.0)
+    monkeypatch.setattr(PairEvidence, "step", lambda *_: [pair])
+    blocks_of, pairs = (
+        traffic.blocks(5),
+        cofiring.fit([Block(n=ONE, exposure=FIVE, drawn=ROW)], fitted.baseline.n.rates),
+    )
+    full = run(Detector(fitted.baseline, pairs=pairs), blocks_of[:2])
+    assert [(one.kind, one.subject, one.told, one.pairs) for one in full] == [
+        ("pair", 5, True, ((1, 2),)),
+        ("pair", 5, False, ((1, 2),)),
+    ]
+    short = run(Detector(replace(fitted.baseline, days=8), pairs=pairs), blocks_of[:1])
+    assert [one.told for one in short] == [False], "listed"
 
 
 def test_another_dictionarys_counts_are_a_bug(fitted: Fitted, traffic: Traffic) -> None:

@@ -17,7 +17,7 @@ from tests.monitor.drift.test_known import table
 TABLE = table()
 
 
-def record(fired: Fired, *, label: str = "live", missed: int = 0, of: object = TABLE) -> RequestRecord:
+def record(fired: Fired, *, label: str = "live", missed: int = 0, of: object = TABLE, key: str = "r1") -> RequestRecord:
     slots, values = fired
     tally = Tally(prompt_len=TOKENS, budget=Budget())
     tally.saw(TOKENS - missed, 0)
@@ -26,7 +26,7 @@ def record(fired: Fired, *, label: str = "live", missed: int = 0, of: object = T
     return RequestRecord(
         engine="engine-0",
         key="",
-        start=RequestStart(request=1, engine_id="r1", prompt_len=TOKENS),
+        start=RequestStart(request=1, engine_id=key, prompt_len=TOKENS),
         label=None,
         traffic_class=label,
         end=RequestEnd(request=1, fed=TOKENS, emitted=1),
@@ -65,6 +65,25 @@ def test_a_feature_that_fires_more_often_is_an_alert() -> None:
     assert {each.alert.evidence[0].features for each in found if each.alert.rule == "feature"} == {("demo02.l1",)}
     assert {each.alert.held_back for each in found} == {""}
     assert one.state().alarms["feature"] == 1
+
+
+def test_features_that_fire_together_as_they_did_not_are_an_alert() -> None:
+    one, chance, told = Following([deployed.baseline()]), np.random.default_rng(4), list[AlertChanged | DriftState]()
+    for now_ns in deployed.times(10):
+        told += one.tick(now_ns)
+        for number in range(GROUP):
+            slots, values = deployed.fired(chance, {})
+            if chance.random() < 0.95:  # of two only both or neither
+                keep = ~np.isin(slots, [0, 1]) | np.isin([0, 1], slots).all()
+                slots, values = slots[keep], values[keep]
+            both = chance.random() < 0.12
+            more = np.setdiff1d([0, 1], slots) if both else np.zeros(0, np.intp)
+            slots, values = np.append(slots, more), np.append(values, np.full(len(more), 1.7, np.float32))
+            order = np.argsort(slots)
+            one.add(record((slots[order].astype(np.intp), values[order]), key=f"r{number}-{now_ns}"), now_ns + number)
+    found = [each.alert for each in alerts(told) if each.alert.rule == "pair"]
+    assert {each.evidence[0].features for each in found} == {("demo00.l1", "demo01.l1")}
+    assert one.state().alarms["pair"] == 1
 
 
 def test_a_short_baseline_lists_and_does_not_call() -> None:
@@ -110,6 +129,23 @@ def test_a_feature_without_a_score_is_blind() -> None:
     (blind,) = one.blind()
     assert (blind.scope, blind.reason) == ("detector", "no_number")
     assert "demo05.l1" in blind.hint
+
+
+def test_half_a_day_without_a_judged_block_is_blind_and_says_why() -> None:
+    one, hour_ns = Following([deployed.baseline()]), 3600 * 10**9
+    one.tick(deployed.START_NS)
+    one.tick(deployed.START_NS + 12 * hour_ns)
+    assert one.blind() == []
+    one.tick(deployed.START_NS + 13 * hour_ns)
+    (blind,) = one.blind()
+    assert (blind.reason, blind.since_ns) == ("not_judged", deployed.START_NS)
+    assert "no request" in blind.hint
+    held = Following([deployed.baseline()])
+    follow(held, 2, missed=3)
+    assert [each.reason for each in held.blind()] == ["not_judged"]
+    assert "nothing_encoded" in held.blind()[0].hint
+    follow(held, 3)
+    assert held.blind() == [], "blocks are judged again"
 
 
 def test_prompt_and_answer_count_together() -> None:

@@ -57,3 +57,25 @@ def test_each_statistic_of_the_whole_has_words(name: str) -> None:
     moved = Moved(**{**values, "kind": "overall", "of": name, "subject": STATISTICS.index(name)})
     assert WHOLE[name] in said(moved)
     assert alert_of(moved, deployed.baseline(), table(), told=True).title == WHOLE[name]
+
+
+def of_kind(**changes: object) -> Moved:
+    return Moved(**{**{name: getattr(MOVED, name) for name in Moved.__slots__}, **changes})
+
+
+def test_a_new_pair_names_both_features_and_keeps_its_id_when_others_join() -> None:
+    known = deployed.baseline()
+    one = of_kind(kind="pair", of="pairs", subject=77, pairs=((3, 5),), effect=6.0)
+    alert = alert_of(one, known, table(), told=True)
+    assert alert.title == "demo03.l1 + demo05.l1 fire together as they did not"
+    assert alert.evidence[0].features == ("demo03.l1", "demo05.l1")
+    assert len(alert.evidence[0].labels) == 2
+    assert "6.00 times as many requests" in alert.why
+    more = of_kind(kind="pair", of="pairs", subject=77, pairs=((3, 5), (1, 3)))
+    assert alert_of(more, known, table(), told=True).id == alert.id
+    assert alert_of(more, known, table(), told=True).evidence[0].features == ("demo03.l1", "demo05.l1", "demo01.l1")
+
+
+@pytest.mark.parametrize(("of", "words"), [("dead", "has not fired for 7 days"), ("dense", "fires in 30% of requests")])
+def test_a_rule_says_what_it_found(of: str, words: str) -> None:
+    assert words in said(of_kind(of=of, effect=0.3))

@@ -15,6 +15,8 @@ from saewatch.monitor.policy.condition import (
     One,
     holding,
     nodes,
+    passes,
+    recurring,
     sequences,
 )
 
@@ -75,3 +77,11 @@ def test_its_size() -> None:
     node = AtLeast(1, (A, Not(B), InOrder(0, ((0, 1), (2,)))))
     assert nodes(node) == 1 + 1 + 2 + 4
     assert [one.number for one in sequences(AtLeast(1, (Not(node), InOrder(1, ((0,), (1,))))))] == [0, 1]
+
+
+def test_only_what_may_pass_counts_again() -> None:
+    node = AtLeast(1, (A, B, InOrder(0, ((0, 1), (2,)))))
+    assert list(recurring(node)) == [1, 0, 1, 2]
+    assert list(recurring(AtLeast(2, (A, Not(C))))) == []
+    assert passes(AtLeast(2, (A, Not(B)))), "it ends of itself, and the rule holds again"
+    assert not passes(AtLeast(2, (A, Not(C))))

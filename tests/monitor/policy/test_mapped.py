@@ -66,6 +66,8 @@ def test_times_have_a_zone(told: Any) -> None:
         ({}, lambda fields: fields.take("a")),
         ({"a": 1}, lambda fields: fields.text("a")),
         ({"a": ""}, lambda fields: fields.text("a")),
+        ({"a": "x\ud800"}, lambda fields: fields.text("a")),
+        ({"a": ["x", "\udc80"]}, lambda fields: fields.names("a")),
         ({"a": "low"}, lambda fields: fields.choice("a", ("high",))),
         ({"a": ["low"]}, lambda fields: fields.choice("a", ("high",))),
         ({"a": True}, lambda fields: fields.integer("a", 0, 5)),
@@ -89,3 +91,11 @@ def test_times_have_a_zone(told: Any) -> None:
 def test_what_is_of_another_kind_is_refused(value: Any, ask: Any) -> None:
     with pytest.raises(ConfigError, match=r"p\.yaml"):
         ask(read(value))
+
+
+def test_a_number_that_yaml_takes_for_text_is_told_how_to_write_it() -> None:
+    with pytest.raises(ConfigError, match=r"found '1e5', .*write 1\.0e\+5"):
+        read({"a": "1e5"}).above("a")
+    with pytest.raises(ConfigError) as caught:
+        read({"a": "high"}).above("a")
+    assert not caught.value.hint

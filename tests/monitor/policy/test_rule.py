@@ -106,7 +106,7 @@ def test_a_leaf_alone_is_a_condition() -> None:
         (rule(rate={"alerts": 0, "seconds": 60}), r"rate.alerts"),
         (rule(rate=[]), "a mapping"),
         (rule(subject="fleet"), "request, conversation"),
-        (when(None), "found null"),
+        (when(None), "found nothing"),
         (when({}), "expected one of feature"),
         (when({"feature": "a.l1", "any": []}), "feature and any"),
         (when({"feature": ""}), "feature"),

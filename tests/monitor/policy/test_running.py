@@ -82,3 +82,8 @@ def test_what_is_judged_at_the_end_is_told_there() -> None:
     assert told(made.at_end(2, 7, (2, 3), "all")) == [(0, 7, 0.6)], "2 of 5 tokens are not more than 0.4"
     assert told(made.at_end(2, 7, (2, 1), "all")) == [(0, 7, 1.0), (1, 7, 2 / 3)]
     assert told(made.at_end(2, 7, (2, 1), "prompt")) == []
+
+
+def test_a_limit_below_zero_is_passed_where_nothing_fired() -> None:
+    assert told(running("mean", limit=-0.5).at_end(3, 7, (2, 3), "all")) == [(0, 7, 0.0)]
+    assert told(running("mean", limit=0.4).at_end(3, 7, (2, 3), "all")) == []

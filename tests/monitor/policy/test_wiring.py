@@ -33,18 +33,7 @@ def touched(atoms: list[Atom], firings: list[tuple[int, int, float]], reply: lis
         rank=rows,
         rank_part=rows,
     )
-    fired = event.fired
-    made = wire(event.table, atoms)
-    inside = np.flatnonzero(made.touches[fired.feature])
-    firing = np.arange(event.batch.firings)[fired.firing][inside]
-    found = made.touched(
-        event.table,
-        tokens,
-        feature=fired.feature[inside],
-        slot=event.batch.slot[firing],
-        value=event.batch.value[firing],
-        token=fired.row[inside].astype(np.int64),
-    )
+    found = wire(event.table, atoms).touched(event, tokens)
     assert set(found.place.tolist()) <= {3}
     columns = (found.token, found.atom, found.unit, found.value)
     return sorted(zip(*(column.tolist() for column in columns), strict=True))

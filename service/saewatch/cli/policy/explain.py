@@ -1,7 +1,8 @@
 """Explain a rule on a recorded request: why it fired, or why it did not.
 
 Each part of the rule's condition is shown with the largest value that it reached, the limit that it was held against,
-and the token that came nearest. Tokens that nobody saw are counted: a rule is silent on those.
+and the token that came nearest. Tokens that nobody saw are counted: a rule is silent on those. A request that has not
+ended when the recording does is explained with what it has so far, and that is said.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from saewatch.cli.policy.recorded import Replayed, played
 from saewatch.config import read_policy
 from saewatch.core.batch import Reason
 from saewatch.core.errors import ConfigError
-from saewatch.edge.requests import RecordedRequest
+from saewatch.edge.requests import ENDED, OPEN, RecordedRequest
 from saewatch.monitor.alert import FIRED
 from saewatch.monitor.compared import COUNTED
 from saewatch.monitor.policy.condition import AtLeast, InOrder, Node, Not, One
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     replayed = Replayed(options, resolved.picked(policy, name, str(path)))
     found = [
         _told(request, replayed)
-        for request in replayed.requests()
+        for request in replayed.requests(unfinished=True)
         if options.request in {request.identity.client_id, request.identity.engine_id}
     ]
     if not found:
@@ -73,8 +74,9 @@ def _told(request: RecordedRequest, replayed: Replayed) -> dict[str, Any]:
         found = trace(programme.atoms[number], played(request, programme.atoms[number]))
         over = found.over(part["limit"])
         value, at = found.nearest
-        part |= {"number": number, "tokens": len(found.level), "largest": value, "at": at}
-        part |= {"over": len(over), "over_at": over[:SHOWN].tolist()}
+        waits = found.at_end and _goes_on(request, programme.atoms[number].scope)
+        part |= {"number": number, "tokens": len(found.level), "largest": value, "at": at, "so_far": waits}
+        part |= {"over": 0 if waits else len(over), "over_at": [] if waits else over[:SHOWN].tolist()}
     changes = [one for one in request.alerts if one.kind == FIRED]
     return {
         "request": identity.client_id or identity.engine_id,
@@ -82,6 +84,7 @@ def _told(request: RecordedRequest, replayed: Replayed) -> dict[str, Any]:
         "class": identity.traffic_class,
         "judged": identity.traffic_class in COUNTED,
         "prompt_len": identity.prompt_len,
+        "end": request.end,
         "fed": len(request.seen),
         "seen": int(request.seen.sum()),
         "missed": {reason: tokens for reason, tokens in request.missed.items() if tokens},
@@ -90,6 +93,11 @@ def _told(request: RecordedRequest, replayed: Replayed) -> dict[str, Any]:
         **told,
         "condition": [*_condition(rule)],
     }
+
+
+def _goes_on(request: RecordedRequest, scope: str) -> bool:
+    """Whether more may come of that part of the request. A prompt ends with the first token of the reply."""
+    return request.end == OPEN and not (scope == "prompt" and request.seen[request.identity.prompt_len :].any())
 
 
 def _condition(rule: Resolved) -> Iterator[str]:
@@ -121,6 +129,9 @@ def _node(node: Node, places: dict[int, int], depth: int) -> Iterator[str]:
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     named = f" ({told['engine_id']})" if told["engine_id"] != told["request"] else ""
     yield f"request {told['request']}{named}: prompt {told['prompt_len']}, {_fed(told)}"
+    if told["end"] != ENDED:
+        why = "the recording ends before it" if told["end"] == OPEN else "the engine was lost before it told its end"
+        yield f"NOT FINISHED: {why}. This is what it has so far."
     missed = {reason: tokens for reason, tokens in told["missed"].items() if reason != EXCLUDED}
     if missed:
         words = ", ".join(f"{tokens} {reason}" for reason, tokens in missed.items())
@@ -150,6 +161,8 @@ def _outcome(told: dict[str, Any]) -> str:
     if told["fired"]:
         return f"it {verb}: " + ", ".join(f"{one['state']} at {one['position']}" for one in told["history"])
     over = [part for part in told["parts"] if part["over"]]
+    if told["end"] == OPEN:
+        return f"it has not fired so far: {len(over)} of {len(told['parts'])} parts were over their limits"
     if len(over) == len(told["parts"]):
         return "it did not fire: every part was over its limit at some token, but not as the condition asks"
     return f"it did not fire: {len(over)} of {len(told['parts'])} parts were over their limits"
@@ -158,6 +171,8 @@ def _outcome(told: dict[str, Any]) -> str:
 def _reached(part: dict[str, Any]) -> str:
     if not part["tokens"]:
         return f"no token of its scope ({part['scope']}) was seen"
+    if part["so_far"]:
+        return f"{part['largest']:.4g} so far, over {part['tokens']} tokens; it is judged when its scope ends"
     if part["over"]:
         more = ", …" if part["over"] > len(part["over_at"]) else ""
         where = ", ".join(map(str, part["over_at"]))

@@ -200,10 +200,15 @@ def _rates(rule: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
     if rule["per_day"] is not None:
         of = told["requests_per_day"]
         basis = f"with {of:,g} requests a day" if of else "at the recording's pace"
-        yield f"    {rule['per_day']:.4g} [{rule['per_day_low']:.4g}, {rule['per_day_high']:.4g}] a day {basis}"
+        day, low, high = (_rounded(rule[name]) for name in ("per_day", "per_day_low", "per_day_high"))
+        yield f"    {day} [{low}, {high}] a day {basis}"
     for one in rule["examples"]:
         parts = ", ".join(map(_part, one["parts"]))
         yield f"      {one['margin']:+.0%}  {one['request']}  from {one['position']}  {parts}"
+
+
+def _rounded(count: float) -> str:
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
 
 
 def _part(one: dict[str, Any]) -> str:

@@ -71,8 +71,11 @@ class Replayed:
     alerts: int = 0
     _checked: set[int] = field(default_factory=set)
 
-    def requests(self) -> Iterator[RecordedRequest]:
-        """Requests as they ended, whole or not. `ConfigError` for rules over what was not recorded."""
+    def requests(self, *, unfinished: bool = False) -> Iterator[RecordedRequest]:
+        """Requests as they ended, whole or not, then ``unfinished`` ones.
+
+        `ConfigError` for rules over what was not recorded.
+        """
         logs.set_up("warning")
         line, path = ProgressLine(sys.stderr), self.options.on
         with replay.opened(path) as file:
@@ -90,6 +93,7 @@ class Replayed:
                 policies=[self.policy],
                 limits_of=limits_of,
                 whole=False,
+                unfinished=unfinished,
                 on_progress=progress,
             )
             for one in found:

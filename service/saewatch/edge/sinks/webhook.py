@@ -22,6 +22,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random, SystemRandom
 from typing import NoReturn
 
@@ -143,17 +144,22 @@ class WebhookSink:
 
     # --- sending --------------------------------------------------------------------------------------------------
     async def _run(self) -> None:
-        timeout = httpx.Timeout(limits.WEBHOOK_TIMEOUT_S)
-        environment = self.webhook.trust_environment
-        async with httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=environment) as client:
+        async with _client(trust_environment=self.webhook.trust_environment) as client:
             while True:
                 await self._bell.wait()
                 self._bell.clear()
                 while self._waiting:
-                    answer = await self._deliver(client, self._waiting[0])
+                    answer = await self._delivered(client, self._waiting[0])
                     self.outcomes[answer] += 1
                     self._waiting.popleft()
                 self._idle.set()
+
+    async def _delivered(self, client: httpx.AsyncClient, message: _Message) -> str:
+        try:
+            return await self._deliver(client, message)
+        except Exception:  # one alert's whole task: what it meets must not end the delivery of the others
+            logger.exception("an alert could not be posted", webhook=self.webhook.name)
+            return GIVEN_UP
 
     async def _deliver(self, client: httpx.AsyncClient, message: _Message) -> str:
         """Until it is taken, refused, or not worth more; what came of it."""
@@ -199,6 +205,22 @@ class WebhookSink:
         elif self._failing and not failing:
             logger.info("webhook takes alerts again", webhook=self.webhook.name)
         self._failing = failing
+
+
+def _client(*, trust_environment: bool) -> httpx.AsyncClient:
+    """One that keeps no cookies, and does not look at where a redirect leads: both come from the other side."""
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(limits.WEBHOOK_TIMEOUT_S),
+        follow_redirects=False,
+        trust_env=trust_environment,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        event_hooks={"response": [_stay]},
+    )
+
+
+async def _stay(response: httpx.Response) -> None:
+    """httpx makes the next request of a redirect that it is not to follow, and fails where that cannot be one."""
+    response.headers.pop("location", None)
 
 
 def signed(secret: bytes, name: str, seconds: int, body: bytes) -> Mapping[str, str]:

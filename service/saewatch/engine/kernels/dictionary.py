@@ -1,11 +1,12 @@
 """The whole dictionary on a GPU, from rows to lists of what fires; a ``[T, latents]`` tensor never exists.
 
 Few rows go through a screen, which says what may fire, and `settle`, which decides it (`full`, `pack`, `settle`); many
-go through windows of cuBLAS' product (`window`). Where latents compete (TopK) both are given a floor for each row: a
-sample of the latents is computed first, and the k-th greatest of its groups' peaks is a value that k latents reach. So
-the k greatest are among what reaches the floor, which is some hundred entries, and are picked from those by the same
-64-bit keys as everywhere (`engine.encode.order_keys`): by value, then by lower index. Only what fires is listed. That
-loses no winner, because TopK's limits are where a value passes 0: what does not fire is below all that does.
+go through windows of cuBLAS' product (`window`), or of our own (`fused`), as `table` says. Where latents compete (TopK)
+all are given a floor for each row: a sample of the latents is computed first, and the k-th greatest of its groups'
+peaks is a value that k latents reach. So the k greatest are among what reaches the floor, which is some hundred
+entries, and are picked from those by the same 64-bit keys as everywhere (`engine.encode.order_keys`): by value, then by
+lower index. Only what fires is listed. That loses no winner, because TopK's limits are where a value passes 0: what
+does not fire is below all that does.
 
 That holds as long as the row's list has room. A row whose list overflowed is *open*: its k-th greatest entry so far is
 a higher floor, which is valid as well, and it goes through the screen again. To find such rows the host would have to
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from saewatch.engine.encode import index_of, order_keys, value_of
-from saewatch.engine.kernels import decode, full, pack, screen, settle, window
+from saewatch.engine.kernels import decode, full, fused, pack, screen, settle, table, window
 from saewatch.engine.kernels.operands import Code, Latents, Rows
 from saewatch.engine.kernels.screen import Quantised
 
@@ -57,20 +58,22 @@ class Lists:
     """How rows become lists. It holds no buffers: whoever encodes on another stream does not disturb this one.
 
     A call takes its buffers from the device's allocator, at most 13 KiB a row and a mask of a bit a (row, latent) for
-    `full.ROWS` rows: a microsecond each, and of fixed addresses inside a captured graph.
+    `full.ROWS` rows (by `fused` up to 71 KiB a row, and 66 MiB in all while rows are fewer than 8,192): a microsecond
+    each, and of fixed addresses inside a captured graph.
     """
 
     cap: int
     """Entries of a row's list, of `pack.CAPS`."""
     quantised: Quantised | None = None
     """The dictionary in int8, for the screen that reads half as much."""
+    many: str = ""
+    """How many rows go: ``window`` or ``fused``; empty: as `table.many` says."""
 
     def fired(self, latents: Latents, rows: Rows) -> Code:
         """What fires on each row, in order."""
-        out = self._code(rows)
+        out = self.empty(rows)
         if len(rows) > full.ROWS:
-            buffer = rows.exact.new_empty(len(rows), window.WINDOW)
-            window.appended(latents, rows, buffer, out)
+            self._windows(latents, rows, out, competing=False)
         elif len(rows):
             listed = self._settled(latents, rows)
             settle.compacted(listed.index, listed.value, listed.count, out)
@@ -96,14 +99,22 @@ class Lists:
         if len(out):
             decode.gathered(table, code, out)
 
-    def _code(self, rows: Rows) -> Code:
+    def empty(self, rows: Rows) -> Code:
+        """Lists with room for these rows."""
         index = rows.is_open.new_empty(len(rows), self.cap)
         count, lost = rows.is_open.new_zeros(2, len(rows))
         return Code(index=index, value=rows.exact.new_empty(len(rows), self.cap), count=count, lost=lost)
 
+    def _windows(self, latents: Latents, rows: Rows, out: Code, *, competing: bool) -> None:
+        """Fills ``out`` for many rows."""
+        if (self.many or table.many(len(rows), len(latents))) == "fused":
+            fused.appended(latents, rows, out, competing=competing)
+        else:
+            window.appended(latents, rows, rows.exact.new_empty(len(rows), window.WINDOW), out)
+
     def _settled(self, latents: Latents, rows: Rows) -> Code:
         """The lists of a screen with their values: ``-inf`` where nothing fires."""
-        listed, tiles = self._code(rows), -(-len(latents) // full.TILE)
+        listed, tiles = self.empty(rows), -(-len(latents) // full.TILE)
         bits = rows.is_open.new_empty(len(rows), tiles * full.TILE // 32)
         if self.quantised is not None and len(rows) <= screen.ROWS:
             screen.admitted(self.quantised, latents, rows, bits)
@@ -128,7 +139,10 @@ class Lists:
 
     def _best(self, latents: Latents, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
         """Keys ``[T, k]`` of the greatest entries of each row's list, and what was lost of it."""
-        code = self.fired(latents, rows) if len(rows) > full.ROWS else self._settled(latents, rows)
+        if len(rows) > full.ROWS:
+            self._windows(latents, rows, code := self.empty(rows), competing=True)
+        else:
+            code = self._settled(latents, rows)
         there = torch.arange(self.cap, device=code.count.device) < code.count[:, None]
         keys = order_keys(torch.where(there, code.value, -torch.inf), code.index.to(torch.int64))
         keys = torch.where(rows.is_open[:, None] != 0, keys, _NONE)

@@ -54,40 +54,40 @@ def _planes(v: tl.tensor, COUNT: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl
 
 
 @triton.jit
-def _dot(w: tl.tensor, x: tl.tensor, acc: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
+def _dot(a: tl.tensor, b: tl.tensor, acc: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
     if UPCAST:
-        return tl.dot(w.to(tl.float32), x.to(tl.float32).T, acc, input_precision="ieee")
-    return tl.dot(w, x.T, acc)
+        return tl.dot(a.to(tl.float32), b.to(tl.float32).T, acc, input_precision="ieee")
+    return tl.dot(a, b.T, acc)
 
 
 @triton.jit
-def _sums(
-    x_desc: tl.tensor,
-    w_desc: tl.tensor,
-    f0: tl.tensor,
-    t0: tl.tensor,
+def sums(
+    left_desc: tl.tensor,
+    right_desc: tl.tensor,
+    left0: tl.tensor,
+    right0: tl.tensor,
     D: tl.tensor,
-    BT: tl.constexpr,
-    BF: tl.constexpr,
+    BL: tl.constexpr,
+    BR: tl.constexpr,
     BD: tl.constexpr,
-    PW: tl.constexpr,
-    PX: tl.constexpr,
+    PL: tl.constexpr,
+    PR: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> tl.tensor:
-    """``w . x`` of a tile, ``[BF, BT]`` float32."""
-    acc = tl.zeros((BF, BT), tl.float32)
+    """Products of ``BL`` rows of one matrix and ``BR`` of another, ``[BL, BR]``; `fused` swaps ``W`` and ``x``."""
+    acc = tl.zeros((BL, BR), tl.float32)
     for k in tl.range(0, D, BD):
-        w0, w1, w2 = _planes(w_desc.load([f0, k]), PW)
-        x0, x1, x2 = _planes(x_desc.load([t0, k]), PX)
-        acc = _dot(w0, x0, acc, UPCAST)
-        if PW == 3:
-            acc = _dot(w1, x0, acc, UPCAST)
-            acc = _dot(w2, x0, acc, UPCAST)
-        if PX == 3:
-            acc = _dot(w0, x1, acc, UPCAST)
-            acc = _dot(w0, x2, acc, UPCAST)
-        if PW == 3 and PX == 3:
-            acc = _dot(w1, x1, acc, UPCAST)
+        a0, a1, a2 = _planes(left_desc.load([left0, k]), PL)
+        b0, b1, b2 = _planes(right_desc.load([right0, k]), PR)
+        acc = _dot(a0, b0, acc, UPCAST)
+        if PL == 3:
+            acc = _dot(a1, b0, acc, UPCAST)
+            acc = _dot(a2, b0, acc, UPCAST)
+        if PR == 3:
+            acc = _dot(a0, b1, acc, UPCAST)
+            acc = _dot(a0, b2, acc, UPCAST)
+        if PL == 3 and PR == 3:
+            acc = _dot(a1, b1, acc, UPCAST)
     return acc
 
 
@@ -145,7 +145,7 @@ def screen(
     here, known = t < T, f < F
     wanted = tl.load(is_open + t, mask=here, other=0) != 0
     some = tl.max(wanted.to(tl.int32), axis=0)
-    acc = _sums(x_desc, w_desc, f0, t0, D * some, BT, BF, BD, PW, PX, UPCAST)
+    acc = sums(w_desc, x_desc, f0, t0, D * some, BF, BT, BD, PW, PX, UPCAST)
     r = tl.load(scale + t, mask=here, other=0.0)
     reach = tl.load(length + t, mask=here, other=0.0) * r * slack
     least = tl.load(floor + t, mask=here, other=0.0)
@@ -184,7 +184,7 @@ def peaks(
     f0, t0 = tl.program_id(0) * BF, tl.program_id(1) * BT
     f, t = f0 + tl.arange(0, BF), t0 + tl.arange(0, BT)
     here, known = t < T, f < F
-    acc = _sums(x_desc, w_desc, f0, t0, D, BT, BF, BD, PW, PX, UPCAST)
+    acc = sums(w_desc, x_desc, f0, t0, D, BF, BT, BD, PW, PX, UPCAST)
     r = tl.load(scale + t, mask=here, other=0.0)
     reach = tl.load(length + t, mask=here, other=0.0) * r * slack
     bottom = acc * r[None, :] - tl.load(norm + f * step, mask=known, other=0.0)[:, None] * reach[None, :]
@@ -216,7 +216,7 @@ def _variant(kernel: Any, w: str, x: str, rows: int, group: int = 0) -> Variant:
         columns, warps, stages = 64, 8, 3  # four bytes a number, and its planes
     if rows == ROWS and x == "fp32" and (w == "fp32" or group == 1):
         columns = 32  # planes of both, or a sum beside each row's greatest: with 64 they spill
-    sizes = {"BT": rows, "BF": TILE, "BD": columns, "PW": _planes_of(w, x), "PX": _planes_of(x, w)}
+    sizes = {"BT": rows, "BF": TILE, "BD": columns, "PW": planes_of(w, x), "PX": planes_of(x, w)}
     arguments = dict.fromkeys(("lim", "s", "c", "norm"), "*fp32") | {"slack": "fp32"}
     arguments |= dict.fromkeys(("scale", "length", "floor"), "*fp32") | {"is_open": "*i32", "bits": "*i32"}
     integers = ["T", "F", "D", "words"]
@@ -244,14 +244,15 @@ def ordered(kernel: Any, types: Mapping[str, str], constexprs: Mapping[str, Any]
     return {name: known[name] for name in kernel.arg_names}
 
 
-def _planes_of(one: str, other: str) -> int:
+def planes_of(one: str, other: str) -> int:
+    """Planes of an operand of type ``one`` beside another: one where a tensor core multiplies it as it is."""
     return 1 if one == "bf16" or (one == other and one != "fp32") else 3
 
 
-_PAIRS = (("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "bf16"), ("bf16", "fp32"), ("fp16", "fp32"), ("fp32", "fp32"))
-_SCREENS = {(w, x, rows): _variant(screen, w, x, rows) for w, x in _PAIRS for rows in SHAPES}
+PAIRS = (("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "bf16"), ("bf16", "fp32"), ("fp16", "fp32"), ("fp32", "fp32"))
+_SCREENS = {(w, x, rows): _variant(screen, w, x, rows) for w, x in PAIRS for rows in SHAPES}
 _PEAKS = {
-    (w, x, rows, group): _variant(peaks, w, x, rows, group) for w, x in _PAIRS for rows in SHAPES for group in GROUPS
+    (w, x, rows, group): _variant(peaks, w, x, rows, group) for w, x in PAIRS for rows in SHAPES for group in GROUPS
 }
 
 VARIANTS: tuple[Variant, ...] = (*_SCREENS.values(), *_PEAKS.values())
@@ -265,10 +266,10 @@ def admitted(latents: Latents, rows: Rows, bits: Tensor) -> None:
     launch(
         variant,
         grid,
-        **_descriptors(variant, latents.W, x),
-        **_vectors(latents, "lim", "s", "c", "norm"),
-        slack=_slack(variant, latents),
-        **_vectors(rows, "scale", "length", "floor", "is_open"),
+        **descriptors(variant, latents.W, x),
+        **vectors(latents, "lim", "s", "c", "norm"),
+        slack=slack_of(variant, latents),
+        **vectors(rows, "scale", "length", "floor", "is_open"),
         bits=bits,
         T=len(rows),
         F=len(latents),
@@ -286,10 +287,10 @@ def peak_values(latents: Latents, rows: Rows, out: Tensor, *, step: int, group: 
     launch(
         variant,
         grid,
-        **_descriptors(variant, sample, x),
-        **_vectors(latents, "s", "c", "norm"),
-        slack=_slack(variant, latents),
-        **_vectors(rows, "scale", "length"),
+        **descriptors(variant, sample, x),
+        **vectors(latents, "s", "c", "norm"),
+        slack=slack_of(variant, latents),
+        **vectors(rows, "scale", "length"),
         out=out,
         T=len(rows),
         F=len(sample),
@@ -306,16 +307,22 @@ def launch(variant: Variant, grid: tuple[int, ...], **arguments: Any) -> None:
     variant.kernel[grid](**arguments, **(dict(variant.constexprs) | upcast), **variant.options)
 
 
-def _operand(latents: Latents, rows: Rows) -> tuple[Tensor, tuple[str, str, int]]:
-    """``x`` in a type that has a variant beside ``W``'s, and the variant's key: the smallest tile that holds it."""
+def paired(latents: Latents, rows: Rows) -> tuple[Tensor, str, str]:
+    """``x`` in a type that has variants beside ``W``'s, and the names of both types, of ``W`` first."""
     w, x = TYPES[latents.W.dtype], rows.x
-    if (w, TYPES[x.dtype]) not in _PAIRS:
+    if (w, TYPES[x.dtype]) not in PAIRS:
         x = x.float()
-    size = next((size for size in SHAPES if size >= len(rows)), ROWS)
-    return x, (w, TYPES[x.dtype], size)
+    return x, w, TYPES[x.dtype]
 
 
-def _descriptors(variant: Variant, W: Tensor, x: Tensor) -> Mapping[str, TensorDescriptor]:
+def _operand(latents: Latents, rows: Rows) -> tuple[Tensor, tuple[str, str, int]]:
+    """``x``, and the key of a variant: types, and the smallest tile that holds the rows."""
+    x, w_name, x_name = paired(latents, rows)
+    return x, (w_name, x_name, next((size for size in SHAPES if size >= len(rows)), ROWS))
+
+
+def descriptors(variant: Variant, W: Tensor, x: Tensor) -> Mapping[str, TensorDescriptor]:
+    """How a tile's loads find ``x`` and ``W``."""
     sizes = variant.constexprs
     return {
         "x_desc": TensorDescriptor.from_tensor(x, [sizes["BT"], sizes["BD"]]),
@@ -323,10 +330,12 @@ def _descriptors(variant: Variant, W: Tensor, x: Tensor) -> Mapping[str, TensorD
     }
 
 
-def _slack(variant: Variant, latents: Latents) -> float:
+def slack_of(variant: Variant, latents: Latents) -> float:
+    """Greatest error of the sums of ``variant``, over the sizes of the two rows."""
     terms = {(1, 1): 1, (1, 3): 3, (3, 1): 3, (3, 3): 6}[variant.constexprs["PW"], variant.constexprs["PX"]]
     return slack(latents.W.shape[1], terms)
 
 
-def _vectors(operand: Latents | Rows, *names: str) -> Mapping[str, Tensor]:
+def vectors(operand: Latents | Rows, *names: str) -> Mapping[str, Tensor]:
+    """Arguments of a kernel that go by the names of ``operand``'s fields."""
     return {name: getattr(operand, name) for name in names}

@@ -28,12 +28,13 @@ NAMES: Mapping[torch.dtype, str] = {torch.bfloat16: "bf16", torch.float16: "fp16
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Together:
-    """Groups of the same types, their tables for each size of tile, and their buffers."""
+class Together:
+    """Groups of the same types, their tables for each size of tile, and their buffers for ``rows_max`` rows at once."""
 
     groups: Sequence[Group]
     x: str
     w: str
+    rows_max: int
     tables: Mapping[int, Tables]
     r: Tensor
     base: Tensor
@@ -42,26 +43,76 @@ class _Together:
     counts: Tensor
     totals: Tensor
 
+    def prepare(self, table: Tables, first: int, rows: int, fed: tuple[Tensor, Tensor], *, warm: bool = False) -> None:
+        """Enqueues what says of each row whether it counts; ``fed``: positions and tokens."""
+        variant = BY_NAME[f"watched.prepare-{NAMES[self.groups[0].x.dtype]}"]
+        arguments = (table.groups, *fed, self.r, self.base, first, rows, self.rows_max)
+        start(variant, (-(-rows // PREPARED), len(self.groups)), arguments, warm=warm)
+
+    def fire(self, variant: Variant, first: int, rows: int, *, warm: bool = False) -> None:
+        """Enqueues the products, with what fires of them."""
+        size = SIZES[variant.name.split("-")[1]]
+        table, blocks = self.tables[size.slots], -(-rows // size.rows)
+        if len(table.tiles):
+            arguments = (table.groups, table.tiles, self.r, *self._between, *self._shape(table, first, rows, blocks))
+            start(variant, (len(table.tiles), blocks), arguments, warm=warm)
+
+    def append(self, table: Tables, first: int, rows: int, block: int, *, warm: bool = False) -> None:
+        """Enqueues the packing into the slabs of ``table``; totals are of ``block`` rows each."""
+        shape = self._shape(table, first, rows, -(-rows // block))
+        arguments = (table.groups, self.base, *self._between, *shape, block)
+        start(BY_NAME["append"], (-(-rows // APPENDED), len(self.groups)), arguments, warm=warm)
+
+    @property
+    def _between(self) -> tuple[Tensor, ...]:
+        return self.bits, self.values, self.counts, self.totals
+
+    def _shape(self, table: Tables, first: int, rows: int, blocks: int) -> tuple[int, ...]:
+        return first, rows, self.rows_max, table.words, table.slots, blocks
+
+
+def joined(groups: Sequence[Group], work: Work, rows: int) -> list[Together]:
+    """Groups by the types that they multiply, with buffers of ``work`` for ``rows`` rows at a time."""
+    by_type: dict[tuple[torch.dtype, ...], list[Group]] = {}
+    for group in groups:
+        by_type.setdefault((group.x.dtype, *group.types), []).append(group)
+    return [_joined(alike, work, rows) for alike in by_type.values()]
+
+
+def _joined(groups: Sequence[Group], work: Work, rows: int) -> Together:
+    tile = min(size.slots for size in SIZES.values())
+    centred = work.take("centred", rows * sum(map(centred_width, groups)), torch.float32)
+    found = {n: tables(groups, tile=n, rows=rows, centred=centred) for n in {s.slots for s in SIZES.values()}}
+    tiles, blocks = len(found[tile].tiles), -(-rows // min(size.rows for size in SIZES.values()))
+    return Together(
+        groups=groups,
+        x=NAMES[groups[0].types[0]],
+        w=NAMES[groups[0].types[1]],
+        rows_max=rows,
+        tables=found,
+        r=work.take("r", rows * len(groups), torch.float32),
+        base=work.take("base", len(groups), torch.int64),
+        bits=work.take("bits", rows * found[tile].words, torch.int16),
+        values=work.take("values", rows * found[tile].slots, torch.float32),
+        counts=work.take("counts", rows * tiles, torch.int32),
+        totals=work.take("totals", blocks * tiles, torch.int32),
+    )
+
 
 class Launch:
     """The kernels of all ``groups``, for steps of any size up to their rows; may be captured in a CUDA graph."""
 
     def __init__(self, groups: Sequence[Group], work: Work) -> None:
-        by_type: dict[tuple[torch.dtype, ...], list[Group]] = {}
-        for group in groups:
-            by_type.setdefault((group.x.dtype, *group.types), []).append(group)
         self._groups, self._work = tuple(groups), work  # the tables hold addresses of theirs
-        self._rows_max = min(ROWS, max(len(group.x) for group in groups))
-        self._together = [self._joined(alike, work) for alike in by_type.values()]
+        self._together = joined(groups, work, min(ROWS, max(len(group.x) for group in groups)))
 
     def run(self, rows: int, positions: Tensor, tokens: Tensor) -> None:
         """Enqueues a step of ``rows`` rows; ``positions``, ``tokens`` ``[rows]`` int64. Nothing waits."""
         for group in self._groups:
             group.slab.start(rows)
         for first in range(0, rows, ROWS):
-            part = min(ROWS, rows - first)
             for together in self._together:
-                self._enqueue(together, first, part, (positions, tokens))
+                self._enqueue(together, first, min(ROWS, rows - first), (positions, tokens))
 
     def compile(self) -> None:
         """Compiles what any step may choose, so that none waits for it."""
@@ -70,43 +121,17 @@ class Launch:
             for together in self._together:
                 self._enqueue(together, 0, limit, (here, here), warm=True)
 
-    def _joined(self, groups: Sequence[Group], work: Work) -> _Together:
-        rows, tile = self._rows_max, min(size.slots for size in SIZES.values())
-        centred = work.take("centred", rows * sum(map(centred_width, groups)), torch.float32)
-        found = {n: tables(groups, tile=n, rows=rows, centred=centred) for n in {s.slots for s in SIZES.values()}}
-        tiles, blocks = len(found[tile].tiles), -(-rows // min(size.rows for size in SIZES.values()))
-        return _Together(
-            groups=groups,
-            x=NAMES[groups[0].types[0]],
-            w=NAMES[groups[0].types[1]],
-            tables=found,
-            r=work.take("r", rows * len(groups), torch.float32),
-            base=work.take("base", len(groups), torch.int64),
-            bits=work.take("bits", rows * found[tile].words, torch.int16),
-            values=work.take("values", rows * found[tile].slots, torch.float32),
-            counts=work.take("counts", rows * tiles, torch.int32),
-            totals=work.take("totals", blocks * tiles, torch.int32),
-        )
-
-    def _enqueue(
-        self, one: _Together, first: int, rows: int, fed: tuple[Tensor, Tensor], *, warm: bool = False
-    ) -> None:
+    @staticmethod
+    def _enqueue(one: Together, first: int, rows: int, fed: tuple[Tensor, Tensor], *, warm: bool = False) -> None:
         variant = route(rows, one.x, one.w)
-        size, count = SIZES[variant.name.split("-")[1]], len(one.groups)
-        table, blocks = one.tables[size.slots], -(-rows // size.rows)
-        raw = NAMES[one.groups[0].x.dtype]
-        between = (one.bits, one.values, one.counts, one.totals)
-        shape = (first, rows, self._rows_max, table.words, table.slots, blocks)
-        prepared = (table.groups, *fed, one.r, one.base, first, rows, self._rows_max)
-        _start(BY_NAME[f"watched.prepare-{raw}"], (-(-rows // PREPARED), count), prepared, warm=warm)
-        if len(table.tiles):
-            fired = (table.groups, table.tiles, one.r, *between, *shape)
-            _start(variant, (len(table.tiles), blocks), fired, warm=warm)
-        packed = (table.groups, one.base, *between, *shape, size.rows)
-        _start(BY_NAME["append"], (-(-rows // APPENDED), count), packed, warm=warm)
+        size = SIZES[variant.name.split("-")[1]]
+        table = one.tables[size.slots]
+        one.prepare(table, first, rows, fed, warm=warm)
+        one.fire(variant, first, rows, warm=warm)
+        one.append(table, first, rows, size.rows, warm=warm)
 
 
-def _start(variant: Variant, grid: tuple[int, int], arguments: Sequence[Any], *, warm: bool) -> None:
+def start(variant: Variant, grid: tuple[int, int], arguments: Sequence[Any], *, warm: bool) -> None:
     """Enqueues one kernel, or only compiles it."""
     if interpreted():
         if not warm:

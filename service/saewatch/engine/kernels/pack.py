@@ -32,6 +32,15 @@ def _ones(word: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def placed(word: tl.tensor, before: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Bits ``[n, 32]`` of words ``[n]``, each bit's place in a list of ``before`` entries, and how many are set."""
+    on = (word[:, None] >> tl.arange(0, 32)[None, :]) & 1
+    each = tl.sum(on, axis=1)
+    place = (tl.cumsum(each, axis=0) - each + before)[:, None] + tl.cumsum(on, axis=1) - on
+    return on == 1, place, tl.sum(each, axis=0)
+
+
+@triton.jit
 def pack(
     bits: tl.tensor,
     is_open: tl.tensor,
@@ -54,13 +63,10 @@ def pack(
         before += tl.sum(_ones(tl.load(row + at, mask=at < start, other=0)), axis=0)
     for first in tl.range(start, tl.where(wanted, stop, start), BW):
         at = first + tl.arange(0, BW)
-        word = tl.load(row + at, mask=at < stop, other=0)
-        on = (word[:, None] >> tl.arange(0, 32)[None, :]) & 1
-        each = tl.sum(on, axis=1)
-        place = (tl.cumsum(each, axis=0) - each + before)[:, None] + tl.cumsum(on, axis=1) - on
+        on, place, found = placed(tl.load(row + at, mask=at < stop, other=0), before)
         latent = at[:, None] * 32 + tl.arange(0, 32)[None, :]
-        tl.store(index + t * CAP + place, latent, mask=(on == 1) & (place < CAP))
-        before += tl.sum(each, axis=0)
+        tl.store(index + t * CAP + place, latent, mask=on & (place < CAP))
+        before += found
     if stop == words:
         tl.store(count + t, before, mask=wanted)
 

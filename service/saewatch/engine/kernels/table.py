@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from saewatch.core.footprint import ROWS
-from saewatch.engine.kernels import append, decode, full, pack, screen, settle, watched, window
+from saewatch.engine.kernels import append, decode, drop, full, fused, pack, screen, settle, watched, window
 from saewatch.engine.kernels.variant import Variant
 
 VARIANTS: tuple[Variant, ...] = (
     *watched.VARIANTS,
     *append.VARIANTS,
+    *drop.VARIANTS,
     *full.VARIANTS,
     *screen.VARIANTS,
     *pack.VARIANTS,
     *settle.VARIANTS,
     *window.VARIANTS,
+    *fused.VARIANTS,
     *decode.VARIANTS,
 )
 """All of them, by module. Which of the whole dictionary's a shape takes stands where it is chosen: `full.SHAPES` by
-rows up to 128, `window` beyond, and `screen.SHAPES` where the dictionary is there in int8."""
+rows up to 128, `many` beyond, and `screen.SHAPES` where the dictionary is there in int8."""
 
 BY_NAME: Mapping[str, Variant] = {variant.name: variant for variant in VARIANTS}
 
@@ -43,3 +45,15 @@ def route(rows: int, x: str, w: str) -> Variant:
     names = watched.sizes(x, w)
     place = next(number for number, limit in enumerate(ROUTES) if rows <= limit)
     return BY_NAME[f"watched.fire-{names[min(place, len(names) - 1)]}-{x}-{w}"]
+
+
+FUSED: tuple[tuple[int, int], ...] = ()
+"""Where `fused` was faster than `window` on a GPU: least rows of a call, and least latents. Nowhere was it measured.
+
+`benchmarks/bench_encode.py` times both in its cells of many rows, and prints what belongs here.
+"""
+
+
+def many(rows: int, latents: int) -> str:
+    """Which way more than `full.ROWS` rows of so many latents go: ``fused`` or ``window``."""
+    return "fused" if any(rows >= fewest and latents >= least for fewest, least in FUSED) else "window"

@@ -23,12 +23,15 @@ class CensusFigures:
     latents: int
     dead: int
     dense: int
+    overflowed: int = 0
+    """Sampled tokens on which more latents fired than a list holds: they are in no other figure."""
 
     def __str__(self) -> str:
         unexplained = "-" if self.unexplained is None else f"{self.unexplained:.4f}"
+        left_out = f"; {self.overflowed} tokens more had too many firings to be counted" if self.overflowed else ""
         return (
             f"census of {self.tokens} tokens: L0 {self.l0:.2f}, unexplained variance {unexplained},"
-            f" {self.dead} latents dead and {self.dense} dense of {self.latents}"
+            f" {self.dead} latents dead and {self.dense} dense of {self.latents}{left_out}"
         )
 
     def json(self) -> dict[str, int | float | None]:
@@ -41,7 +44,7 @@ class CensusSums:
 
     def __init__(self) -> None:
         self._count = np.zeros(0, np.uint64)
-        self._tokens, self._l0 = 0, 0.0
+        self._tokens, self._overflowed, self._l0 = 0, 0, 0.0
         self._error, self._total = 0.0, 0.0
 
     def add(self, record: Census) -> None:
@@ -51,6 +54,7 @@ class CensusSums:
         self._count[record.first : record.first + len(record.count)] += record.count
         if record.first == 0:
             self._tokens += record.tokens
+            self._overflowed += record.overflowed
             self._l0 += record.l0_mean * record.tokens
             self._error += record.squared_error
             self._total += record.squared_total
@@ -67,4 +71,5 @@ class CensusSums:
             latents=len(self._count),
             dead=int((self._count == 0).sum()),
             dense=int((self._count > DENSE * self._tokens).sum()),
+            overflowed=self._overflowed,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift import spread, traffic
 from saewatch.monitor.drift.counts import F64
 from saewatch.monitor.drift.history import History
@@ -93,17 +93,17 @@ class Baseline:
         found: F64 = fired / max(self.requests, 1)
         return found
 
-    def accepted(self, feature: int, ratio: float) -> Baseline:
-        """With a new level of a feature, that somebody accepts: an amendment, with a version of its own."""
-        if not (np.isfinite(ratio) and ratio > 0):
-            raise ConfigError("ratio", found=ratio, expected="a number above 0")
+    def accepted(self, times: Mapping[int, float]) -> Baseline:
+        """With new levels of features that somebody accepts: an amendment, with a version of its own."""
+        factor = np.ones(self.features, np.float32)
+        factor[list(times)] = list(times.values())
         changed: dict[str, Any] = {}
         for name in spread.STREAMS:
             stream: Stream = getattr(self, name)
-            level = stream.rates.level.copy()
-            level[feature] *= ratio
-            changed[name] = replace(stream, rates=replace(stream.rates, level=level))
-        return replace(self, **changed, version=self.version + 1)
+            rates = replace(stream.rates, level=stream.rates.level * factor)
+            changed[name] = replace(stream, rates=rates)
+        axes = replace(self.axes, level=self.axes.level * factor[self.axes.feature])
+        return replace(self, **changed, axes=axes, version=self.version + 1)
 
 
 def assembled(history: History, spread_of: Spread, *, centre: F32, scale: F32) -> Baseline:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from saewatch.core import limits
-from saewatch.monitor.drift.counts import F64, I64, Counts, Floats, Indices, Reducer
+from saewatch.monitor.drift.counts import F64, I64, Counts, Floats, Indices
+from saewatch.monitor.drift.reducer import Reducer
 
 
 class Blocks:
@@ -23,15 +24,19 @@ class Blocks:
         """In the open block."""
         return self._reducer.requests
 
-    def add(self, feature: Indices, count: I64, mean: F64, *, tokens: int, now_ns: int) -> None:
-        """A whole request of ``tokens`` encoded ones."""
+    def add(self, feature: Indices, count: I64, mean: F64, *, tokens: int, key: int, now_ns: int) -> None:
+        """A whole request of ``tokens`` encoded ones; ``key``: of `pairs.key_of`."""
         self._begin(now_ns)
-        self._reducer.add(feature, count, mean, seen=tokens, encoded=tokens)
+        self._reducer.add(feature, count, mean, seen=tokens, encoded=tokens, key=key)
 
     def partial(self, now_ns: int) -> None:
         """A request of which not everything was seen."""
         self._begin(now_ns)
         self._reducer.partial()
+
+    def census(self, *, l0: float, unexplained: float, tokens: int) -> None:
+        """Of sampled tokens. It begins no block."""
+        self._reducer.census(l0=l0, unexplained=unexplained, tokens=tokens)
 
     def due(self, now_ns: int) -> bool:
         """Whether it is to be closed."""

@@ -31,7 +31,17 @@ class Told:
     count: I64
     mean: F64
     tokens: int
+    key: int  # of `pairs.key_of`
     ended_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """A census between requests."""
+
+    l0: float
+    unexplained: float  # NaN where not known
+    tokens: int
 
 
 class Builder:
@@ -39,7 +49,7 @@ class Builder:
 
     def __init__(self, features: int) -> None:
         self._features = features
-        self._first: list[Told] = []
+        self._first: list[Told | Looked] = []
         self._blocks: Blocks | None = None
         self._closed: list[tuple[int, Counts]] = []
         self._now_ns = 0
@@ -58,8 +68,15 @@ class Builder:
             self._count(self._blocks, one)
             return
         self._first.append(one)
-        if len(self._first) >= limits.BASELINE_FIRST:
+        if self.requests >= limits.BASELINE_FIRST:
             self._begin()
+
+    def census(self, one: Looked) -> None:
+        """It belongs to the block that is open."""
+        if self._blocks is None:
+            self._first.append(one)
+        else:
+            self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
     def fitted(self, *, partial: int = 0, progress: Callable[[str], None] = lambda _: None) -> Fitted:
         """The baseline. ``partial`` requests were not whole. `ConfigError` for too few requests, or of many kinds."""
@@ -73,14 +90,15 @@ class Builder:
             raise ConfigError(
                 "baseline", found=found, expected=f"at least {limits.DRIFT_BLOCK_REQUESTS_MIN} in a block"
             )
-        made = fit(history.history(self._closed), centre=self.centre, scale=self.scale, progress=progress)
+        blocks, drawn = history.history(self._closed), [one.drawn for _, one in self._closed]
+        made = fit(blocks, centre=self.centre, scale=self.scale, drawn=drawn, progress=progress)
         whole = share(self.requests, self.requests + partial)
         return replace(made, baseline=replace(made.baseline, whole_share=whole))
 
     def _begin(self) -> None:
         """Centres and scales need not be accurate: they are what marks are counted in."""
         total, square, count = np.zeros(self._features), np.zeros(self._features), np.zeros(self._features)
-        for one in self._first:
+        for one in (each for each in self._first if isinstance(each, Told)):
             total[one.feature] += one.mean
             square[one.feature] += one.mean**2
             count[one.feature] += 1
@@ -90,15 +108,15 @@ class Builder:
         spread = np.sqrt(np.maximum((square + PRIOR * wide) / (count + PRIOR) - centre**2, SCALE_MIN**2))
         self.centre, self.scale = (one.astype(np.float16).astype(np.float32) for one in (centre, spread))  # as kept
         self._blocks = Blocks(self.centre, self.scale)
-        for one in self._first:
-            self._count(self._blocks, one)
-        self._first = []
+        first, self._first = self._first, []
+        for each in first:
+            self._count(self._blocks, each) if isinstance(each, Told) else self.census(each)
 
     def _count(self, blocks: Blocks, one: Told) -> None:
         self._now_ns = max(self._now_ns, one.ended_ns)
         if blocks.due(self._now_ns):
             self._close(blocks)
-        blocks.add(one.feature, one.count, one.mean, tokens=one.tokens, now_ns=self._now_ns)
+        blocks.add(one.feature, one.count, one.mean, tokens=one.tokens, key=one.key, now_ns=self._now_ns)
 
     def _close(self, blocks: Blocks) -> None:
         counts = blocks.close()

@@ -1,10 +1,10 @@
 """Decides, block by block, what has drifted. One for each baseline; its state is a function of the blocks it was given.
 
 quiet -> suspect (shown, nobody is called) -> drifted -> acknowledged. The threshold is set by a budget of false alarms:
-b in 30 days over all F features, b more over the statistics of the whole. With b / 4,320 = alpha, an alarm needs a
-score of ln(F / alpha). If the bets were fair this would be a bound under any dependence; they are not quite, since the
-baseline is estimated. So it is what the detector is *designed for*, and what it does has to be measured
-(docs/drift.md).
+b in 30 days over all F features, b more over the statistics of the whole, b more over the buckets of pairs. With
+b / 4,320 = alpha, an alarm needs a score of ln(F / alpha). If the bets were fair this would be a bound under any
+dependence; they are not quite, since the baseline is estimated. So it is what the detector is *designed for*, and what
+it does has to be measured (docs/drift.md).
 
 A detector that cannot judge says so: held blocks are counted by why, and a feature whose evidence is no number is
 blind.
@@ -20,11 +20,14 @@ import numpy.typing as npt
 
 from saewatch.core import limits
 from saewatch.monitor.drift.baseline import LIST, TWICE, Baseline, share
+from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence, Pairs
 from saewatch.monitor.drift.compared import Compared, compared
 from saewatch.monitor.drift.counts import F64, Counts
-from saewatch.monitor.drift.evidence import BETS, UP, Bet, Evidence
+from saewatch.monitor.drift.evidence import BETS, DOWN, UP, Bet, Evidence
 from saewatch.monitor.drift.history import DAY_NS
 from saewatch.monitor.drift.overall import STATISTICS, OverallEvidence, Reading, Usual
+from saewatch.monitor.drift.pairs import BUCKETS
+from saewatch.monitor.drift.rules import DENSE, Ruled, Rules
 from saewatch.monitor.drift.spread import F32, Flags
 
 BLOCKS_A_MONTH = 4320
@@ -41,24 +44,25 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """An alarm: a feature, or a statistic of the whole, is no longer as in the baseline."""
+    """An alarm: a feature, a statistic of the whole, or what fires together is no longer as in the baseline."""
 
-    kind: str  # feature | overall
-    subject: int  # of the features, or of STATISTICS
-    of: str  # n | w | z | az, or the statistic's name
+    kind: str  # feature | overall | pair
+    subject: int  # of the features, of STATISTICS, or of the buckets
+    of: str  # n | w | z | az, dead | dense, the statistic's name, or pairs
     direction: str
     score: float
     began_block: int
     opened_ns: int
     changed_ns: int
-    times: int
     told: bool  # False: listed only, for the baseline is short, or an alarm of the traffic explains it
+    times: int = 1
     effect: float = float("nan")  # ratio of a rate; shift of a mark, in scales
     low: float = float("nan")
     high: float = float("nan")
     tolerance: float = float("nan")
     volatile: bool = False
     acknowledged: bool = False
+    pairs: tuple[tuple[int, int], ...] = ()  # of features, those that most of a bucket's votes are for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +72,7 @@ class Stepped:
     held: str  # why it says nothing; empty: it was judged
     moved: tuple[Moved, ...] = ()
     score: F32 = field(default_factory=lambda: np.zeros(0, np.float32))  # [F], before alarms spent it
-    overall: F64 = field(default_factory=lambda: np.zeros(0))  # [6]
+    overall: F64 = field(default_factory=lambda: np.zeros(0))  # [7]
     suspect: npt.NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
 
 
@@ -76,23 +80,32 @@ class Detector:
     """Of one baseline. ``budget``: false alarms in 30 days that it is designed for."""
 
     def __init__(
-        self, baseline: Baseline, *, reading: Reading | None = None, usual: Usual | None = None, budget: float = BUDGET
+        self,
+        baseline: Baseline,
+        *,
+        reading: Reading | None = None,
+        usual: Usual | None = None,
+        pairs: Pairs | None = None,
+        budget: float = BUDGET,
     ) -> None:
         self.baseline = baseline
         self.evidence = Evidence(baseline)
         self.counters: Counter[str] = Counter()
         self._reading = reading
         self._overall = OverallEvidence(usual) if usual is not None else None
+        self._rules = Rules(baseline)
+        self._pairs = PairEvidence(pairs, baseline.n.rates) if pairs is not None and pairs.known else None
         self._scores = np.zeros(baseline.features, np.float32)
         self._open: dict[tuple[str, int], Moved] = {}
         alpha = budget / BLOCKS_A_MONTH
         self.threshold = float(np.log(baseline.features / alpha))
         self.overall_threshold = float(np.log(len(STATISTICS) / alpha))
+        self.pairs_threshold = float(np.log(BUCKETS / alpha))
 
     @property
     def nbytes(self) -> int:
         """Bytes that grow with the features, its baseline among them."""
-        return self.baseline.nbytes + self.evidence.nbytes
+        return self.baseline.nbytes + self.evidence.nbytes + self._rules.nbytes
 
     @property
     def blind(self) -> npt.NDArray[np.intp]:
@@ -129,7 +142,7 @@ class Detector:
             self._scores[drifted] = 0.0
         return Stepped(
             held="",
-            moved=(*whole, *features),
+            moved=(*whole, *features, *self._step_rules(block, score, now_ns), *self._step_pairs(counts, now_ns)),
             score=score,
             overall=overall,
             suspect=np.flatnonzero(likely & ~drifted),
@@ -142,13 +155,6 @@ class Detector:
             return None
         self._open[kind, subject] = replace(known, acknowledged=True)
         return self._open[kind, subject]
-
-    def accept(self, feature: int, ratio: float) -> Baseline:
-        """The new level of a feature is as it should be. The evidence against it is spent."""
-        self.baseline = self.evidence.baseline = self.baseline.accepted(feature, ratio)
-        self.evidence.restart(np.array([feature]))
-        self._open.pop(("feature", feature), None)
-        return self.baseline
 
     def _held(self, counts: Counts) -> str:
         if counts.requests < limits.DRIFT_BLOCK_REQUESTS_MIN:
@@ -164,6 +170,57 @@ class Detector:
             return np.full(len(STATISTICS), np.nan)
         return self._overall.step(self._reading.values(self.baseline, block))
 
+    def _step_rules(self, block: Compared, score: F32, now_ns: int) -> list[Moved]:
+        """A feature that is known to have moved is not told again by a rule, nor day after day by the same one."""
+        found = [one for one in self._rules.step(block, now_ns) if ("feature", one.feature) not in self._open]
+        return [self._ruled(one, score, now_ns) for one in found]
+
+    def _ruled(self, one: Ruled, score: F32, now_ns: int) -> Moved:
+        return self._opened(
+            Moved(
+                kind="feature",
+                subject=one.feature,
+                of=one.of,
+                direction=UP if one.of == DENSE else DOWN,
+                score=float(score[one.feature]),
+                began_block=self.evidence.block,
+                opened_ns=now_ns,
+                changed_ns=now_ns,
+                told=self._tells("feature", one.feature, now_ns),
+                effect=one.effect,
+                low=one.low,
+                high=one.high,
+                tolerance=one.bound,
+                volatile=bool(self.baseline.volatile[one.feature]),
+            )
+        )
+
+    def _step_pairs(self, counts: Counts, now_ns: int) -> list[Moved]:
+        if self._pairs is None:
+            return []
+        block = Block(n=counts.n, exposure=counts.exposures, drawn=counts.drawn)
+        return [self._pair(one, now_ns) for one in self._pairs.step(block, self.pairs_threshold)]
+
+    def _pair(self, found: Found, now_ns: int) -> Moved:
+        return self._opened(
+            Moved(
+                kind="pair",
+                subject=found.bucket,
+                of="pairs",
+                direction=UP,
+                score=found.score,
+                began_block=found.began_block,
+                opened_ns=now_ns,
+                changed_ns=now_ns,
+                told=self._tells("pair", found.bucket, now_ns),
+                effect=found.ratio,
+                low=found.low,
+                high=found.high,
+                tolerance=found.tolerance,
+                pairs=found.pairs,
+            )
+        )
+
     def _whole(self, number: int, overall: F64, now_ns: int) -> Moved:
         assert self._overall is not None
         up, down = self._overall.won[number].sum(axis=1)
@@ -173,12 +230,11 @@ class Detector:
                 kind="overall",
                 subject=int(number),
                 of=STATISTICS[number],
-                direction=UP if up >= down else "down",
+                direction=UP if up >= down else DOWN,
                 score=float(overall[number]),
                 began_block=self.evidence.block,
                 opened_ns=now_ns,
                 changed_ns=now_ns,
-                times=1,
                 told=True,
             )
         )
@@ -196,8 +252,7 @@ class Detector:
                 began_block=int(self.evidence.since[number]) + 1,
                 opened_ns=now_ns,
                 changed_ns=now_ns,
-                times=1,
-                told=self._tells(number, now_ns),
+                told=self._tells("feature", number, now_ns),
                 effect=effect,
                 low=low,
                 high=high,
@@ -220,11 +275,11 @@ class Detector:
         self.counters[f"alarms_{moved.kind}"] += 1
         return moved
 
-    def _tells(self, number: int, now_ns: int) -> bool:
+    def _tells(self, kind: str, number: int, now_ns: int) -> bool:
         traffic = self._open.get(("overall", STATISTICS.index("traffic")))
         if traffic is not None and now_ns - traffic.changed_ns < TRAFFIC_NS:
             return False
-        before = self._open.get(("feature", number))
+        before = self._open.get((kind, number))
         if self.baseline.paging == TWICE:
             return before is not None and before.opened_ns // DAY_NS != now_ns // DAY_NS
         return self.baseline.paging != LIST

@@ -7,17 +7,18 @@ baseline is made of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from saewatch.core.errors import ConfigError
-from saewatch.monitor.drift import overall, spread
+from saewatch.monitor.drift import cofiring, overall, spread
 from saewatch.monitor.drift.baseline import Baseline, assembled, share
+from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.compared import compared
-from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, Counts
+from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, I32, MILLION, Counts
 from saewatch.monitor.drift.detector import SUSPECT, ordinary_peak
 from saewatch.monitor.drift.evidence import Evidence
 from saewatch.monitor.drift.history import DAYS_A_WEEK, History
@@ -38,12 +39,23 @@ class Fitted:
     baseline: Baseline
     reading: Reading
     usual: Usual
+    pairs: Pairs
     peak: float
     """The highest score of an ordinary feature in a part of the blocks, watched with a baseline of the others."""
 
 
-def fit(history: History, *, centre: F32, scale: F32, progress: Callable[[str], None] = lambda _: None) -> Fitted:
-    """A baseline of these blocks. `ConfigError` where they are too few, or not of one kind."""
+def fit(
+    history: History,
+    *,
+    centre: F32,
+    scale: F32,
+    drawn: Sequence[I32] = (),
+    progress: Callable[[str], None] = lambda _: None,
+) -> Fitted:
+    """A baseline of these blocks, and of pairs where it is given what was ``drawn`` of each.
+
+    `ConfigError` where they are too few, or not of one kind.
+    """
     _check(history)
     progress("spread")
     moved = spread.measured(history)
@@ -67,7 +79,9 @@ def fit(history: History, *, centre: F32, scale: F32, progress: Callable[[str], 
         )
     reading = overall.reading(history, baseline)
     usual = overall.usual(values, history.day, history)
-    return Fitted(baseline=baseline, reading=reading, usual=usual, peak=highest)
+    progress("pairs")
+    pairs = cofiring.fit(_paired(history, drawn), baseline.n.rates)
+    return Fitted(baseline=baseline, reading=reading, usual=usual, pairs=pairs, peak=highest)
 
 
 def parts(history: History) -> Iterator[tuple[Flags, str]]:
@@ -91,15 +105,16 @@ def block(history: History, number: int) -> Counts:
     totals: dict[str, Any] = {
         name: int(getattr(history, name)[number]) for name in ("requests", "whole", "seen", "encoded", "firings")
     }
-    census = float(history.unexplained[number])
-    known = np.isfinite(census)
+    census, l0 = float(history.unexplained[number]), float(history.l0[number])
+    known, sampled = np.isfinite(census), np.isfinite(l0)
     return Counts(
         **columns,
         **totals,
-        tok=columns["w"],
         exposure=np.rint(EXPOSURE_UNIT * history.exposure[number]).astype(np.int64),
-        unexplained=round(1e6 * census) if known else 0,
+        unexplained=round(MILLION * census) if known else 0,
         census=1 if known else 0,
+        l0=round(MILLION * l0) if sampled else 0,
+        sampled=1 if sampled else 0,
     )
 
 
@@ -112,6 +127,12 @@ def _watched(history: History, baseline: Baseline, reading: Reading) -> tuple[F6
         values[number] = reading.values(baseline, one)
         peak = max(peak, ordinary_peak(evidence.step(one), baseline.volatile))
     return values, peak
+
+
+def _paired(history: History, drawn: Sequence[I32]) -> Iterator[cofiring.Block]:
+    for number, one in enumerate(drawn):
+        n, exposure, day = history.n[number], history.exposure[number], int(history.day[number])
+        yield cofiring.Block(n=n, exposure=exposure, drawn=one, day=day)
 
 
 def _check(history: History) -> None:

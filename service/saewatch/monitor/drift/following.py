@@ -19,16 +19,21 @@ from saewatch.core.batch import Reason
 from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.drift.blocks import Blocks
+from saewatch.monitor.drift.build import HOUR_NS
+from saewatch.monitor.drift.causes import Causes, PanelMoved
 from saewatch.monitor.drift.detector import BUDGET, Detector, Stepped
 from saewatch.monitor.drift.known import KnownBaseline
-from saewatch.monitor.drift.telling import alert_of
-from saewatch.monitor.events import BlindState, DriftState
+from saewatch.monitor.drift.pairs import key_of
+from saewatch.monitor.drift.telling import alert_of, panel_alert
+from saewatch.monitor.events import BlindState, DriftState, Observed, RequestEnded, Sampled
 from saewatch.monitor.record import RequestRecord
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Sums, Tally
 
 COUNTED = frozenset({TrafficClass.LIVE, TrafficClass.UNLABELLED})
-SCOPE, NO_BASELINE = "detector", "no_baseline"
+SCOPE, NO_BASELINE, NOT_JUDGED, NO_NUMBER = "detector", "no_baseline", "not_judged", "no_number"
+JUDGED_WITHIN_NS = 2 * limits.DRIFT_BLOCK_NS_MAX
+"""Half a day without a block that was judged is told: silence is not "as usual"."""
 HINT = "Build a baseline of this dictionary, model and watch set: saewatch baseline build."
 
 
@@ -50,6 +55,7 @@ class Following:
         if record.traffic_class not in COUNTED or record.lost or record.end is None:
             return
         tables = [table for table, _ in record.tallies]
+        key = key_of(record.start.engine_id, record.start.child)
         for table, tally in record.tallies:
             opening = table.stream.opening
             if opening.role != Role.STABLE:
@@ -61,15 +67,31 @@ class Following:
                 continue
             self._without.pop(opening.weights_digest, None)
             once = sum(other.stream.opening.weights_digest == opening.weights_digest for other in tables) == 1
-            followed.add(table, tally, record.end.fed if once else -1, now_ns)
+            followed.add(table, tally, record.end.fed if once else -1, key, now_ns)
+
+    def census(self, one: Sampled) -> None:
+        """Of streams whose requests are followed; it is of all their traffic, canaries and tests too."""
+        opening = one.stream.opening
+        followed = self._followed.get(opening.weights_digest) if opening.role == Role.STABLE else None
+        if followed is not None and followed.known.about.tells(opening):
+            followed.census(one)
+
+    def replayed(self, event: Observed | RequestEnded, now_ns: int) -> None:
+        """What happened to requests, of which some are of a panel."""
+        for followed in self._followed.values():
+            followed.replayed(event, now_ns)
 
     def tick(self, now_ns: int) -> list[AlertChanged | DriftState]:
-        """Closes what is due."""
+        """Closes what is due, and tells what panels have said."""
         found: list[AlertChanged | DriftState] = []
+        for followed in self._followed.values():
+            followed.look(now_ns)
         due = [one for one in self._followed.values() if one.due(now_ns)]
+        for one in self._followed.values():
+            found += one.of_panel()
         for followed in due:
             found += followed.close(now_ns)
-        return [*found, self.state()] if due else []
+        return [*found, self.state()] if due or found else []
 
     def blind(self) -> list[BlindState]:
         """What is not watched for drift, and why."""
@@ -79,13 +101,18 @@ class Following:
     def state(self) -> DriftState:
         """As it stands."""
         counters = Counter(self.counters)
-        alarms = Counter({"feature": 0, "overall": 0})
+        alarms = Counter({"feature": 0, "overall": 0, "pair": 0})
         scores: dict[str, float] = {}
-        for followed in self._followed.values():
+        causes, overlaps = Counter[str](), dict[str, float]()
+        for weights, followed in self._followed.items():
             counters.update(followed.detector.counters)
+            counters.update(followed.causes.counters)
+            causes.update(followed.caused)
+            if followed.causes.last is not None:
+                overlaps[weights[:19]] = followed.causes.last.overlap
             alarms.update({kind: followed.detector.counters[f"alarms_{kind}"] for kind in alarms})
             scores |= dict(zip(followed.known.features, followed.detector.scores.tolist(), strict=True))
-        return DriftState(scores=scores, alarms=alarms, counters=counters)
+        return DriftState(scores=scores, alarms=alarms, counters=counters, causes=causes, overlaps=overlaps)
 
     def _blind(self, table: WatchTable, why: str, now_ns: int) -> None:
         self.counters["requests_without_baseline"] += 1
@@ -110,13 +137,28 @@ class _Followed:
     def __init__(self, known: KnownBaseline, budget: float) -> None:
         self.known = known
         fitted = known.fitted
-        self.detector = Detector(fitted.baseline, reading=fitted.reading, usual=fitted.usual, budget=budget)
+        self.detector = Detector(
+            fitted.baseline, reading=fitted.reading, usual=fitted.usual, pairs=fitted.pairs, budget=budget
+        )
         self._blocks = Blocks(fitted.baseline.centre, fitted.baseline.scale)
         self._places: dict[int, npt.NDArray[np.intp]] = {}
         self._table: WatchTable | None = None
         self._since_ns = -1
+        self._now_ns = self._judged_ns = -1
+        self._held = ""
+        self.causes = Causes(known.panel, len(known.features), self._own_place)
+        self.caused: Counter[str] = Counter()
+        """Alarms by their cause."""
+        self._panel_table: WatchTable | None = None
+        self._panel_moved: list[tuple[PanelMoved, WatchTable]] = []
 
-    def add(self, table: WatchTable, tally: Tally, fed: int, now_ns: int) -> None:
+    def look(self, now_ns: int) -> None:
+        """Time has passed."""
+        self._now_ns = now_ns
+        if self._judged_ns < 0:
+            self._judged_ns = now_ns
+
+    def add(self, table: WatchTable, tally: Tally, fed: int, key: int, now_ns: int) -> None:
         """A request of it; ``fed`` tokens, -1 where what was watched changed meanwhile."""
         self._table = table
         seen = tally.prompt_tokens + tally.answer_tokens
@@ -124,7 +166,11 @@ class _Followed:
             self._blocks.partial(now_ns)
             return
         feature, count, mean = by_feature(tally.sums(), self._place(table))
-        self._blocks.add(feature, count, mean, tokens=seen, now_ns=now_ns)
+        self._blocks.add(feature, count, mean, tokens=seen, key=key, now_ns=now_ns)
+
+    def census(self, one: Sampled) -> None:
+        """One more."""
+        self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
     def due(self, now_ns: int) -> bool:
         """Whether the block is to be closed."""
@@ -133,16 +179,46 @@ class _Followed:
     def close(self, now_ns: int) -> list[AlertChanged]:
         """The block's alarms."""
         step: Stepped = self.detector.step(self._blocks.close(), now_ns)
+        self._held = step.held
+        if not step.held:
+            self._judged_ns = now_ns
         if len(self.detector.blind) and self._since_ns < 0:
             self._since_ns = now_ns
         assert self._table is not None, "a block has a request"
-        told = {(one.kind, one.subject): one.told for one in self.detector.open()}
+        standing = self.detector.open()
+        told = {(one.kind, one.subject): one.told for one in standing}
+        cause = self.causes.attributed(standing, now_ns) if step.moved else None
+        self.caused.update([cause.cause] * len(step.moved) if cause else [])
         return [
-            AlertChanged(alert_of(one, self.known, self._table, told=told[one.kind, one.subject])) for one in step.moved
+            AlertChanged(alert_of(one, self.known, self._table, told=told[one.kind, one.subject], cause=cause))
+            for one in step.moved
         ]
 
+    def replayed(self, event: Observed | RequestEnded, now_ns: int) -> None:
+        """What happened to requests, of which some are of the panel."""
+        moved = self.causes.follow(event, now_ns)
+        if moved is not None and self._panel_table is not None:
+            self._panel_moved.append((moved, self._panel_table))
+
+    def of_panel(self) -> list[AlertChanged]:
+        """The panel's own alarms, and those that are over."""
+        moved, self._panel_moved = self._panel_moved, []
+        self.caused.update(one.attribution.cause for one, _ in moved if not one.resolved)
+        return [AlertChanged(panel_alert(one, self.known, table)) for one, table in moved]
+
     def blind(self) -> list[BlindState]:
-        """Features that cannot be judged."""
+        """Features that cannot be judged, or all of them."""
+        return [*self._silent(), *self._lost()]
+
+    def _silent(self) -> list[BlindState]:
+        if self._now_ns - self._judged_ns <= JUDGED_WITHIN_NS:
+            return []
+        why = f"blocks are held: {self._held}" if self._held else "no request of it has ended"
+        hint = f"For over {JUDGED_WITHIN_NS // HOUR_NS} hours nothing was judged; {why}."
+        subject = f"drift of {self.known.about.weights[:19]}"
+        return [BlindState(scope=SCOPE, reason=NOT_JUDGED, subject=subject, hint=hint, since_ns=self._judged_ns)]
+
+    def _lost(self) -> list[BlindState]:
         lost = self.detector.blind
         if not len(lost):
             return []
@@ -151,8 +227,15 @@ class _Followed:
             f"{len(lost)} features, {first} among them, have no score any more. Restart the sidecar, and report this."
         )
         return [
-            BlindState(scope=SCOPE, reason="no_number", subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
+            BlindState(scope=SCOPE, reason=NO_NUMBER, subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
         ]
+
+    def _own_place(self, table: WatchTable) -> npt.NDArray[np.intp] | None:
+        """The same of a table that the baseline holds for; None for any other."""
+        if table.stream.opening.weights_digest != self.known.about.weights or self.known.differs(table):
+            return None
+        self._panel_table = table
+        return self._place(table)
 
     def _place(self, table: WatchTable) -> npt.NDArray[np.intp]:
         """For each of the table's features its place in the baseline, or -1."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError
-from saewatch.monitor.drift.counts import F64, I64, Counts
+from saewatch.monitor.drift.counts import F64, I64, MILLION, Counts
 
 DAY_NS = 24 * 3600 * 10**9
 DAYS_A_WEEK = 7
@@ -32,6 +32,7 @@ class History:
     encoded: I64
     firings: I64
     unexplained: F64  # NaN where no census was taken
+    l0: F64  # of the whole dictionary; NaN as well
     day: I64  # since 1970
 
     @property
@@ -75,13 +76,19 @@ def history(blocks: Iterable[tuple[int, Counts]]) -> History:
         **totals,
         exposure=np.array([one.exposures for one in held]),
         unexplained=np.array([unexplained(one) for one in held]),
+        l0=np.array([census_l0(one) for one in held]),
         day=np.array(times, np.int64) // DAY_NS,
     )
 
 
 def unexplained(counts: Counts) -> float:
     """The mean over a block's census; NaN without one."""
-    return counts.unexplained / (1e6 * counts.census) if counts.census else float("nan")
+    return counts.unexplained / (MILLION * counts.census) if counts.census else float("nan")
+
+
+def census_l0(counts: Counts) -> float:
+    """The same of the latents that fire on a token."""
+    return counts.l0 / (MILLION * counts.sampled) if counts.sampled else float("nan")
 
 
 def _check(held: list[Counts]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from saewatch.core.records import StreamOpen
 from saewatch.monitor.drift.fit import Fitted
+from saewatch.monitor.drift.panel import KnownPanel
 from saewatch.monitor.tables import WatchTable
 
 OTHER_MODEL, OTHER_MODE, OTHER_WATCH, OTHER_FEATURES = "model", "mode", "watch set", "features"
@@ -34,6 +36,11 @@ class About:
             deployment=deployment,
         )
 
+    def tells(self, opening: StreamOpen) -> bool:
+        """Whether a stream is of this model, hook point and mode, whatever it watches."""
+        found = (opening.weights_digest, opening.model_digest, opening.hook_point, opening.mode)
+        return found == (self.weights, self.model, self.hook_point, self.mode)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KnownBaseline:
@@ -43,6 +50,7 @@ class KnownBaseline:
     features: tuple[str, ...]  # in the order of the fit
     fitted: Fitted
     digest: str  # of its attestation
+    panel: KnownPanel | None = None
 
     def differs(self, table: WatchTable) -> str:
         """In what a stream is another one; empty: the baseline holds for it."""

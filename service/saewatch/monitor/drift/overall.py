@@ -1,8 +1,9 @@
-"""What a block says as a whole: six statistics, watched as features are, with a budget of their own.
+"""What a block says as a whole: seven statistics, watched as features are, with a budget of their own.
 
 A change of every value together hides from each feature, whose marks are taken relative to the block's common shift; so
-the shift itself is watched. The state says that traffic is of another kind. L0 and unexplained variance are taken given
-the state. How much they move by themselves was measured on weeks that nothing was fitted to.
+the shift itself is watched. The state says that traffic is of another kind. L0, that of what is watched and that of the
+whole dictionary in the census, and unexplained variance are taken given the state. How much they move by themselves was
+measured on weeks that nothing was fitted to.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from saewatch.monitor.drift import bets
 from saewatch.monitor.drift.baseline import Baseline
 from saewatch.monitor.drift.compared import Compared
 from saewatch.monitor.drift.counts import F64, I64
-from saewatch.monitor.drift.history import History, unexplained
+from saewatch.monitor.drift.history import History, census_l0, unexplained
 from saewatch.monitor.drift.traffic import F32, PART
 
-STATISTICS = ("shift", "traffic", "l0", "unexplained", "mass", "divergence")
+STATISTICS = ("shift", "traffic", "l0", "unexplained", "mass", "divergence", "census_l0")
 RELATIVE_FLOOR = 0.01
 """Of L0 and unexplained variance: a smaller move is not worth a call."""
 SHIFT_FLOOR = 0.003
 STAKES = (0.3, 1.5)
 BETWEEN_TIMES = 3.0
 TERM_MAX = 30.0
+KNOWN_MIN = 0.9
+"""Of a baseline's blocks that have to have a census: a block may end between two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,9 +39,10 @@ class Reading:
     inverse: F64  # [K, K]
     l0: F64  # [1 + K] by regression on the state
     unexplained: F64
+    census_l0: F64
 
     def values(self, baseline: Baseline, block: Compared) -> F64:
-        """``[6]``; NaN for what was not measured."""
+        """``[7]``; NaN for what was not measured."""
         state = block.state.astype(np.float64)
         given = np.concatenate([[1.0], state])
         off = state - self.centre
@@ -50,6 +55,7 @@ class Reading:
                 unexplained(counts) - given @ self.unexplained,
                 _mass(baseline, block),
                 _divergence(block),
+                census_l0(counts) - given @ self.census_l0,
             ]
         )
         return found
@@ -57,7 +63,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Usual:
-    """How each statistic moves by itself, ``[6]``; NaN for one that a baseline has not."""
+    """How each statistic moves by itself, ``[7]``; NaN for one that a baseline has not."""
 
     mean: F64
     within: F64  # sd in a day
@@ -72,7 +78,7 @@ class OverallEvidence:
     won: F64 = field(default_factory=lambda: np.zeros((len(STATISTICS), 2, len(STAKES))))
 
     def step(self, values: F64) -> F64:
-        """One block more. Gives the scores ``[6]``; NaN for what cannot be judged."""
+        """One block more. Gives the scores ``[7]``; NaN for what cannot be judged."""
         usual = self.usual
         off = values - usual.mean
         for way, sign in enumerate((1.0, -1.0)):
@@ -99,19 +105,46 @@ def reading(history: History, baseline: Baseline) -> Reading:
         inverse=np.linalg.pinv(spread),
         l0=_regressed(given, history.firings / np.maximum(history.encoded, 1)),
         unexplained=_regressed(given, history.unexplained),
+        census_l0=_regressed(given, history.l0),
     )
 
 
 def usual(values: F64, day: I64, history: History) -> Usual:
-    """Of statistics ``[T, 6]`` of blocks that nothing was fitted to."""
-    days = np.unique(day)
-    means: F64 = np.array([values[day == one].mean(axis=0) for one in days])
-    within: F64 = np.sqrt(np.mean((values - means[np.searchsorted(days, day)]) ** 2, axis=0))
-    between: F64 = np.sqrt(np.maximum(means.var(axis=0) - within**2 * len(days) / len(values), 0.0))
+    """Of statistics ``[T, 7]`` of blocks that nothing was fitted to."""
+    mean, within, between = np.array([_moves(one, day) for one in values.T]).T
     l0 = float(np.mean(history.firings / np.maximum(history.encoded, 1)))
-    floors = [SHIFT_FLOOR, 0.0, RELATIVE_FLOOR * l0, RELATIVE_FLOOR * float(np.mean(history.unexplained)), 0.0, 0.0]
-    tolerance: F64 = np.maximum(BETWEEN_TIMES * between, floors)
-    return Usual(mean=values.mean(axis=0), within=np.maximum(within, 1e-9), tolerance=tolerance)
+    floors = dict.fromkeys(STATISTICS, 0.0)
+    floors |= {"shift": SHIFT_FLOOR, "l0": RELATIVE_FLOOR * l0}
+    floors |= {
+        "unexplained": RELATIVE_FLOOR * _mean(history.unexplained),
+        "census_l0": RELATIVE_FLOOR * _mean(history.l0),
+    }
+    tolerance: F64 = np.maximum(BETWEEN_TIMES * between, list(floors.values()))
+    return Usual(mean=mean, within=np.maximum(within, 1e-9), tolerance=tolerance)
+
+
+def _moves(values: F64, day: I64) -> tuple[float, float, float]:
+    """Mean, and the standard deviations in a day and of days' means; NaN where too few blocks have a value."""
+    known = _known(values)
+    if not known.any():
+        return float("nan"), float("nan"), float("nan")
+    values, day = values[known], day[known]
+    days, number = np.unique(day, return_inverse=True)
+    means = np.bincount(number, values) / np.bincount(number)
+    within = float(np.sqrt(np.mean((values - means[number]) ** 2)))
+    between = float(np.sqrt(max(means.var() - within**2 * len(days) / len(values), 0.0)))
+    return float(values.mean()), within, between
+
+
+def _mean(values: F64) -> float:
+    known = _known(values)
+    return float(values[known].mean()) if known.any() else float("nan")
+
+
+def _known(values: F64) -> npt.NDArray[np.bool_]:
+    """Blocks that have a value; none of them, where more are without one than chance leaves."""
+    known: npt.NDArray[np.bool_] = np.isfinite(values)
+    return known if float(known.mean()) >= KNOWN_MIN else np.zeros_like(known)
 
 
 def _l0(firings: int, encoded: int) -> float:
@@ -120,9 +153,10 @@ def _l0(firings: int, encoded: int) -> float:
 
 def _regressed(given: F64, values: F64) -> F64:
     """Coefficients; NaN where values are missing."""
-    if not np.isfinite(values).all():
+    known = _known(values)
+    if not known.any():
         return np.full(given.shape[1], np.nan)
-    return np.asarray(np.linalg.lstsq(given, values, rcond=None)[0], np.float64)
+    return np.asarray(np.linalg.lstsq(given[known], values[known], rcond=None)[0], np.float64)
 
 
 def _mass(baseline: Baseline, block: Compared) -> float:

@@ -78,7 +78,7 @@ class _Marks:
     def variance(self, group: Indices) -> F64:
         """``[2, F]`` for each request."""
         pairs = zip(self._squares, self._count, strict=True)
-        return np.maximum([_borrowed(_Days(squares, count), group) for squares, count in pairs], VARIANCE_MIN)
+        return np.maximum([borrowed(squares, count, group) for squares, count in pairs], VARIANCE_MIN)
 
     def overall(self, variance: F64) -> F64:
         """``[F]`` over calm and crowded blocks together."""
@@ -106,7 +106,7 @@ def measured(history: History) -> Spread:
     for held in (odd, ~odd):
         _fold(history.of(~held), history.of(held), sums, marks)
     group = traffic.groups(history.n.sum(axis=0, dtype=np.int64))
-    dispersion = {name: np.maximum(_borrowed(sums[name], group), 1.0) for name in STREAMS}
+    dispersion = {name: np.maximum(borrowed(sums[name].squares, sums[name].weight, group), 1.0) for name in STREAMS}
     excess = {name: _excess(one, dispersion[name]) for name, one in sums.items()}
     variance = {name: one.variance(group) for name, one in marks.items()}
     excess |= {name: _excess(one.days(variance[name]), np.ones(history.features)) for name, one in marks.items()}
@@ -189,11 +189,10 @@ def _count_day(count: F32, mean: F32, trained: F64, into: _Days) -> None:
     into.noise.append(1.0 + expected / trained)
 
 
-def _borrowed(one: _Days, group: Indices) -> F64:
+def borrowed(squares: F64, weight: F64, group: Indices) -> F64:
     """Squares over weight, of which each feature takes some from its group."""
-    squares, weight = np.bincount(group, one.squares), np.bincount(group, one.weight)
-    pooled = (squares / np.maximum(weight, 1e-9))[group]
-    found: F64 = (one.squares + BORROWED * pooled) / (one.weight + BORROWED)
+    pooled = (np.bincount(group, squares) / np.maximum(np.bincount(group, weight), 1e-9))[group]
+    found: F64 = (squares + BORROWED * pooled) / (weight + BORROWED)
     return found
 
 

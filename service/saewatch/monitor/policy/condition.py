@@ -158,3 +158,22 @@ def holding(node: Node, at: int, seen: Occurred) -> Iterator[int]:
     else:
         for one in node.of:
             yield from holding(one, at, seen)
+
+
+def passes(node: Node) -> bool:
+    """Whether a ``not`` of something that counts for some tokens only is in it."""
+    if isinstance(node, Not):
+        return any(True for _ in recurring(node.of))
+    return isinstance(node, AtLeast) and any(map(passes, node.of))
+
+
+def recurring(node: Node) -> Iterator[int]:
+    """Atoms whose every occurrence counts, and not their first one only."""
+    if isinstance(node, One):
+        if node.within:
+            yield node.atom
+    elif isinstance(node, InOrder):
+        yield from (atom for step in node.steps for atom in step)
+    else:
+        for one in (node.of,) if isinstance(node, Not) else node.of:
+            yield from recurring(one)

@@ -7,7 +7,7 @@ Each keeps its state in columns, a row for each subject and one column for each 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,12 +37,15 @@ class Entries:
     value: F64
     ordinal: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """Of an entry among those of its subject and atom."""
+    alone: bool = False
+    """No subject and atom has two: in a step of decoding each request has one token."""
 
     def __post_init__(self) -> None:
-        if len(self.ordinal) == self.size:
+        if self.alone or len(self.ordinal) == self.size:
             return
         again = (self.place[1:] == self.place[:-1]) & (self.atom[1:] == self.atom[:-1])
-        if not again.any():  # a step of decoding: each request has one token
+        self.alone = not again.any()
+        if self.alone:
             self.ordinal = np.zeros(self.size, np.int64)
             return
         first = np.flatnonzero(np.concatenate([[True], ~again]))
@@ -50,7 +53,7 @@ class Entries:
 
     def part(self, part: slice) -> Entries:
         """Some of them, which are all of their subjects and atoms."""
-        return Entries(**{name: getattr(self, name)[part] for name in self.__dataclass_fields__})
+        return Entries(alone=self.alone, **{name: getattr(self, name)[part] for name in _COLUMNS})
 
     @property
     def size(self) -> int:
@@ -60,15 +63,18 @@ class Entries:
     @property
     def last(self) -> I64:
         """The last entry of each subject and atom."""
-        return np.flatnonzero(np.append(self.ordinal[1:] == 0, True))
+        return np.arange(self.size) if self.alone else np.flatnonzero(np.append(self.ordinal[1:] == 0, True))
 
     def rounds(self) -> Iterator[I64]:
         """Entries that may be added together, one of each subject and atom; the first ones first."""
-        if not self.ordinal.any():
+        if self.alone:
             yield np.arange(self.size)
             return
         order = np.argsort(self.ordinal, kind="stable")
         yield from np.split(order, np.cumsum(np.bincount(self.ordinal))[:-1])
+
+
+_COLUMNS = tuple(one.name for one in fields(Entries) if one.name != "alone")
 
 
 class Kind:
@@ -85,23 +91,32 @@ class Kind:
     def _columns(self, atoms: Sequence[Atom]) -> npt.NDArray[Any]:
         return np.zeros((0, len(atoms)))
 
+    def cells(self, entries: Entries) -> I64:
+        """Where the entries' cells are in the state without its first axis."""
+        return np.asarray(entries.place * self.state.shape[1] + entries.column, np.int64)
+
     def grow(self, places: int) -> None:
         """Room for so many subjects."""
         grown = np.full((places, *self.state.shape[1:]), self.EMPTY, self.state.dtype)
         grown[: len(self.state)] = self.state
         self.state = grown
 
-    def clear(self, place: int) -> None:
-        """Another subject begins there."""
-        self.state[place] = self.EMPTY
+    def clear(self, places: Sequence[int]) -> None:
+        """Other subjects begin there."""
+        self.state[places] = self.EMPTY
 
     def add(self, entries: Entries) -> tuple[Flags, F64]:
         """With which entries it occurs, and the statistic there."""
         raise NotImplementedError
 
-    def final(self, _place: int, _column: int, _tokens: int) -> float | None:
-        """The statistic after so many tokens of its scope, where it is judged when that ends; None: it is not."""
-        return None
+    @property
+    def ends(self) -> Flags:
+        """Which of them are judged when their scope ends."""
+        return np.zeros(len(self.limit), np.bool_)
+
+    def final(self, place: int, columns: I64, tokens: int, /) -> F64:
+        """The statistic of such columns after so many tokens of their scope."""
+        raise NotImplementedError
 
 
 class Max(Kind):
@@ -125,22 +140,27 @@ class Window(Kind):
 
     def add(self, entries: Entries) -> tuple[Flags, F64]:
         """Only values above the limit get here."""
+        cells, latest = self.cells(entries), self.state.reshape(-1, self.state.shape[2])
         k = self.k[entries.column]
         back = k - 1 - entries.ordinal  # so many of the k lie before the batch
         earlier = entries.rank[np.maximum(np.arange(entries.size) - (k - 1), 0)]
         carried = np.flatnonzero(back > 0)
-        earlier[carried] = self.state[entries.place[carried], entries.column[carried], back[carried] - 1]
+        earlier[carried] = latest[cells[carried], back[carried] - 1]
         occurs = entries.rank - earlier < self.n[entries.column]
-        self._keep(entries)
+        if entries.alone:
+            latest[cells, 1:] = latest[cells, :-1]
+            latest[cells, 0] = entries.rank
+        else:
+            self._keep(entries, cells, latest)
         return occurs, entries.value
 
-    def _keep(self, entries: Entries) -> None:
+    def _keep(self, entries: Entries, cells: I64, latest: I64) -> None:
         last = entries.last
-        place, column, count = entries.place[last], entries.column[last], entries.ordinal[last] + 1
-        deep = np.arange(self.state.shape[2])[None, :]
+        count = (entries.ordinal[last] + 1)[:, None]
+        deep = np.arange(latest.shape[1])[None, :]
         fresh = entries.rank[np.maximum(last[:, None] - deep, 0)]
-        shifted = np.take_along_axis(self.state[place, column], np.maximum(deep - count[:, None], 0), axis=1)
-        self.state[place, column] = np.where(deep < count[:, None], fresh, shifted)
+        shifted = np.take_along_axis(latest[cells[last]], np.maximum(deep - count, 0), axis=1)
+        latest[cells[last]] = np.where(deep < count, fresh, shifted)
 
 
 class Count(Kind):
@@ -148,10 +168,11 @@ class Count(Kind):
 
     def add(self, entries: Entries) -> tuple[Flags, F64]:
         """It occurs from the first one beyond its limit on."""
-        value = self.state[entries.place, entries.column] + entries.ordinal + 1
+        cells, counted = self.cells(entries), self.state.reshape(-1)
+        value = counted.take(cells) + entries.ordinal + 1
         last = entries.last
-        self.state[entries.place[last], entries.column[last]] = value[last]
-        return np.asarray(value > self.limit[entries.column], np.bool_), np.asarray(value, np.float64)
+        counted[cells[last]] = value[last]
+        return np.asarray(value > self.limit.take(entries.column), np.bool_), np.asarray(value, np.float64)
 
 
 class Share(Count):
@@ -162,9 +183,14 @@ class Share(Count):
         super().add(entries)
         return np.zeros(entries.size, np.bool_), entries.value
 
-    def final(self, place: int, column: int, tokens: int) -> float | None:
+    @property
+    def ends(self) -> Flags:
+        """All of them."""
+        return np.ones(len(self.limit), np.bool_)
+
+    def final(self, place: int, columns: I64, tokens: int) -> F64:
         """Their share."""
-        return float(self.state[place, column]) / tokens if tokens else 0.0
+        return np.asarray(self.state[place, columns] / max(tokens, 1))
 
 
 class Mean(Share):
@@ -172,8 +198,7 @@ class Mean(Share):
 
     def add(self, entries: Entries) -> tuple[Flags, F64]:
         """Judged at the end; summed one after the other, so that the cut into batches does not show in the last bit."""
-        for chosen in entries.rounds():
-            self.state[entries.place[chosen], entries.column[chosen]] += entries.value[chosen]
+        np.add.at(self.state.reshape(-1), self.cells(entries), entries.value)
         return np.zeros(entries.size, np.bool_), entries.value
 
 
@@ -181,42 +206,45 @@ class Ewma(Kind):
     """e(t) = d^(t - s) e(s) + (1 - d) v(t), where it fired at s before, and d = 2^(-1/H). State: e(s), and s."""
 
     def _columns(self, atoms: Sequence[Atom]) -> npt.NDArray[Any]:
+        self._decay = np.exp2(-1.0 / self.n)
         return np.zeros((0, len(atoms), 2))
 
     def add(self, entries: Entries) -> tuple[Flags, F64]:
         """It occurs wherever it is above the limit as a value comes in: between values it only falls."""
-        found, decay = np.empty(entries.size), np.exp2(-1.0 / self.n[entries.column])
+        cells, latest = self.cells(entries), self.state.reshape(-1, 2)
+        found, decay = np.empty(entries.size), self._decay.take(entries.column)
         for chosen in entries.rounds():
-            at = entries.place[chosen], entries.column[chosen]
-            before, rank = self.state[at][:, 0], entries.rank[chosen]
-            kept = decay[chosen] ** (rank - self.state[at][:, 1])
+            before, at = latest[cells[chosen]].T
+            kept = decay[chosen] ** (entries.rank[chosen] - at)
             found[chosen] = before * kept + (1.0 - decay[chosen]) * entries.value[chosen]
-            self.state[at] = np.stack([found[chosen], rank], axis=1)
-        return np.asarray(found > self.limit[entries.column], np.bool_), found
+            latest[cells[chosen], 0] = found[chosen]
+            latest[cells[chosen], 1] = entries.rank[chosen]
+        return np.asarray(found > self.limit.take(entries.column), np.bool_), found
 
 
 class Top(Kind):
-    """The mean of the k largest; what is not there yet counts 0. State: the k largest, the others infinite."""
+    """The mean of the k largest; what is not there yet counts 0. State: the k largest, ascending, behind zeros."""
 
     def _columns(self, atoms: Sequence[Atom]) -> npt.NDArray[Any]:
-        self._used = np.arange(int(self.k.max()))[None, :] < self.k[:, None]  # [A, deepest]
+        self._least = int(self.k.max()) - self.k  # where the least of its k stands, [A]
         return np.zeros((0, len(atoms), int(self.k.max())))
 
     def add(self, entries: Entries) -> tuple[Flags, F64]:
-        """It occurs from the first value on with which it is above its limit."""
-        found = np.empty(entries.size)
-        for chosen in entries.rounds():
-            at = entries.place[chosen], entries.column[chosen]
-            kept, used = self.state[at], self._used[entries.column[chosen]]
-            least = np.where(used, kept, np.inf).argmin(axis=1)[:, None]
-            larger = np.maximum(np.take_along_axis(kept, least, axis=1), entries.value[chosen][:, None])
-            np.put_along_axis(kept, least, larger, axis=1)
-            self.state[at] = kept
+        """It occurs from the first value on with which it is above its limit: one that is among the largest."""
+        depth = self.state.shape[2]
+        least = self.cells(entries) * depth + self._least.take(entries.column)
+        rows, flat, found = self.state.reshape(-1, depth), self.state.reshape(-1), np.full(entries.size, -np.inf)
+        for some in entries.rounds():
+            chosen = some[entries.value[some] > flat.take(least[some])]
+            flat[least[chosen]] = entries.value[chosen]
+            kept = rows[least[chosen] // depth]
+            kept.sort(axis=1)
+            rows[least[chosen] // depth] = kept
             total = np.zeros(len(chosen))
-            for largest in np.sort(kept, axis=1).T[::-1]:  # in the order in which `core.aggregate` sums them
+            for largest in kept.T[::-1]:  # in the order in which `core.aggregate` sums them
                 total += largest
-            found[chosen] = total / self.k[entries.column[chosen]]
-        return np.asarray(found > self.limit[entries.column], np.bool_), found
+            found[chosen] = total / self.k.take(entries.column[chosen])
+        return np.asarray(found > self.limit.take(entries.column), np.bool_), found
 
 
 class Head(Kind):
@@ -243,9 +271,14 @@ class Head(Kind):
                 found[one] = self._score(int(entries.place[one]), int(entries.column[one]))
         return np.asarray(found > self.limit[entries.column], np.bool_), found
 
-    def final(self, place: int, column: int, _tokens: int) -> float | None:
-        """The score, where it may have fallen."""
-        return None if self._grows[column] else self._score(place, column)
+    @property
+    def ends(self) -> Flags:
+        """Those that may have fallen."""
+        return np.asarray(~self._grows, np.bool_)
+
+    def final(self, place: int, columns: I64, _tokens: int) -> F64:
+        """The scores."""
+        return np.array([self._score(place, column) for column in columns.tolist()])
 
     def _score(self, place: int, column: int) -> float:
         part = slice(self._first[column], self._first[column + 1])

@@ -15,6 +15,11 @@ _TIME = re.compile(
     r"(?P<local>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:Z|(?P<sign>[+-])(?P<hours>\d\d):(?P<minutes>\d\d))", re.ASCII
 )
 
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which YAML's escapes can spell and no encoding can write."""
+_EXPONENT = re.compile(r"\d+(\.\d*)?[eE]\d+", re.ASCII)
+"""A number to people, and to YAML 1.1 none: it wants a point and a sign."""
+
 
 class Mapped:
     """One mapping being read; each member is taken once, and `close` refuses what nobody asked for."""
@@ -53,6 +58,8 @@ class Mapped:
         value = self._or(key, default)
         if not isinstance(value, str):
             self.refuse(key, _kind(value), "text")
+        if _HALF.search(value):
+            self.refuse(key, f"{value!a:.80}", "text without half a letter")
         if value != default and re.fullmatch(pattern, value) is None:
             self.refuse(key, f"{value!r:.80}", f"text like {pattern}")
         return value
@@ -88,7 +95,8 @@ class Mapped:
         if value == "calibrated":
             return None
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value < 1e30:
-            self.refuse(key, f"{value!r:.40}", "calibrated, or a finite number from 0 on")
+            said = "YAML takes this for text: write 1.0e+5." if _EXPONENT.fullmatch(str(value)) else ""
+            self.refuse(key, f"{value!r:.40}", "calibrated, or a finite number from 0 on", said)
         return float(value)
 
     def items(self, key: str, count: int) -> list[Any]:
@@ -107,6 +115,8 @@ class Mapped:
         value = self.items(key, limits.POLICY_LEAVES)
         if not value or not all(isinstance(one, str) and one for one in value):
             self.refuse(key, f"{value!r:.80}", "a list of names")
+        if any(map(_HALF.search, value)):
+            self.refuse(key, f"{value!a:.80}", "text without half a letter")
         return tuple(value)
 
     def each(self, key: str, count: int, *, optional: bool = False) -> Iterator[Mapped]:
@@ -144,4 +154,4 @@ class Mapped:
 
 
 def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__
+    return "nothing" if value is None else type(value).__name__

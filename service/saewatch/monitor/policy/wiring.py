@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from saewatch.core.batch import F32, F64, I32, U16
+from saewatch.core.batch import F32, F64, I32
 from saewatch.core.catalogue import SCOPES
+from saewatch.monitor.events import Observed
 from saewatch.monitor.policy.condition import Atom
 from saewatch.monitor.tables import WatchTable
 
@@ -57,36 +58,63 @@ class Wiring:
     """Of one table and one programme."""
 
     start: I32 = field(repr=False)  # [F+1] first of each feature's pairs
-    atom: I32 = field(repr=False)  # [P]
+    atom: I64 = field(repr=False)  # [P]
     least: F32 = field(repr=False)  # [P] values that are not above it do not matter
-    touches: Flags = field(repr=False)  # [F]
+    least_of: F32 = field(repr=False)  # [F] the lowest of a feature's pairs; infinite where no atom reads it
     scope: I32 = field(repr=False)  # [A] index into SCOPES
     headed: Flags = field(repr=False)  # [A]
+    scopes: bool
+    """Whether any atom looks at a part of a request only."""
     heads: bool
     """Whether any atom has one."""
 
-    def touched(self, table: WatchTable, tokens: Tokens, *, feature: I32, slot: U16, value: F32, token: I64) -> Touched:
-        """Firings ``[K]`` of features of the table, ``token`` an index into the tokens, as entries of atoms."""
-        number = self.start[feature + 1] - self.start[feature]
+    def touched(self, observed: Observed, tokens: Tokens) -> Touched:
+        """What a batch's firings on these of its tokens do to atoms."""
+        batch, fired = observed.batch, observed.fired
+        value = batch.value[fired.firing]
+        entry = np.flatnonzero(value > self.least_of.take(fired.feature))
+        token = fired.row.take(entry)
+        if len(tokens.row) < batch.rows:
+            token_of = np.full(batch.rows, -1, np.int64)
+            token_of[tokens.row] = np.arange(len(tokens.row))
+            token = token_of[token]
+            entry, token = entry[token >= 0], token[token >= 0]
+        which, atom = self._read(fired.feature.take(entry), value.take(entry))
+        entry, token = entry.take(which), token.take(which)
+        if self.scopes:
+            inside = np.flatnonzero(self._inside(atom, tokens.reply.take(token)))
+            entry, token, atom = entry.take(inside), token.take(inside), atom.take(inside)
+        return Touched(
+            place=tokens.place.take(token),
+            atom=atom,
+            token=token,
+            unit=self._units(observed, entry, atom),
+            value=value.take(entry).astype(np.float64),
+        )
+
+    def _read(self, feature: I32, value: F32) -> tuple[I64, I64]:
+        """The atoms that read these features at these values: which of them, and the atom."""
+        first = self.start.take(feature)
+        number = self.start.take(feature + 1) - first
+        if (number == 1).all():  # each was above the only limit that there is
+            return np.arange(len(feature)), self.atom.take(first)
         which = np.repeat(np.arange(len(feature)), number)
-        first = np.cumsum(number) - number
-        pair = np.arange(len(which)) - np.repeat(first - self.start[feature], number)
-        kept = value[which] > self.least[pair]
-        which, pair = which[kept], pair[kept]
-        atom = self.atom[pair].astype(np.int64)
-        inside = self._inside(atom, tokens.reply[token[which]])
-        if not inside.all():
-            which, atom = which[inside], atom[inside]
-        at = token[which]
-        unit = np.zeros(len(which), np.int64)
-        if self.heads:
-            headed = self.headed[atom]
-            unit[headed] = table.units(feature[which[headed]], slot[which[headed]])
-        return Touched(place=tokens.place[at], atom=atom, token=at, unit=unit, value=value[which].astype(np.float64))
+        pair = np.arange(len(which)) + (first - (np.cumsum(number) - number))[which]
+        kept = np.flatnonzero(value.take(which) > self.least.take(pair))
+        return which.take(kept), self.atom.take(pair.take(kept))
 
     def _inside(self, atom: I64, reply: Flags) -> Flags:
-        scope = self.scope[atom]
+        scope = self.scope.take(atom)
         return np.asarray((scope == 0) | ((scope == 2) == reply), np.bool_)
+
+    def _units(self, observed: Observed, entry: I64, atom: I64) -> I64:
+        unit = np.zeros(len(entry), np.int64)
+        if self.heads:
+            headed = np.flatnonzero(self.headed.take(atom))
+            entry = entry.take(headed)
+            slot = observed.batch.slot[observed.fired.firing].take(entry)
+            unit[headed] = observed.table.units(observed.fired.feature.take(entry), slot)
+        return unit
 
 
 def wire(table: WatchTable, atoms: Sequence[Atom]) -> Wiring:
@@ -95,16 +123,16 @@ def wire(table: WatchTable, atoms: Sequence[Atom]) -> Wiring:
     for number, atom in enumerate(atoms):
         for name in atom.features:
             readers.setdefault(name, []).append(number)
+    least = [atom.limit if atom.statistic.kind in ABOVE else -np.inf for atom in atoms]
     pairs = [readers.get(feature.id, []) for feature in table.features]
-    start = np.cumsum([0, *map(len, pairs)]).astype(np.int32)
-    flat = np.array([atom for of in pairs for atom in of], np.int32)
-    least = np.array([atom.limit if atom.statistic.kind in ABOVE else -np.inf for atom in atoms], np.float32)
+    flat = [atom for of in pairs for atom in of]
     return Wiring(
-        start=start,
-        atom=flat,
-        least=least[flat] if len(flat) else np.zeros(0, np.float32),
-        touches=np.diff(start) > 0,
+        start=np.cumsum([0, *map(len, pairs)]).astype(np.int32),
+        atom=np.array(flat, np.int64),
+        least=np.array([least[atom] for atom in flat], np.float32),
+        least_of=np.array([min((least[atom] for atom in of), default=np.inf) for of in pairs], np.float32),
         scope=np.array([SCOPES.index(atom.scope) for atom in atoms], np.int32),
         headed=np.array([bool(atom.head) for atom in atoms], np.bool_),
+        scopes=any(atom.scope != "all" for atom in atoms),
         heads=any(atom.head for atom in atoms),
     )
