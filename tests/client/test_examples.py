@@ -88,7 +88,7 @@ def test_the_shortest_one(saewatch_server: FakeServer) -> None:
 
 def test_tests_of_ones_own() -> None:
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_my_client.py")]
-    done = subprocess.run(words, capture_output=True, text=True, env=sidecar.ENVIRONMENT, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, env=sidecar.ENVIRONMENT, timeout=300, check=False)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 

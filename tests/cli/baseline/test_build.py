@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from saewatch import cli
 from saewatch.cli.baseline.build import lines
+from saewatch.core import limits
 from saewatch.core.marks import Happening, RecordingHead
 from saewatch.core.recording import Writer
 from saewatch.edge import baselines
@@ -20,6 +21,14 @@ from saewatch.monitor.drift.panel import CLEAN, judged
 from saewatch.monitor.drift.replays import prompt_name
 from tests import deployed, fakes
 from tests.monitor.drift import panels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_silences() -> Iterator[None]:
+    """Between two groups lie three hours in which nothing happens: a minute of those is replayed."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(limits, "RECORDING_SILENCE_NS", 60 * limits.BEAT_INTERVAL_NS)
+        yield
 
 
 @pytest.fixture(scope="module")
