@@ -1,7 +1,7 @@
-"""A worker with the five faults that canaries are to catch, switched while it serves.
+"""A worker with the five faults that canaries are to catch, switched while it serves; and a fine-tuned model.
 
-``SAEWATCH_FAULT_FILE`` names a file that holds the fault's name; an empty one means none. Tensors are changed in place
-and put back, so that one engine shows all of them.
+``SAEWATCH_FAULT_FILE`` names a file that holds the fault's name; an empty one means none. Behind a colon stands what it
+needs: the file of other weights. Tensors are changed in place and put back, so that one engine shows all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from saewatch.core import hookpoint
@@ -55,7 +56,7 @@ class CanariedWorker(TapWorker):
             self._fault = fault
             self._mend()
             if fault:
-                FAULTS[fault](self)
+                FAULTS[fault.partition(":")[0]](self)
         return super().execute_model(scheduler_output)
 
     def change(self, tensor: Tensor, other: Tensor) -> None:
@@ -74,6 +75,11 @@ class CanariedWorker(TapWorker):
     def encoder_weights(self) -> Tensor:
         """Of the watched rows, on the device."""
         return self._watched.encoder._W  # noqa: SLF001 - a planted fault
+
+    def load_other(self) -> None:
+        """The weights of a file, under the names that transformers has for them."""
+        self._before += [(one.data, one.data.clone()) for one in self.model_runner.model.parameters()]
+        self.model_runner.model.load_weights(load_file(self._fault.partition(":")[2]).items())
 
     def model_weights(self) -> Iterator[Tensor]:
         """All matrices of the model."""
@@ -116,4 +122,5 @@ FAULTS: dict[str, Callable[[CanariedWorker], None]] = {
     "corrupted weights": _corrupted,
     "dictionary of another model": _other_dictionary,
     "engine on another model": _other_model,
+    "tuned": CanariedWorker.load_other,
 }

@@ -334,6 +334,9 @@ async def test_canaries_of_the_configuration_are_in_the_metrics(tmp_path: Path) 
         ({"file": "none.jsonl"}, "none.jsonl"),
         ({"model": ""}, "canaries.model"),
         ({"url": "http://192.0.2.1/v1"}, "canaries.url"),
+        ({"panel": "panel.jsonl", "file": ""}, "a panel alone"),
+        ({"panel": "panel.jsonl", "period_s": 601}, "canaries.period_s.*at most 600"),
+        ({"panel": "panel.jsonl"}, "panel.jsonl"),
     ],
 )
 def test_canaries_that_cannot_be_sent_are_refused_at_start(tmp_path: Path, changes: dict[str, str], said: str) -> None:

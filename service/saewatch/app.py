@@ -24,6 +24,7 @@ from saewatch import __version__
 from saewatch.config import Canaries as CanariesSection
 from saewatch.config import Config, History, read_policies
 from saewatch.core import limits
+from saewatch.core.errors import ConfigError
 from saewatch.core.records import Command
 from saewatch.edge import baselines, canaries, dictionaries, policies, webhooks
 from saewatch.edge.access import LocalAccess, require_loopback
@@ -50,6 +51,7 @@ from saewatch.edge.sources import SocketSource
 from saewatch.edge.web import WebServer, pages
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.canary import Canaries, Canary, CanaryState
+from saewatch.monitor.drift.causes import PERIOD_NS_MAX
 from saewatch.monitor.events import Observed, RequestEnded, Standing
 from saewatch.monitor.tables import KnownDictionary
 
@@ -157,7 +159,7 @@ class App:
             limits_of=policies.limits_of(_today),
             canaries=_judging(probes, config.canaries.period_s * 10**9),
         )
-        self._prober = _prober(config.canaries, probes, self._pipeline) if probes else None
+        self._prober = _prober(config.canaries, probes, self._pipeline)
         self._make_source = source or self._listening
         self._source: Source | None = None
         self._metrics = MetricsSink(
@@ -372,9 +374,19 @@ def _history(config: History) -> HistorySink | None:
     return HistorySink(Path(config.path), bounds)
 
 
-def _prober(config: CanariesSection, probes: Sequence[Canary], pipeline: Pipeline) -> Prober:
+def _prober(config: CanariesSection, probes: Sequence[Canary], pipeline: Pipeline) -> Prober | None:
+    """Only where there is an engine beside the sidecar: a replay has none, and no canaries."""
+    if config.panel and not config.file:
+        hint = "Canaries show that the engine trusts the sidecar's headers, without which the panel counts as traffic."
+        raise ConfigError("canaries.panel", found="a panel alone", expected="`canaries.file` beside it", hint=hint)
+    if config.panel and config.period_s * 10**9 > PERIOD_NS_MAX:
+        expected = f"at most {PERIOD_NS_MAX // 10**9}, where there is a panel"
+        raise ConfigError("canaries.period_s", found=str(config.period_s), expected=expected)
+    if not probes:
+        return None
     return Prober(
         probes,
+        panel=canaries.load_panel(Path(config.panel)) if config.panel else (),
         pipeline=pipeline,
         url=config.url,
         model=config.model,

@@ -152,6 +152,8 @@ class Canaries(Section):
 
     file: BundlePath = ""
     """Their file, one JSON object a line; "" sends none. A relative path begins at the configuration's own folder."""
+    panel: BundlePath = ""
+    """A file of fixed prompts, one `{"prompt": "…"}` a line: docs/drift.md. It needs `file`, and at most 600 s."""
     url: str = "http://127.0.0.1:8000/v1"
     """The engine's OpenAI API, on this machine."""
     model: str = ""

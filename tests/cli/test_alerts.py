@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 
 import pytest
 
 from saewatch import cli
+from saewatch.cli import alerts
 from saewatch.client.fake import FakeServer
 from saewatch.core.batch import Reason
+from saewatch.edge.rpc import alerted
+from saewatch.monitor.drift.attribution import Attribution, Effect
+from saewatch.monitor.drift.telling import alert_of
+from tests import deployed
 from tests.edge.rpc.alerting import PROBE, THREAT, alerting, begin, end, fire
 from tests.edge.rpc.served import Served
+from tests.monitor.drift.test_known import table
+from tests.monitor.drift.test_telling import MOVED
 
 
 async def ask(served: Served, *words: str) -> int:
@@ -111,3 +119,16 @@ def test_what_would_command_a_terminal_is_not_printed(capsys: pytest.CaptureFixt
         server.alerts.alert("threat", subject="request \x1b[2J")
         assert cli.main(["alerts", "list", "--address", server.address]) == cli.GOOD
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_drift_is_shown_with_its_cause_and_without_positions() -> None:
+    cause = Attribution(
+        cause="model_and_traffic", reason="because", exercised="direct", moved=(Effect(5, "panel", 0.5, 0.45, 0.55),)
+    )
+    alert = alert_of(MOVED, deployed.baseline(), table(), told=True, cause=cause)
+    text = "\n".join(alerts.lines(alerted.message(alert), dt.date(2026, 1, 1)))
+    assert "  cause: model and traffic (direct): because" in text
+    assert f"    demo05.l1 ({table().features[5].shown}): fires on fixed prompts" in text
+    assert "times its value: 0.5 (0.45 to 0.55, 95 % interval)" in text
+    assert f"demo03.l1 ({table().features[3].shown}): n is 1.8, tolerated 0.15" in text
+    assert "position" not in text

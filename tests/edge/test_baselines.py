@@ -13,7 +13,9 @@ from saewatch.edge import baselines
 from saewatch.edge.baselines import SHEET, TENSORS
 from saewatch.monitor.drift import cofiring
 from saewatch.monitor.drift.known import KnownBaseline
+from saewatch.monitor.drift.panel import KnownPanel
 from tests import deployed
+from tests.monitor.drift import panels
 
 
 @pytest.fixture
@@ -135,3 +137,58 @@ def test_a_baseline_may_know_of_no_pairs(tmp_path: Path) -> None:
     fitted = replace(known.fitted, pairs=cofiring.nothing())
     baselines.write(tmp_path / "b", fitted, baselines.attested(fitted, known.about, known.features, {}))
     assert not baselines.read(tmp_path / "b").fitted.pairs.known
+
+
+# --- the panel --------------------------------------------------------------------------------------------------------
+def with_panel(folder: Path, panel: KnownPanel) -> Path:
+    known = deployed.baseline()
+    attestation = baselines.attested(known.fitted, known.about, known.features, {}, panel)
+    baselines.write(folder, known.fitted, attestation, panel)
+    return folder
+
+
+def test_a_panel_is_kept_with_its_baseline(tmp_path: Path) -> None:
+    panel = panels.known()
+    found = baselines.read(with_panel(tmp_path / "b", panel)).panel
+    assert found is not None
+    assert found.prompts == panel.prompts
+    left, right = (baselines.unfolded(one.golden) for one in (found, panel))
+    assert all(np.array_equal(left[0][name], right[0][name], equal_nan=True) for name in right[0])
+    assert left[1] == right[1]
+    assert baselines.read(with_panel(tmp_path / "c", panel)).panel is not None
+    assert json.loads((tmp_path / "b" / SHEET).read_text())["body"]["panel"] == list(panel.prompts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": np.full(5, 99)},
+        {"feature": np.full(5, -1)},
+        {"tokens": np.ones(3, np.int64)},
+        {"noise": np.ones(3)},
+        {"value": np.array([np.nan])},
+        {"overlap": np.array([np.inf])},
+        {"scatter": np.zeros(1)},
+        {"score_sd": 0.0},
+        {"replays": 1},
+        {"position": np.zeros(1, np.int64)},
+        {"steady": np.ones(2, np.bool_)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_panel_that_lies_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
+    golden = panels.a_golden()
+    made = {}
+    for name, given in changes.items():
+        before = getattr(golden, name)
+        short = isinstance(given, np.ndarray) and len(given) in {1, 5}
+        made[name] = np.resize(given, before.shape).astype(before.dtype) if short else given
+    panel = KnownPanel(prompts=panels.NAMES, golden=replace(golden, **made))  # type: ignore[arg-type]  # of one name
+    with pytest.raises(ConfigError):
+        baselines.read(with_panel(tmp_path / "b", panel))
+
+
+def test_two_prompts_of_one_name_are_refused(tmp_path: Path) -> None:
+    panel = KnownPanel(prompts=(panels.NAMES[1], *panels.NAMES[1:]), golden=panels.a_golden())
+    with pytest.raises(ConfigError, match="not made so"):
+        baselines.read(with_panel(tmp_path / "b", panel))

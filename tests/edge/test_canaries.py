@@ -10,8 +10,10 @@ import pytest
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
-from saewatch.edge.canaries import load
+from saewatch.edge import canaries
+from saewatch.edge.canaries import load, load_panel
 from saewatch.monitor.canary import Canary
+from saewatch.monitor.drift.panel import PROMPTS_MIN
 
 GOOD = {"id": "a", "feature": "threat.p1", "fires": True, "prompt": "I know where you live"}
 
@@ -70,3 +72,39 @@ def test_a_file_of_nothing_or_of_too_many_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(limits, "CANARIES", 1)
     with pytest.raises(ConfigError, match="at most 1 canaries"):
         load(written(tmp_path, GOOD, {**GOOD, "id": "b"}))
+
+
+# --- a panel ----------------------------------------------------------------------------------------------------------
+def panel(path: Path, *lines: object) -> Path:
+    path.write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    return path
+
+
+def test_a_panel_is_its_prompts_in_order(tmp_path: Path) -> None:
+    texts = [f"prompt {number}" for number in range(PROMPTS_MIN)]
+    assert load_panel(panel(tmp_path / "p", *({"prompt": one} for one in texts))) == tuple(texts)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"prompt": "prompt 3"}, "line 17: prompt: .*twice"),
+        ({"prompt": ""}, "line 17: prompt"),
+        ({"prompt": "a", "fires": True}, "line 17: fires.*unknown key"),
+        (["a"], "line 17.*JSON object"),
+        ({"text": "a"}, "line 17: text"),
+    ],
+)
+def test_a_wrong_line_of_a_panel_is_refused(line: object, said: str, tmp_path: Path) -> None:
+    lines = [{"prompt": f"prompt {number}"} for number in range(PROMPTS_MIN)]
+    with pytest.raises(ConfigError, match=said):
+        load_panel(panel(tmp_path / "p", *lines, line))
+
+
+def test_a_panel_of_too_few_or_too_many_prompts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [{"prompt": f"prompt {number}"} for number in range(PROMPTS_MIN)]
+    with pytest.raises(ConfigError, match="15 prompts"):
+        load_panel(panel(tmp_path / "p", *lines[1:]))
+    monkeypatch.setattr(canaries, "PROMPTS_MAX", 3)
+    with pytest.raises(ConfigError, match=r"line 4.*at most 3"):
+        load_panel(panel(tmp_path / "p", *lines))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,33 +8,47 @@ import pytest
 
 from saewatch.core.records import Record, RequestEnd, Role
 from saewatch.edge.pipeline import Item, Pipeline, SinkQueue
+from saewatch.edge.rpc import alerted
 from saewatch.monitor.alert import Alert, AlertChanged
+from saewatch.monitor.drift.panel import KnownPanel, Replay
 from saewatch.monitor.events import DriftState
 from tests import deployed, fakes
 from tests.deployed import KNOWN
+from tests.monitor.drift import panels
 
 
 class Sidecar:
     """A pipeline without services, whose clock is the requests'."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, panel: KnownPanel | None = None, **changes: object) -> None:
         self.now_ns = deployed.START_NS
         self.queue = SinkQueue("q", lambda: None, bound=10**6)
         self.pipeline = Pipeline(
             dictionaries={KNOWN.weights_digest: KNOWN},
             queues=[self.queue],
             clock=lambda: self.now_ns,
-            baselines=[deployed.baseline()],
+            baselines=[replace(deployed.baseline(), panel=panel)],
         )
         self.pipeline.connect(1)
         for record in (fakes.stream_open(KNOWN, **changes), fakes.watch_set(KNOWN)):
             self.pipeline.receive(1, record)
         self.number = 0
 
-    def serve(self, days: int, factors: Mapping[int, float], *, label: str = "", l0: float = 0.0) -> list[Item]:
+    def serve(
+        self,
+        days: int,
+        factors: Mapping[int, float],
+        *,
+        label: str = "",
+        l0: float = 0.0,
+        panel: Callable[[np.random.Generator], Sequence[Replay]] | None = None,
+    ) -> list[Item]:
+        """``panel`` gives what it fires each time."""
         chance = np.random.default_rng(5)
-        for now_ns in deployed.times(days):
+        for now_ns in deployed.times(days, self.now_ns):
             self.now_ns = now_ns
+            if panel is not None:
+                self.read(panel(chance))
             self.pipeline.tick()
             for first in (0, 15) if l0 else ():
                 self._receive(deployed.census(now_ns, float(chance.normal(l0, 0.2)), first=first))
@@ -45,6 +59,12 @@ class Sidecar:
             self.now_ns += 10**9
             self.pipeline.tick()
         return list(self.queue.take())
+
+    def read(self, run: Sequence[Replay]) -> None:
+        """A round of the panel."""
+        for record in panels.requests(run, self.number + 1, self.now_ns):
+            self._receive(record)
+        self.number += len(run)
 
     def _receive(self, record: Record) -> None:
         self.pipeline.receive(1, record)
@@ -63,6 +83,8 @@ def test_drift_comes_out_as_an_alert_that_can_be_acknowledged() -> None:
     features = [one for one in found if one.rule == "feature"]
     assert {one.evidence[0].features for one in features} == {("demo04.l1",)}
     assert sidecar.pipeline.alert(features[0].id).title == "demo04.l1 has drifted"
+    assert features[0].cause is not None
+    assert (features[0].cause.name, "no panel" in features[0].cause.reason) == ("cannot_tell", True)
     states = [one for one in items if isinstance(one, DriftState)]
     assert states[-1].counters["judged"] == 4 * deployed.GROUPS_A_DAY - 1
     assert states[-1].alarms["feature"] == 1
@@ -92,8 +114,56 @@ def test_canaries_enter_nothing() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"model_digest": "sha256:" + "1" * 64}, {"mode": "thresholded"}])
-def test_what_the_baseline_is_not_about_is_blind(changes: dict[str, object]) -> None:
-    sidecar = Sidecar(**changes)
+def test_what_the_baseline_is_not_about_is_blind(changes: dict[str, str]) -> None:
+    sidecar = Sidecar(None, **changes)
     sidecar.serve(1, {4: 3.0})
     blind = [one for one in sidecar.pipeline.status().blind if one.scope == "detector"]
     assert [one.reason for one in blind] == ["no_baseline"]
+
+
+# --- why --------------------------------------------------------------------------------------------------------------
+def causes(items: list[Item], rule: str = "feature") -> set[tuple[str, str]]:
+    found = [one.cause for one in alerts(items) if one.rule == rule]
+    return {(one.name, one.exercised) for one in found if one is not None}
+
+
+def test_a_clean_panel_says_that_it_is_the_traffic() -> None:
+    items = Sidecar(panels.known()).serve(2, {4: 2.5}, panel=panels.replayed)
+    assert causes(items) == {("traffic", "direct")}
+    alert, *_ = [one for one in alerts(items) if one.rule == "feature"]
+    assert alert.cause is not None
+    [moved] = alert.cause.moved
+    assert (moved.feature, moved.statistic) == ("demo04.l1", "n")
+    assert moved.low < moved.effect < moved.high
+    state = [one for one in items if isinstance(one, DriftState)][-1]
+    assert state.counters["panel_clean"] == 2 * deployed.GROUPS_A_DAY
+    assert state.causes["traffic"] >= 1
+    assert list(state.overlaps) == [KNOWN.weights_digest[:19]]
+
+
+def test_what_the_panel_does_not_exercise_is_said_to_be_so() -> None:
+    items = Sidecar(panels.known()).serve(2, {11: 1.6}, panel=panels.replayed)
+    assert causes(items) == {("traffic", "indirect")}
+
+
+def test_a_panel_that_changed_is_an_alert_by_itself_and_says_that_it_is_the_model() -> None:
+    moved = {4: 1.5, 5: 0.7, 6: 1.2}
+    sidecar = Sidecar(panels.known())
+    items = sidecar.serve(2, {4: 2.5}, panel=lambda chance: panels.replayed(chance, factors=moved))
+    assert causes(items) == {("model", "")}
+    [alert] = [one for one in alerts(items) if one.rule == "panel"]
+    assert (alert.state, alert.held_back, alert.action) == ("active", "", "notify")
+    assert alert.cause is not None
+    assert [one.feature for one in alert.cause.moved] == ["demo04.l1", "demo05.l1", "demo06.l1"]
+    assert alert.cause.moved[1].effect == pytest.approx(0.7, abs=0.02)
+    for one in alerts(items):  # one that were no message would end the sidecar
+        sent = alerted.message(one).SerializeToString()
+        assert alerted.message(alerted.alert(sent)).SerializeToString() == sent
+        assert alerted.alert(sent).cause == one.cause
+    over = [one for one in alerts(sidecar.serve(1, {}, panel=panels.replayed)) if one.rule == "panel"]
+    assert [(one.id, one.state) for one in over] == [(alert.id, "resolved")]
+
+
+def test_a_panel_that_collapsed_is_the_dictionarys() -> None:
+    items = Sidecar(panels.known()).serve(2, {4: 2.5}, panel=lambda chance: panels.replayed(chance, gone=0.7))
+    assert causes(items) == causes(items, "panel") == {("dictionary", "")}

@@ -12,6 +12,7 @@ from saewatch.core.records import Record
 from saewatch.edge.pipeline import Pipeline, SinkQueue
 from saewatch.edge.prober import PADDING, Prober, padded
 from saewatch.monitor.canary import TOKENS, Canaries, Canary
+from saewatch.monitor.drift.replays import prompt_name
 from saewatch.monitor.events import Standing
 from tests import fakes
 from tests.edge.probed import PROMPT, Engine, Fires, serving
@@ -159,3 +160,32 @@ def test_padding_stands_in_front_and_is_no_more_than_it_takes() -> None:
     assert text.startswith(PADDING)
     long = "word " * 400
     assert padded(long) == long
+
+
+def test_the_prompts_of_a_panel_go_once_a_period_as_they_are() -> None:
+    texts = ("One fixed prompt.", "And another one.", "The third.")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) > 7
+
+    with probing() as (one, engine):
+        one.prober(engine.url, panel=texts, wait=wait).run()
+    assert waits == [PERIOD_S / 7] * 8
+    sent = [body["prompt"] for body in engine.asked]
+    assert [text for text in sent if text in texts] == [texts[0], texts[2], texts[1]]
+    assert sum(text not in texts for text in sent) == 4, "each canary twice"
+    assert len({body["cache_salt"] for body in engine.asked}) == 7
+    name = engine.told[sent.index(texts[0])]["x-request-id"]
+    assert name.startswith(f"panel-{prompt_name(texts[0])}-")
+    assert {told["x-saewatch-class"] for told in engine.told} == {"canary"}
+    assert one.blind() == []
+
+
+def test_a_prompt_that_is_not_served_is_no_canary_that_failed() -> None:
+    with probing(status=400) as (one, engine):
+        prober = one.prober(engine.url, panel=("a prompt",))
+        prober.send_prompt("a prompt")
+    prober.send_prompt("a prompt")  # nobody is there
+    assert one.blind() == []

@@ -10,6 +10,7 @@ import argparse
 import datetime as dt
 import itertools
 import json
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,15 @@ from saewatch.edge.pb import alert_pb2, common_pb2
 
 ACTIONS = ("list", "watch", "show", "ack")
 LIMIT = 50
+BLOCK = "block"
+"""Scope of evidence that has no positions."""
+MOVED = {
+    "n": "fires in so many times as many requests:",
+    "w": "fires so many times as often:",
+    "z": "fires so many of its scales higher:",
+    "az": "fires so many of its scales further from its usual value:",
+    "panel": "fires on fixed prompts with so many times its value:",
+}
 _LISTS = ("policy", "rule", "severity", "kind", "state", "tenant", "request")
 
 
@@ -149,6 +159,8 @@ def lines(alert: alert_pb2.Alert, today: dt.date) -> Iterator[str]:
         yield f"  why: {alert.why}"
     if alert.runbook:
         yield f"  what to do: {alert.runbook}"
+    if alert.HasField("attribution"):
+        yield from _attribution(alert.attribution)
     for one in alert.evidence:
         yield from _evidence(one, today)
     if alert.HasField("coverage"):
@@ -174,10 +186,23 @@ def precision(one: alert_pb2.MeasuredPrecision) -> str:
     return f"{one.precision:.3f} of {n} judged, 95 % interval {one.low:.3f} to {one.high:.3f}"
 
 
+def _attribution(one: alert_pb2.DriftAttribution) -> Iterator[str]:
+    exercised = f" ({_word(alert_pb2.Exercised, one.exercised)})" if one.exercised else ""
+    yield f"  cause: {_word(alert_pb2.DriftCause, one.cause).replace('_', ' ')}{exercised}: {one.reason}"
+    for each in one.moved:
+        label = f" ({each.label})" if each.label else ""
+        effect = f"{each.effect:.3g} ({each.low:.3g} to {each.high:.3g}, 95 % interval)"
+        yield f"    {each.feature_id}{label}: {MOVED.get(each.statistic, each.statistic)} {effect}"
+
+
 def _evidence(one: alert_pb2.AlertEvidence, today: dt.date) -> Iterator[str]:
     named = ", ".join(
         f"{name} ({label})" for name, label in itertools.zip_longest(one.feature_ids, one.labels, fillvalue="")
     )
+    if one.scope == BLOCK:
+        tolerated = "" if math.isnan(one.limit) else f", tolerated {one.limit:.4g}"
+        yield f"  {named or 'the whole'}: {one.statistic} is {one.value:.4g}{tolerated}"
+        return
     peak = f", peak at {one.peak_position}" if one.HasField("peak_position") else ""
     yield f"  {named}: {one.statistic} over {one.scope} is {one.value:.4g}, limit {one.limit:.4g}"
     yield f"    first at position {one.first_position}, last at {one.last_position}{peak}"

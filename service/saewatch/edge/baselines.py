@@ -29,6 +29,7 @@ from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
 from saewatch.monitor.drift.overall import STATISTICS
 from saewatch.monitor.drift.pairs import BUCKETS
+from saewatch.monitor.drift.panel import PROMPTS_MAX, TOKENS_MAX, Golden, KnownPanel
 
 KIND = "baseline"
 SHEET, TENSORS = "baseline.json", "baseline.safetensors"
@@ -42,29 +43,38 @@ DTYPES: Mapping[str, str] = {
     "bool": "BOOL",
 }
 Arrays = dict[str, npt.NDArray[Any]]
+GOLDEN = "golden."
+"""What the panel's arrays and numbers begin with."""
 
 
-def attested(fitted: Fitted, about: About, features: tuple[str, ...], more: Mapping[str, Json]) -> Attestation:
+def attested(
+    fitted: Fitted,
+    about: About,
+    features: tuple[str, ...],
+    more: Mapping[str, Json],
+    panel: KnownPanel | None = None,
+) -> Attestation:
     """What is stated of a baseline. ``more``: of the requests that it was built from."""
-    arrays, scalars = unfolded(fitted)
+    arrays, scalars = _all(fitted, panel)
     body: dict[str, Json] = {
         **{one.name: getattr(about, one.name) for one in dataclasses.fields(About) if one.name != "weights"},
         "features": list(features),
         "numbers": {name.replace(".", "_"): decimal_text(value) for name, value in scalars.items()},
         "tensors": {name.replace(".", "_"): _digest(name, array) for name, array in arrays.items()},
+        **({"panel": list(panel.prompts)} if panel else {}),
         **more,
     }
     return Attestation(kind=KIND, weights=about.weights, body=body)
 
 
-def write(folder: Path, fitted: Fitted, attestation: Attestation) -> None:
+def write(folder: Path, fitted: Fitted, attestation: Attestation, panel: KnownPanel | None = None) -> None:
     """Into a folder that is not there yet. `ConfigError` where it is, `UnreachableError` where it cannot be made."""
     if folder.exists():
         raise ConfigError(str(folder), found="something there", expected="a new name: a baseline is not overwritten")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        (partial / TENSORS).write_bytes(_packed(unfolded(fitted)[0]))
+        (partial / TENSORS).write_bytes(_packed(_all(fitted, panel)[0]))
         (partial / SHEET).write_bytes(attestation.data())
         partial.rename(folder)
     except OSError as error:
@@ -103,8 +113,43 @@ def read(folder: Path) -> KnownBaseline:
     fitted: Fitted = _folded(Fitted, "", arrays, scalars, subject)
     _check(fitted, len(features), subject)
     _check_pairs(fitted.pairs, f"{subject}: pairs")
-    known = KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest)
+    prompts = tuple(str(one) for one in body.items("panel", PROMPTS_MAX)) if "panel" in attestation.body else ()
+    panel = _panel(prompts, len(features), arrays, scalars, subject) if prompts else None
+    known = KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest, panel=panel)
     return amendments.amended(folder, known)
+
+
+def _panel(
+    prompts: tuple[str, ...], features: int, arrays: Arrays, scalars: Mapping[str, str], subject: str
+) -> KnownPanel:
+    """The golden replays. `ConfigError` for what does not fit its own prompts and features."""
+    golden: Golden = _folded(Golden, GOLDEN, arrays, scalars, subject)
+    parts = unfolded(golden)[0]
+    shapes = {"tokens": len(prompts), "overlap": len(prompts), "scatter": len(prompts)}
+    shapes |= {"noise": features, "usual": features}
+    for name, array in parts.items():
+        length = shapes.get(name, len(golden.prompt))
+        if array.shape != (length,):
+            raise ConfigError(f"{subject}: {GOLDEN}{name}", found=f"shape {array.shape}", expected=f"({length},)")
+        if name not in {"noise", "usual"} and not np.isfinite(array).all():
+            raise ConfigError(f"{subject}: {GOLDEN}{name}", found="what is no number", expected="finite numbers")
+    counted = [(golden.prompt, len(prompts)), (golden.position, TOKENS_MAX), (golden.feature, features)]
+    if any(len(index) and not (index.min() >= 0 and index.max() < bound) for index, bound in counted):
+        raise ConfigError(subject, found="an index outside what it counts", expected="prompts, tokens and features")
+    key = (golden.prompt * TOKENS_MAX + golden.position) * features + golden.feature
+    spreads = (golden.scatter, golden.noise[golden.exercised], np.array([golden.score_sd, golden.replays - 1]))
+    if any((one <= 0).any() for one in spreads) or (np.diff(key) <= 0).any() or len(set(prompts)) != len(prompts):
+        raise ConfigError(
+            subject, found="a panel that was not made so", expected="ordered firings, and spreads above 0"
+        )
+    return KnownPanel(prompts=prompts, golden=golden)
+
+
+def _all(fitted: Fitted, panel: KnownPanel | None) -> tuple[Arrays, dict[str, float]]:
+    """Of the baseline and its panel."""
+    arrays, scalars = unfolded(fitted)
+    more = unfolded(panel.golden, GOLDEN) if panel else (Arrays(), dict[str, float]())
+    return arrays | more[0], scalars | more[1]
 
 
 # --- a tree of dataclasses as flat names ------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
     {"id": "threat.1", "feature": "threat.p1", "fires": true, "prompt": "…",
      "above": 1.5, "value": 4.2, "tolerance": 0.25, "tokens": 12}                (on one line)
 
-Members of the second line may be left out. Empty lines and lines that begin with ``#`` say nothing.
+Members of the second line may be left out. Empty lines and lines that begin with ``#`` say nothing. The file of a panel
+has only ``{"prompt": "…"}`` on each line.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.monitor.canary import Canary
+from saewatch.monitor.drift.panel import PROMPTS_MAX, PROMPTS_MIN
 
 _KEYS = frozenset({"id", "feature", "fires", "prompt", "above", "value", "tolerance", "tokens"})
 
@@ -36,6 +38,21 @@ def load(path: Path) -> tuple[Canary, ...]:
     return tuple(found.values())
 
 
+def load_panel(path: Path) -> tuple[str, ...]:
+    """The prompts of a panel, as `load` does it."""
+    found = dict[str, None]()
+    for where, line in _lines(path):
+        text = _text(where, _object(where, line, frozenset({"prompt"})), "prompt", limits.CANARY_BYTES)
+        if text in found:
+            raise ConfigError(f"{where}: prompt", found="the same text twice", expected="prompts that differ")
+        found[text] = None
+        if len(found) > PROMPTS_MAX:
+            raise ConfigError(where, found="one more", expected=f"at most {PROMPTS_MAX} prompts")
+    if len(found) < PROMPTS_MIN:
+        raise ConfigError(str(path), found=f"{len(found)} prompts", expected=f"at least {PROMPTS_MIN}")
+    return tuple(found)
+
+
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with path.open("rb") as file:
@@ -51,15 +68,20 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise UnreachableError(str(path), found=error.strerror, expected="a file of canaries") from error
 
 
-def _canary(where: str, line: bytes) -> Canary:
+def _object(where: str, line: bytes, keys: frozenset[str]) -> dict[str, Any]:
     try:
         found: Any = json.loads(line.decode(), parse_constant=lambda name: math.nan if name else 0.0)
     except (ValueError, RecursionError) as error:
         raise ConfigError(where, found="no JSON", expected="one JSON object") from error
     if not isinstance(found, dict):
         raise ConfigError(where, found=type(found).__name__, expected="a JSON object")
-    for key in sorted(found.keys() - _KEYS):
-        raise ConfigError(f"{where}: {key:.40}", found="an unknown key", expected=f"one of {', '.join(sorted(_KEYS))}")
+    for key in sorted(found.keys() - keys):
+        raise ConfigError(f"{where}: {key:.40}", found="an unknown key", expected=f"one of {', '.join(sorted(keys))}")
+    return found
+
+
+def _canary(where: str, line: bytes) -> Canary:
+    found = _object(where, line, _KEYS)
     if not isinstance(found.get("fires"), bool):
         raise ConfigError(f"{where}: fires", found=f"{found.get('fires')!r:.40}", expected="true or false")
     value = None if found.get("value") is None else _number(where, found, "value", 0.0)

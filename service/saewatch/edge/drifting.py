@@ -12,7 +12,7 @@ from saewatch.core import limits
 from saewatch.monitor.alert import Alert, AlertChanged
 from saewatch.monitor.drift.following import Following
 from saewatch.monitor.drift.known import KnownBaseline
-from saewatch.monitor.events import Event, RequestEnded, Sampled, Standing
+from saewatch.monitor.events import Event, Observed, RequestEnded, Sampled, Standing
 from saewatch.monitor.identity import Identity
 from saewatch.monitor.monitor import Status
 from saewatch.monitor.record import RequestRecord
@@ -39,6 +39,8 @@ class Drifting:
         for one in found:
             if isinstance(one, Sampled):
                 self._following.census(one)
+            if isinstance(one, Observed | RequestEnded):
+                self._following.replayed(one, now_ns)
         self._ended += [one.identity for one in found if isinstance(one, RequestEnded)]
         if len(self._ended) >= limits.DRIFT_REQUESTS_TOGETHER:
             self._count(now_ns)

@@ -1,5 +1,8 @@
 """Sends canaries to this engine's own port, one after the other, each twice a period, at a low priority.
 
+Between them go the prompts of a panel, each once a period and as they are: what they fire is compared with what they
+fired when the baseline was made, so nothing stands in front of them.
+
 A prompt is padded *in front*, with plain words and no more than it takes: every word is at least one token. Each
 request has a fresh ``cache_salt``, so that no prefix of it is known, and asks for one token. Its client's id is random:
 the verdict comes with the engine's records of the request of that id, and nobody can answer in its place.
@@ -7,6 +10,7 @@ the verdict comes with the engine's records of the request of that id, and nobod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import threading
@@ -19,6 +23,7 @@ from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.dictionary.endpoint import Endpoint, loopback
 from saewatch.edge.pipeline import Pipeline
 from saewatch.monitor.canary import TOKENS, Canary
+from saewatch.monitor.drift.replays import client_id, prompt_name
 
 logger = structlog.get_logger(__name__)
 
@@ -47,6 +52,7 @@ class Prober:
         model: str,
         period_s: float,
         priority: int,
+        panel: Sequence[str] = (),
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         if not loopback(url):
@@ -57,7 +63,8 @@ class Prober:
         self._ending = threading.Event()
         self._wait = wait or self._ending.wait
         self._canaries, self._pipeline, self._priority, self._model = canaries, pipeline, priority, model
-        self._pause_s = period_s / (2 * len(canaries))
+        self._round = [*canaries, *panel[::2], *canaries, *panel[1::2]]
+        self._pause_s = period_s / len(self._round)
         self._endpoint = Endpoint(url, model, timeout_s=period_s, tries=1)
         self._thread = threading.Thread(target=self.run, name="prober", daemon=True)
 
@@ -74,13 +81,13 @@ class Prober:
     def run(self) -> None:
         """Goes round until it is stopped; `start` does that in a thread of its own."""
         while True:
-            for one in self._canaries:
+            for one in self._round:
                 if self._wait(self._pause_s):
                     return
                 if self._pipeline.canary(lambda canaries, _: canaries.unlabelled):
                     logger.error("canaries are not sent any more", reason="the engine does not trust our headers")
                     return
-                self.send(one)
+                self.send_prompt(one) if isinstance(one, str) else self.send(one)
 
     def send(self, one: Canary) -> None:
         """Sends one; what the engine refuses is a failure of it."""
@@ -88,19 +95,29 @@ class Prober:
         self._pipeline.canary(lambda canaries, now_ns: canaries.send(name, one.id, now_ns))
         why = ""
         try:
-            headers = {"X-Request-Id": name, HEADER: "canary"}
-            status, answer = self._endpoint.post("/completions", self._body(one), headers)
-            if status != OK:
-                why = f"the engine answered with status {status}: {answer[:SHOWN].decode('utf-8', 'replace')}"
+            why = self._post(name, padded(one.prompt))
         except UnreachableError as error:
             why = str(error)
         if why:
             self._pipeline.canary(lambda canaries, now_ns: canaries.refuse(name, why, now_ns))
 
-    def _body(self, one: Canary) -> bytes:
+    def send_prompt(self, text: str) -> None:
+        """Sends one of the panel. What is not served completes no round, and that is what is told of it."""
+        with contextlib.suppress(UnreachableError):
+            self._post(client_id(prompt_name(text), secrets.token_hex(16)), text)
+
+    def _post(self, name: str, text: str) -> str:
+        """Why the engine did not serve it; empty where it did."""
+        headers = {"X-Request-Id": name, HEADER: "canary"}
+        status, answer = self._endpoint.post("/completions", self._body(text), headers)
+        if status == OK:
+            return ""
+        return f"the engine answered with status {status}: {answer[:SHOWN].decode('utf-8', 'replace')}"
+
+    def _body(self, text: str) -> bytes:
         body: dict[str, Any] = {
             "model": self._model,
-            "prompt": padded(one.prompt),
+            "prompt": text,
             "max_tokens": 1,
             "temperature": 0,
             "cache_salt": secrets.token_hex(16),

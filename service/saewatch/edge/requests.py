@@ -53,6 +53,8 @@ class RecordedRequest:
     ended_ns: int  # the time of the last step in which something of it was seen
     missed: Mapping[str, int]
     """Tokens that were fed and not seen, by reason; of a request that is whole only those that are excluded."""
+    reused: int = 0
+    """Of the tokens that were seen: not computed, but stored before."""
     alerts: tuple[Alert, ...] = ()
     """Of the policies, each change while it was open."""
 
@@ -171,6 +173,7 @@ class RecordedRequests:
                 part = slice(first[span], first[span + 1])
                 one = self._open[item.requests[request]]
                 one.span(start, start + int(batch.lengths[span]), again=batch.origin[span] == Origin.RECOMPUTED)
+                one.reused += int(batch.lengths[span]) * (batch.origin[span] == Origin.REUSED)
                 one.fired.append((position[part], fired.feature[part], slot[part], value[part]))
         for missed, request in enumerate(item.missed_request.tolist()):
             if request != UNKNOWN:
@@ -199,6 +202,7 @@ class RecordedRequests:
             value=value,
             ended_ns=found.last_ns,
             missed=dict(found.missed),
+            reused=int(found.reused),
             alerts=tuple(found.alerts),
         )
 
@@ -216,6 +220,7 @@ class _Open:
     missed: Counter[str] = field(default_factory=Counter)
     fired: list[Columns] = field(default_factory=list)
     last_ns: int = 0
+    reused: int = 0
     alerts: list[Alert] = field(default_factory=list)
 
     def span(self, start: int, stop: int, *, again: bool) -> None:

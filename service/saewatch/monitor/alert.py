@@ -18,6 +18,10 @@ CLAIM = "correlational"
 BLIND = "blind"
 """Kind of an alert that says that a rule does not see."""
 FIRED = "fired"
+DRIFT = "drift"
+"""Kind of an alert that says that features do not fire as in their baseline."""
+BLOCK = "block"
+"""Scope of evidence that is no request's: it has no positions."""
 SHADOW, SILENCED, RATE = "shadow", "silenced", "rate"
 """Why an alert is kept and not delivered."""
 VERDICTS = ("", "true_positive", "false_positive")
@@ -73,6 +77,33 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureMoved:
+    """By how much a feature moved: a ratio, but of ``z`` and ``az``, which are shifts in scales."""
+
+    feature: str
+    label: str
+    """As it is shown: marked where nobody accepted it."""
+    statistic: str
+    effect: float
+    low: float
+    """Of its 95 % interval."""
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """What drift is put down to. It is a reading of evidence, and no proof."""
+
+    name: str
+    """traffic | model | model_and_traffic | dictionary | numerics | cannot_tell"""
+    reason: str
+    exercised: str
+    """direct: the panel could have shown these features move; indirect: it could not, for some."""
+    moved: tuple[FeatureMoved, ...]
+    """What moved most first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledged:
     """Who looked at an alert, and what they found."""
 
@@ -120,6 +151,8 @@ class Alert:
     activations: int = 1
     acknowledged: Acknowledged | None = None
     claim: str = CLAIM
+    cause: Cause | None = None
+    """Of drift."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

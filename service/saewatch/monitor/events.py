@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -129,7 +129,9 @@ class DriftState:
 
     scores: Mapping[str, float]  # by feature
     alarms: Mapping[str, int]  # by kind, since the start
-    counters: Mapping[str, int]  # blocks that were judged, or held and why
+    counters: Mapping[str, int]  # blocks that were judged, or held and why; the panel's rounds, by how it stood
+    causes: Mapping[str, int] = field(default_factory=dict)  # alarms by what they are put down to
+    overlaps: Mapping[str, float] = field(default_factory=dict)  # by weights: how much alike the panel is to itself
 
 
 Event = Observed | Unreadable | RequestEnded | Standing | EngineCost | AlertChanged | DriftState | Sampled

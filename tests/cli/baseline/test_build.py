@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from saewatch import cli
+from saewatch.core.marks import Happening, RecordingHead
+from saewatch.core.recording import Writer
 from saewatch.edge import baselines
-from tests import deployed
+from saewatch.monitor.drift.panel import CLEAN, judged
+from saewatch.monitor.drift.replays import prompt_name
+from tests import deployed, fakes
+from tests.monitor.drift import panels
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +25,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**found, "bundle": deployed.bundle(folder / "bundle")}
 
 
-def build(files: dict[str, Path], *words: object, of: str = "week") -> int:
-    given = ["baseline", "build", str(files[of]), "--dictionary", str(files["bundle"])]
+def build(files: dict[str, Path], *words: object, of: str = "week", more: Sequence[Path] = ()) -> int:
+    given = ["baseline", "build", str(files[of]), *map(str, more), "--dictionary", str(files["bundle"])]
     return cli.main([*given, *map(str, words)])
 
 
@@ -36,13 +44,6 @@ def test_a_baseline_of_recorded_traffic(
     body = json.loads((tmp_path / "b" / baselines.SHEET).read_text())["body"]
     assert sum(one["requests"] for one in body["slices"].values()) == requests
     assert len(body["data"]) == 1
-
-
-def test_it_says_what_it_came_to(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert build(files, "--out", tmp_path / "b") == cli.GOOD
-    said = capsys.readouterr().out
-    assert "on 8 days" in said
-    assert "smallest visible change" in said
 
 
 def test_one_day_is_refused_and_nothing_is_written(
@@ -63,3 +64,67 @@ def test_a_folder_that_is_there_is_refused_at_once(
 def test_a_recording_that_is_not_there(files: dict[str, Path], tmp_path: Path) -> None:
     words = ["baseline", "build", str(tmp_path / "no.frames"), "--dictionary", str(files["bundle"])]
     assert cli.main([*words, "--out", str(tmp_path / "b")]) == cli.UNREACHED
+
+
+# --- a panel ----------------------------------------------------------------------------------------------------------
+TEXTS = tuple(f"Fixed prompt number {number}." for number in range(panels.PROMPTS))
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Its file, and recordings of 20 and of 19 replays, each behind one live request."""
+    folder, chance = tmp_path_factory.mktemp("panel"), np.random.default_rng(3)
+    (folder / "panel.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in TEXTS))
+    found = {"panel": folder / "panel.jsonl"}
+    for count in (20, 19):
+        out = io.BytesIO()
+        writer = Writer(out, RecordingHead(program="0.1.0", began_ns=deployed.START_NS))
+        writer.happens(1, 1, Happening.CONNECTED)
+        live = deployed.request(1, deployed.fired(chance, {}), deployed.START_NS)
+        names = tuple(map(prompt_name, TEXTS))
+        rounds = [
+            record
+            for number in range(count)
+            for record in panels.requests(panels.replayed(chance), 2 + 100 * number, deployed.START_NS, names)
+        ]
+        for record in (fakes.stream_open(deployed.KNOWN), fakes.watch_set(deployed.KNOWN), *live, *rounds):
+            writer.write(1, 1, record)
+        writer.close()
+        found[f"{count}"] = folder / f"{count}.frames"
+        found[f"{count}"].write_bytes(out.getvalue())
+    return found
+
+
+def test_it_says_what_it_came_to_and_the_last_replays_become_the_golden_ones(
+    files: dict[str, Path], panel: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(files, "--panel", panel["panel"], "--out", tmp_path / "b", more=[panel["20"]]) == cli.GOOD
+    said = capsys.readouterr().out
+    assert "on 8 days" in said
+    assert "smallest visible change" in said
+    assert f"{8 * deployed.GROUPS_A_DAY * deployed.GROUP + 1} requests" in said, "the panel's are no traffic"
+    assert "left out: none" in said
+    assert f"panel: {panels.PROMPTS} prompts that fire alike by 0.99" in said
+    assert f"it exercises {panels.FEATURES - 1} features" in said
+    found = baselines.read(tmp_path / "b").panel
+    assert found is not None
+    assert found.prompts == tuple(map(prompt_name, TEXTS))
+    assert judged(found.golden, panels.replayed(np.random.default_rng(5))).state == CLEAN
+
+
+def test_too_few_replays_are_refused_before_the_fit(
+    files: dict[str, Path], panel: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--panel", panel["panel"], "--out", tmp_path / "b"]
+    assert build(files, *words, of="day", more=[panel["19"]]) == cli.FAILED
+    said = capsys.readouterr().err
+    assert "19 whole replays of prompt 1" in said
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_panel_that_is_none_is_refused_before_anything_is_read(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p").write_text("{}\n")
+    assert build(files, "--panel", tmp_path / "p", "--out", tmp_path / "b") == cli.FAILED
+    assert "line 1" in capsys.readouterr().err

@@ -4,12 +4,15 @@ import math
 
 from saewatch.edge.sinks.driftseries import drift_families
 from saewatch.edge.sinks.metrics import MetricsSink
+from saewatch.monitor.drift.attribution import CAUSES
 from saewatch.monitor.events import DriftState
 
 STATE = DriftState(
     scores={"a.l1": 2.0, "b.l1": math.nan, "c.l1": 17.5},
     alarms={"feature": 1, "overall": 0},
-    counters={"judged": 9, "held_few_requests": 2, "alarms_again": 4},
+    counters={"judged": 9, "held_few_requests": 2, "alarms_again": 4, "panel_clean": 6},
+    causes={"model": 2},
+    overlaps={"sha256:0123": 0.993},
 )
 
 
@@ -44,3 +47,13 @@ def test_the_metrics_page_shows_the_last_state() -> None:
 
 def test_without_a_baseline_there_are_no_series() -> None:
     assert samples(None) == {}
+
+
+def test_causes_and_the_panel() -> None:
+    found = samples(STATE)
+    assert {name[1]: value for name, value in found.items() if name[0] == "drift_causes_total"} == {
+        one: 2.0 * (one == "model") for one in CAUSES
+    }
+    assert found["drift_panel_rounds_total", "clean"] == 6
+    assert found["drift_panel_overlap", "sha256:0123"] == 0.993
+    assert not [name for name in found if name[0] == "drift_blocks_total" and "panel" in name[1]]

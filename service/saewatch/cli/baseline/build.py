@@ -3,6 +3,8 @@
 Requests of live and unlabelled traffic count, whole ones only. At least 7 days, better 28: with fewer, alarms are only
 listed, or wait for a second day. Recordings are given in the order of time. Where their days are not of one kind
 nothing is written: it is said which days.
+
+With a panel, the last 20 replays of each of its prompts that are in the recordings become its golden ones.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import datetime as dt
 import json
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,7 @@ from saewatch.cli.terminal import ProgressLine
 from saewatch.core.canonical import Json, decimal_text
 from saewatch.core.errors import ConfigError
 from saewatch.core.records import Role
-from saewatch.edge import baselines
+from saewatch.edge import baselines, canaries
 from saewatch.edge.dictionaries import load_one
 from saewatch.edge.requests import CHANGED, INCOMPLETE, RecordedRequest, RecordedRequests
 from saewatch.monitor.drift.build import BANDS, Builder, Looked, Told
@@ -35,7 +37,9 @@ from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.following import COUNTED
 from saewatch.monitor.drift.known import About
 from saewatch.monitor.drift.pairs import key_of
+from saewatch.monitor.drift.panel import REPLAYS, TOKENS_MAX, KnownPanel, Replay, golden
 from saewatch.monitor.drift.reducer import summed
+from saewatch.monitor.drift.replays import prompt_name, prompt_of, rounds
 from saewatch.monitor.events import Sampled
 from saewatch.monitor.tables import KnownDictionary
 
@@ -47,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING", help="in the order of time")
     parser.add_argument("--dictionary", type=Path, required=True, metavar="BUNDLE", help="whose features these are")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the baseline")
+    parser.add_argument("--panel", type=Path, metavar="FILE", help="fixed prompts that the sidecar sent meanwhile")
     parser.add_argument("--deployment", default="default", metavar="NAME", help="what serves here, as you call it")
 
 
@@ -55,16 +60,19 @@ def run(options: argparse.Namespace) -> int:
     if options.out.exists():
         raise ConfigError(str(options.out), found="something there", expected="a new name: nothing is overwritten")
     logs.set_up("warning")
+    prompts = canaries.load_panel(options.panel) if options.panel else ()
     known, line = load_one(options.dictionary), ProgressLine(sys.stderr)
-    found = _Found(known)
+    found = _Found(known, tuple(map(prompt_name, prompts)))
     for path in options.recordings:
         found.read(path, line)
+    panel = found.panel()
     fitted = found.fitted(line)
     about = found.about_of(options.deployment)
     stated = _stated(options, found, fitted)
-    attestation = baselines.attested(fitted, about, found.features, stated)
-    baselines.write(options.out, fitted, attestation)
+    attestation = baselines.attested(fitted, about, found.features, stated, panel)
+    baselines.write(options.out, fitted, attestation, panel)
     told = {"digest": attestation.digest, "weights": about.weights, "model": about.model, **_counts(found, fitted)}
+    told["panel"] = _panel_counts(panel)
     print(json.dumps(told) if options.json else "\n".join(_lines(told)))
     return cli.GOOD
 
@@ -74,12 +82,14 @@ class _Found:
     """What was read so far."""
 
     known: KnownDictionary
+    prompts: tuple[str, ...] = ()
     builder: Builder | None = None
     about: About | None = None
     features: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     first_ns: int = 0
     last_ns: int = 0
+    replays: dict[str, deque[Replay]] = field(default_factory=dict)
 
     def read(self, path: Path, line: ProgressLine) -> None:
         """One recording."""
@@ -105,6 +115,18 @@ class _Found:
         line.clear()
         return made
 
+    def panel(self) -> KnownPanel | None:
+        """The golden replays, where a panel was asked for. `ConfigError` for too few of them, or unlike ones."""
+        if not self.prompts:
+            return None
+        runs = rounds(self.replays, self.prompts, REPLAYS)
+        if len(runs) < REPLAYS:
+            fewest = min(self.prompts, key=lambda name: len(self.replays.get(name, ())))
+            found = f"{len(self.replays.get(fewest, ()))} whole replays of prompt {self.prompts.index(fewest) + 1}"
+            hint = "Record while the sidecar sends this panel (`canaries.panel`), for 20 periods at least."
+            raise ConfigError("--panel", found=found, expected=f"{REPLAYS} of each in the recordings", hint=hint)
+        return KnownPanel(prompts=self.prompts, golden=golden(runs, len(self.features)))
+
     def about_of(self, deployment: str) -> About:
         """What the baseline holds for."""
         assert self.about is not None, "something was read"
@@ -115,7 +137,20 @@ class _Found:
         if self.builder is not None and one.stream.opening.role == Role.STABLE:
             self.builder.census(Looked(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens))
 
+    def _replayed(self, one: RecordedRequest) -> bool:
+        """Whether it is of the panel; then it is kept, where all of it was computed."""
+        name = prompt_of(one.identity)
+        if name not in self.prompts or one.table.stream.opening.role != Role.STABLE:
+            return False
+        same = self.about is not None and About.of(one.table, "") == self.about
+        if same and not one.reused and len(one.seen) <= TOKENS_MAX:
+            made = Replay.of(one.position, one.feature, one.value, len(one.seen))
+            self.replays.setdefault(name, deque(maxlen=REPLAYS)).append(made)
+        return True
+
     def _add(self, path: Path, one: RecordedRequest) -> None:
+        if self._replayed(one):
+            return
         if one.identity.traffic_class not in COUNTED or one.table.stream.opening.role != Role.STABLE:
             self.left_out[OTHERS] += 1
             return
@@ -171,6 +206,14 @@ def _counts(found: _Found, fitted: Fitted) -> dict[str, Any]:
     }
 
 
+def _panel_counts(panel: KnownPanel | None) -> dict[str, Any] | None:
+    if panel is None:
+        return None
+    made = panel.golden
+    alike, exercised = round(float(made.overlap.mean()), 6), int(made.exercised.sum())
+    return {"prompts": len(panel.prompts), "alike": alike, "exercised": exercised}
+
+
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"baseline {told['digest'][:19]} of {told['weights'][:19]}"
     yield f"{told['requests']} requests in {told['blocks']} blocks on {told['days']} days"
@@ -179,6 +222,12 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"{told['features']} features, {told['volatile']} of them move by themselves"
     yield f"smallest visible change of a rate: {told['smallest_visible_change']:.0%} (median)"
     yield f"alarms: {told['paging']}"
+    panel = told["panel"]
+    if panel is None:
+        yield "panel: none, so no cause of drift can be told"
+    else:
+        alike = f"{panel['prompts']} prompts that fire alike by {panel['alike']:.4f}"
+        yield f"panel: {alike}; it exercises {panel['exercised']} features"
 
 
 def _reasons(left_out: Counter[str]) -> str:

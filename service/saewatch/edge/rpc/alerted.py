@@ -15,6 +15,8 @@ from saewatch.edge.pb import alert_pb2, common_pb2
 from saewatch.edge.rpc import messages
 from saewatch.monitor.alert import (
     BLIND,
+    BLOCK,
+    DRIFT,
     FIRED,
     RATE,
     SHADOW,
@@ -22,16 +24,19 @@ from saewatch.monitor.alert import (
     VERDICTS,
     Acknowledged,
     Alert,
+    Cause,
     Coverage,
     Evidence,
+    FeatureMoved,
     Judged,
 )
+from saewatch.monitor.drift import attribution
 from saewatch.monitor.identity import Identity
 from saewatch.monitor.policy.condition import Basis
 from saewatch.monitor.policy.machine import ACTIVE, INACTIVE, PENDING, RESOLVED
 from saewatch.monitor.policy.rule import ACTIONS
 
-KINDS = {one: alert_pb2.AlertKind.Value(f"ALERT_KIND_{one.upper()}") for one in (FIRED, BLIND)}
+KINDS = {one: alert_pb2.AlertKind.Value(f"ALERT_KIND_{one.upper()}") for one in (FIRED, BLIND, DRIFT)}
 STATES = {
     one: alert_pb2.AlertState.Value(f"ALERT_STATE_{one.upper()}") for one in (PENDING, ACTIVE, RESOLVED, INACTIVE)
 }
@@ -40,6 +45,10 @@ HELD_BACK = {"": alert_pb2.HELD_BACK_UNSPECIFIED} | {
 }
 SEVERITY = {one: common_pb2.Severity.Value(f"SEVERITY_{one.upper()}") for one in SEVERITIES}
 ALERT_ACTIONS = {one: alert_pb2.AlertAction.Value(f"ALERT_ACTION_{one.upper()}") for one in ACTIONS}
+CAUSES = {one: alert_pb2.DriftCause.Value(f"DRIFT_CAUSE_{one.upper()}") for one in attribution.CAUSES}
+EXERCISED = {"": alert_pb2.EXERCISED_UNSPECIFIED} | {
+    one: alert_pb2.Exercised.Value(f"EXERCISED_{one.upper()}") for one in (attribution.DIRECT, attribution.INDIRECT)
+}
 ALERT_VERDICTS = {
     one: alert_pb2.AlertVerdict.Value(f"ALERT_VERDICT_{one.upper() or 'UNSPECIFIED'}") for one in VERDICTS
 }
@@ -79,6 +88,7 @@ def message(alert: Alert) -> alert_pb2.Alert:
         activations=alert.activations,
         acknowledgement=_acknowledgement(alert.acknowledged) if alert.acknowledged else None,
         claim=alert.claim,
+        attribution=_attribution(alert.cause) if alert.cause else None,
     )
 
 
@@ -123,10 +133,29 @@ def _evidence(one: Evidence) -> alert_pb2.AlertEvidence:
         scope=one.scope,
         value=one.value,
         limit=one.limit,
-        first_position=one.first,
-        last_position=one.last,
+        first_position=max(one.first, 0),
+        last_position=max(one.last, 0),
         peak_position=position(one.peak),
         basis=basis(one.basis) if one.basis else None,
+    )
+
+
+def _attribution(one: Cause) -> alert_pb2.DriftAttribution:
+    return alert_pb2.DriftAttribution(
+        cause=CAUSES[one.name],
+        reason=one.reason,
+        exercised=EXERCISED[one.exercised],
+        moved=[
+            alert_pb2.FeatureMoved(
+                feature_id=each.feature,
+                label=each.label,
+                statistic=each.statistic,
+                effect=each.effect,
+                low=each.low,
+                high=each.high,
+            )
+            for each in one.moved
+        ],
     )
 
 
@@ -178,6 +207,7 @@ def alert(data: bytes) -> Alert:
             activations=one.activations,
             acknowledged=_acknowledged(one.acknowledgement) if one.HasField("acknowledgement") else None,
             claim=one.claim,
+            cause=_cause(one.attribution) if one.HasField("attribution") else None,
         )
     except (DecodeError, KeyError) as error:
         raise RecordError("alert", found="what cannot be read", expected="an alert that was stored") from error
@@ -216,10 +246,27 @@ def _evidence_of(one: alert_pb2.AlertEvidence) -> Evidence:
         scope=one.scope,
         value=one.value,
         limit=one.limit,
-        first=one.first_position,
-        last=one.last_position,
+        first=-1 if one.scope == BLOCK else one.first_position,
+        last=-1 if one.scope == BLOCK else one.last_position,
         peak=one.peak_position if one.HasField("peak_position") else -1,
         basis=_basis_of(one.basis) if one.HasField("basis") else None,
+    )
+
+
+def _cause(one: alert_pb2.DriftAttribution) -> Cause:
+    moved = tuple(
+        FeatureMoved(
+            feature=each.feature_id,
+            label=each.label,
+            statistic=each.statistic,
+            effect=each.effect,
+            low=each.low,
+            high=each.high,
+        )
+        for each in one.moved
+    )
+    return Cause(
+        name=_word(CAUSES, one.cause), reason=one.reason, exercised=_word(EXERCISED, one.exercised), moved=moved
     )
 
 

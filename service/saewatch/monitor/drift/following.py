@@ -20,11 +20,12 @@ from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.drift.blocks import Blocks
 from saewatch.monitor.drift.build import HOUR_NS
+from saewatch.monitor.drift.causes import Causes, PanelMoved
 from saewatch.monitor.drift.detector import BUDGET, Detector, Stepped
 from saewatch.monitor.drift.known import KnownBaseline
 from saewatch.monitor.drift.pairs import key_of
-from saewatch.monitor.drift.telling import alert_of
-from saewatch.monitor.events import BlindState, DriftState, Sampled
+from saewatch.monitor.drift.telling import alert_of, panel_alert
+from saewatch.monitor.events import BlindState, DriftState, Observed, RequestEnded, Sampled
 from saewatch.monitor.record import RequestRecord
 from saewatch.monitor.tables import WatchTable
 from saewatch.monitor.tally import Sums, Tally
@@ -75,15 +76,22 @@ class Following:
         if followed is not None and followed.known.about.tells(opening):
             followed.census(one)
 
+    def replayed(self, event: Observed | RequestEnded, now_ns: int) -> None:
+        """What happened to requests, of which some are of a panel."""
+        for followed in self._followed.values():
+            followed.replayed(event, now_ns)
+
     def tick(self, now_ns: int) -> list[AlertChanged | DriftState]:
-        """Closes what is due."""
+        """Closes what is due, and tells what panels have said."""
         found: list[AlertChanged | DriftState] = []
         for followed in self._followed.values():
             followed.look(now_ns)
         due = [one for one in self._followed.values() if one.due(now_ns)]
+        for one in self._followed.values():
+            found += one.of_panel()
         for followed in due:
             found += followed.close(now_ns)
-        return [*found, self.state()] if due else []
+        return [*found, self.state()] if due or found else []
 
     def blind(self) -> list[BlindState]:
         """What is not watched for drift, and why."""
@@ -95,11 +103,16 @@ class Following:
         counters = Counter(self.counters)
         alarms = Counter({"feature": 0, "overall": 0, "pair": 0})
         scores: dict[str, float] = {}
-        for followed in self._followed.values():
+        causes, overlaps = Counter[str](), dict[str, float]()
+        for weights, followed in self._followed.items():
             counters.update(followed.detector.counters)
+            counters.update(followed.causes.counters)
+            causes.update(followed.caused)
+            if followed.causes.last is not None:
+                overlaps[weights[:19]] = followed.causes.last.overlap
             alarms.update({kind: followed.detector.counters[f"alarms_{kind}"] for kind in alarms})
             scores |= dict(zip(followed.known.features, followed.detector.scores.tolist(), strict=True))
-        return DriftState(scores=scores, alarms=alarms, counters=counters)
+        return DriftState(scores=scores, alarms=alarms, counters=counters, causes=causes, overlaps=overlaps)
 
     def _blind(self, table: WatchTable, why: str, now_ns: int) -> None:
         self.counters["requests_without_baseline"] += 1
@@ -133,6 +146,11 @@ class _Followed:
         self._since_ns = -1
         self._now_ns = self._judged_ns = -1
         self._held = ""
+        self.causes = Causes(known.panel, len(known.features), self._own_place)
+        self.caused: Counter[str] = Counter()
+        """Alarms by their cause."""
+        self._panel_table: WatchTable | None = None
+        self._panel_moved: list[tuple[PanelMoved, WatchTable]] = []
 
     def look(self, now_ns: int) -> None:
         """Time has passed."""
@@ -167,10 +185,26 @@ class _Followed:
         if len(self.detector.blind) and self._since_ns < 0:
             self._since_ns = now_ns
         assert self._table is not None, "a block has a request"
-        told = {(one.kind, one.subject): one.told for one in self.detector.open()}
+        standing = self.detector.open()
+        told = {(one.kind, one.subject): one.told for one in standing}
+        cause = self.causes.attributed(standing, now_ns) if step.moved else None
+        self.caused.update([cause.cause] * len(step.moved) if cause else [])
         return [
-            AlertChanged(alert_of(one, self.known, self._table, told=told[one.kind, one.subject])) for one in step.moved
+            AlertChanged(alert_of(one, self.known, self._table, told=told[one.kind, one.subject], cause=cause))
+            for one in step.moved
         ]
+
+    def replayed(self, event: Observed | RequestEnded, now_ns: int) -> None:
+        """What happened to requests, of which some are of the panel."""
+        moved = self.causes.follow(event, now_ns)
+        if moved is not None and self._panel_table is not None:
+            self._panel_moved.append((moved, self._panel_table))
+
+    def of_panel(self) -> list[AlertChanged]:
+        """The panel's own alarms, and those that are over."""
+        moved, self._panel_moved = self._panel_moved, []
+        self.caused.update(one.attribution.cause for one, _ in moved if not one.resolved)
+        return [AlertChanged(panel_alert(one, self.known, table)) for one, table in moved]
 
     def blind(self) -> list[BlindState]:
         """Features that cannot be judged, or all of them."""
@@ -195,6 +229,13 @@ class _Followed:
         return [
             BlindState(scope=SCOPE, reason=NO_NUMBER, subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
         ]
+
+    def _own_place(self, table: WatchTable) -> npt.NDArray[np.intp] | None:
+        """The same of a table that the baseline holds for; None for any other."""
+        if table.stream.opening.weights_digest != self.known.about.weights or self.known.differs(table):
+            return None
+        self._panel_table = table
+        return self._place(table)
 
     def _place(self, table: WatchTable) -> npt.NDArray[np.intp]:
         """For each of the table's features its place in the baseline, or -1."""

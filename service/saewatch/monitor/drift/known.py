@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from saewatch.core.records import StreamOpen
 from saewatch.monitor.drift.fit import Fitted
+from saewatch.monitor.drift.panel import KnownPanel
 from saewatch.monitor.tables import WatchTable
 
 OTHER_MODEL, OTHER_MODE, OTHER_WATCH, OTHER_FEATURES = "model", "mode", "watch set", "features"
@@ -49,6 +50,7 @@ class KnownBaseline:
     features: tuple[str, ...]  # in the order of the fit
     fitted: Fitted
     digest: str  # of its attestation
+    panel: KnownPanel | None = None
 
     def differs(self, table: WatchTable) -> str:
         """In what a stream is another one; empty: the baseline holds for it."""

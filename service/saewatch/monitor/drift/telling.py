@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from saewatch.core.catalogue import Feature
-from saewatch.monitor.alert import SHADOW, Alert, Evidence, Judged, alert_id
+from saewatch.monitor import alert as alerts
+from saewatch.monitor.alert import SHADOW, Alert, Cause, Evidence, FeatureMoved, Judged, alert_id
+from saewatch.monitor.drift import panel
+from saewatch.monitor.drift.attribution import PANEL, Attribution
+from saewatch.monitor.drift.causes import PanelMoved
 from saewatch.monitor.drift.detector import Moved
 from saewatch.monitor.drift.known import KnownBaseline
 from saewatch.monitor.drift.overall import STATISTICS
 from saewatch.monitor.tables import WatchTable
 
-KIND, POLICY = "drift", "drift"
-SEVERITY = "medium"
+POLICY = "drift"
+SEVERITY, ACTION = "medium", "notify"
 RUNBOOK = "docs/drift.md"
 SAYS = {
     "n": "fires in {effect:.2f} times as many requests as the baseline expects",
@@ -20,7 +25,7 @@ SAYS = {
     "z": "fires {effect:+.2f} of its scale higher than it did",
     "az": "fires {effect:+.2f} of its scale further from its usual value",
     "dead": "has not fired for 7 days: {effect:.0f} times what the baseline expects",
-    "dense": "fires in {effect:.0%} of requests, where the baseline has under 5 %",
+    "dense": "fires in over 10 % of requests, {effect:.2f} times as many as the baseline expects",
     "pairs": "fire together in {effect:.2f} times as many requests as the baseline expects of their bucket",
 }
 TITLE = {"feature": "{name} has drifted", "pair": "{name} fire together as they did not"}
@@ -35,43 +40,100 @@ WHOLE = {
 }
 
 
-def alert_of(moved: Moved, known: KnownBaseline, table: WatchTable, *, told: bool) -> Alert:
+def alert_of(
+    moved: Moved, known: KnownBaseline, table: WatchTable, *, told: bool, cause: Attribution | None = None
+) -> Alert:
     """The alert of an alarm in the streams of ``table``; one that is not told is kept and not delivered."""
     names = names_of(moved, known)
     name = " + ".join(names) or (STATISTICS[moved.subject] if moved.kind == "overall" else f"bucket {moved.subject}")
-    subject = name if moved.kind != "pair" else f"bucket {moved.subject}"  # named pairs may differ when it comes again
-    subject = f"{moved.kind} {subject} of {known.about.deployment}"
+    own = name if moved.kind != "pair" else f"bucket {moved.subject}"  # named pairs may differ when it comes again
     features = {one.id: one for one in table.features}
-    opening, dictionary = table.stream.opening, table.stream.dictionary
-    return Alert(
-        id=alert_id(POLICY, f"{moved.of} {moved.direction}", subject, moved.opened_ns),
-        kind=KIND,
-        state="active",
-        policy=POLICY,
+    made = _alert(
+        known,
+        table,
         rule=moved.kind,
-        version=known.fitted.baseline.version,
+        what=f"{moved.of} {moved.direction}",
+        subject=f"{moved.kind} {own} of {known.about.deployment}",
+        opened_ns=moved.opened_ns,
+    )
+    return replace(
+        made,
         title=WHOLE[moved.of] if moved.kind == "overall" else TITLE[moved.kind].format(name=name),
-        severity=SEVERITY,
-        action="alert",
-        runbook=RUNBOOK,
         held_back="" if told else SHADOW,
         why=said(moved),
+        changed_ns=moved.changed_ns,
+        evidence=(_evidence(moved, names, [features[one] for one in names if one in features]),),
+        activations=moved.times,
+        cause=cause_of(cause, known, table) if cause else None,
+    )
+
+
+def panel_alert(moved: PanelMoved, known: KnownBaseline, table: WatchTable) -> Alert:
+    """The panel by itself is an alarm: what it is read with has changed, whatever the live counts say so far."""
+    found = moved.round
+    made = _alert(
+        known, table, rule=PANEL, what="", subject=f"panel of {known.about.deployment}", opened_ns=moved.opened_ns
+    )
+    alike = f"fixed prompts fire alike by {found.overlap:.3f}; when the baseline was made it was {found.usual:.3f}"
+    return replace(
+        made,
+        state="resolved" if moved.resolved else "active",
+        title="the panel fires as it did again" if moved.resolved else "the panel's fixed prompts fire otherwise",
+        why=f"{alike} (score {found.score:.1f}, an alarm below -{panel.REACH:.0f})",
+        changed_ns=moved.changed_ns,
+        cause=cause_of(moved.attribution, known, table),
+    )
+
+
+def cause_of(cause: Attribution, known: KnownBaseline, table: WatchTable) -> Cause:
+    """With the names of features, and their labels."""
+    labels = {one.id: one.shown for one in table.features}
+    names = known.features
+    moved = tuple(
+        FeatureMoved(
+            feature=names[one.feature],
+            label=labels.get(names[one.feature], ""),
+            statistic=one.of,
+            effect=one.value,
+            low=one.low,
+            high=one.high,
+        )
+        for one in cause.moved
+    )
+    return Cause(name=cause.cause, reason=cause.reason, exercised=cause.exercised, moved=moved)
+
+
+def _alert(known: KnownBaseline, table: WatchTable, *, rule: str, what: str, subject: str, opened_ns: int) -> Alert:
+    """What every alert of drift has in common."""
+    opening, dictionary = table.stream.opening, table.stream.dictionary
+    return Alert(
+        id=alert_id(POLICY, what, subject, opened_ns),
+        kind=alerts.DRIFT,
+        state="active",
+        policy=POLICY,
+        rule=rule,
+        version=known.fitted.baseline.version,
+        title="",
+        severity=SEVERITY,
+        action=ACTION,
+        runbook=RUNBOOK,
+        held_back="",
+        why="",
         subject=subject,
         identity=None,
         engine=opening.engine,
         model_name=opening.model_name,
         hook_point=opening.hook_point,
         position=-1,
-        opened_ns=moved.opened_ns,
-        changed_ns=moved.changed_ns,
-        evidence=(_evidence(moved, names, [features[one] for one in names if one in features]),),
+        opened_ns=opened_ns,
+        changed_ns=opened_ns,
+        evidence=(),
         coverage=None,
         judged=Judged(),
         weights_digest=opening.weights_digest,
         catalogue_digest=dictionary.catalogue_digest if dictionary else "",
         bundle_digest=dictionary.bundle_digest if dictionary else "",
         policy_digest=known.digest,
-        activations=moved.times,
     )
 
 
@@ -91,11 +153,12 @@ def names_of(moved: Moved, known: KnownBaseline) -> tuple[str, ...]:
 
 
 def _evidence(moved: Moved, names: tuple[str, ...], features: Sequence[Feature]) -> Evidence:
+    """Of the block: it has no position."""
     return Evidence(
         features=names,
         labels=tuple(one.shown for one in features),
         statistic=moved.of,
-        scope="block",
+        scope=alerts.BLOCK,
         value=moved.score if moved.kind == "overall" else moved.effect,
         limit=moved.tolerance,
         first=-1,

@@ -33,6 +33,8 @@ class _AlertKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """A rule's condition holds."""
     ALERT_KIND_BLIND: _AlertKind.ValueType  # 2
     """A rule, or all rules of a policy, do not see."""
+    ALERT_KIND_DRIFT: _AlertKind.ValueType  # 3
+    """Features do not fire as in their baseline."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """What an alert is about."""
@@ -43,7 +45,73 @@ ALERT_KIND_FIRED: AlertKind.ValueType  # 1
 """A rule's condition holds."""
 ALERT_KIND_BLIND: AlertKind.ValueType  # 2
 """A rule, or all rules of a policy, do not see."""
+ALERT_KIND_DRIFT: AlertKind.ValueType  # 3
+"""Features do not fire as in their baseline."""
 Global___AlertKind: typing_extensions.TypeAlias = AlertKind
+
+class _DriftCause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DriftCauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DriftCause.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DRIFT_CAUSE_UNSPECIFIED: _DriftCause.ValueType  # 0
+    """Not known to this client."""
+    DRIFT_CAUSE_TRAFFIC: _DriftCause.ValueType  # 1
+    """Another mix of traffic, or new content."""
+    DRIFT_CAUSE_MODEL: _DriftCause.ValueType  # 2
+    """The model fires otherwise on the same prompts."""
+    DRIFT_CAUSE_MODEL_AND_TRAFFIC: _DriftCause.ValueType  # 3
+    """Both."""
+    DRIFT_CAUSE_DICTIONARY: _DriftCause.ValueType  # 4
+    """The dictionary does not fit what is read any more."""
+    DRIFT_CAUSE_NUMERICS: _DriftCause.ValueType  # 5
+    """The same prompts fire otherwise by too little to matter."""
+    DRIFT_CAUSE_CANNOT_TELL: _DriftCause.ValueType  # 6
+    """It cannot be told, and the reason says why."""
+
+class DriftCause(_DriftCause, metaclass=_DriftCauseEnumTypeWrapper):
+    """What drift is put down to: a reading of evidence, and no proof."""
+
+DRIFT_CAUSE_UNSPECIFIED: DriftCause.ValueType  # 0
+"""Not known to this client."""
+DRIFT_CAUSE_TRAFFIC: DriftCause.ValueType  # 1
+"""Another mix of traffic, or new content."""
+DRIFT_CAUSE_MODEL: DriftCause.ValueType  # 2
+"""The model fires otherwise on the same prompts."""
+DRIFT_CAUSE_MODEL_AND_TRAFFIC: DriftCause.ValueType  # 3
+"""Both."""
+DRIFT_CAUSE_DICTIONARY: DriftCause.ValueType  # 4
+"""The dictionary does not fit what is read any more."""
+DRIFT_CAUSE_NUMERICS: DriftCause.ValueType  # 5
+"""The same prompts fire otherwise by too little to matter."""
+DRIFT_CAUSE_CANNOT_TELL: DriftCause.ValueType  # 6
+"""It cannot be told, and the reason says why."""
+Global___DriftCause: typing_extensions.TypeAlias = DriftCause
+
+class _Exercised:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ExercisedEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Exercised.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EXERCISED_UNSPECIFIED: _Exercised.ValueType  # 0
+    """That was not asked."""
+    EXERCISED_DIRECT: _Exercised.ValueType  # 1
+    """It exercises them all."""
+    EXERCISED_INDIRECT: _Exercised.ValueType  # 2
+    """Some of them it does not exercise."""
+
+class Exercised(_Exercised, metaclass=_ExercisedEnumTypeWrapper):
+    """Whether the panel of fixed prompts could have shown that the features that alarm have changed in the model."""
+
+EXERCISED_UNSPECIFIED: Exercised.ValueType  # 0
+"""That was not asked."""
+EXERCISED_DIRECT: Exercised.ValueType  # 1
+"""It exercises them all."""
+EXERCISED_INDIRECT: Exercised.ValueType  # 2
+"""Some of them it does not exercise."""
+Global___Exercised: typing_extensions.TypeAlias = Exercised
 
 class _AlertState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -225,6 +293,7 @@ class Alert(google.protobuf.message.Message):
     ACTIVATIONS_FIELD_NUMBER: builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
     CLAIM_FIELD_NUMBER: builtins.int
+    ATTRIBUTION_FIELD_NUMBER: builtins.int
     id: builtins.str
     """32 hexadecimal digits, of a hash of (policy, rule, subject, window): a replay does not make a second one."""
     kind: Global___AlertKind.ValueType
@@ -248,7 +317,7 @@ class Alert(google.protobuf.message.Message):
     held_back: Global___HeldBack.ValueType
     """Why it is not delivered."""
     why: builtins.str
-    """Of an alert in shadow why it is one; of a blind one what is not seen."""
+    """Of an alert in shadow why it is one; of a blind one what is not seen; of drift by how much it moved."""
     subject: builtins.str
     """What it is about: a request, a conversation, or what is blind."""
     engine: builtins.str
@@ -273,7 +342,7 @@ class Alert(google.protobuf.message.Message):
     """correlational"""
     @property
     def request(self) -> saewatch.edge.pb.saewatch.v1.common_pb2.Request:
-        """The request whose token changed the state; absent for blind ones."""
+        """The request whose token changed the state; absent for blind ones and drift."""
 
     @property
     def open_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -289,7 +358,7 @@ class Alert(google.protobuf.message.Message):
 
     @property
     def coverage(self) -> Global___AlertCoverage:
-        """How much of the request was seen when the state began; absent for blind ones."""
+        """How much of the request was seen when the state began; absent for blind ones and drift."""
 
     @property
     def precision(self) -> Global___MeasuredPrecision:
@@ -298,6 +367,10 @@ class Alert(google.protobuf.message.Message):
     @property
     def acknowledgement(self) -> Global___Acknowledgement:
         """Who looked at it; absent: nobody."""
+
+    @property
+    def attribution(self) -> Global___DriftAttribution:
+        """Of drift what it is put down to; absent otherwise."""
 
     def __init__(
         self,
@@ -332,12 +405,83 @@ class Alert(google.protobuf.message.Message):
         activations: builtins.int = ...,
         acknowledgement: Global___Acknowledgement | None = ...,
         claim: builtins.str = ...,
+        attribution: Global___DriftAttribution | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_position", b"_position", "acknowledgement", b"acknowledgement", "change_time", b"change_time", "coverage", b"coverage", "open_time", b"open_time", "position", b"position", "precision", b"precision", "request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_position", b"_position", "acknowledgement", b"acknowledgement", "action", b"action", "activations", b"activations", "bundle_digest", b"bundle_digest", "catalogue_digest", b"catalogue_digest", "change_time", b"change_time", "claim", b"claim", "coverage", b"coverage", "engine", b"engine", "evidence", b"evidence", "held_back", b"held_back", "hook_point", b"hook_point", "id", b"id", "kind", b"kind", "model_name", b"model_name", "open_time", b"open_time", "policy", b"policy", "policy_digest", b"policy_digest", "position", b"position", "precision", b"precision", "request", b"request", "rule", b"rule", "rule_version", b"rule_version", "runbook", b"runbook", "severity", b"severity", "state", b"state", "subject", b"subject", "title", b"title", "weights_digest", b"weights_digest", "why", b"why"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_position", b"_position", "acknowledgement", b"acknowledgement", "attribution", b"attribution", "change_time", b"change_time", "coverage", b"coverage", "open_time", b"open_time", "position", b"position", "precision", b"precision", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_position", b"_position", "acknowledgement", b"acknowledgement", "action", b"action", "activations", b"activations", "attribution", b"attribution", "bundle_digest", b"bundle_digest", "catalogue_digest", b"catalogue_digest", "change_time", b"change_time", "claim", b"claim", "coverage", b"coverage", "engine", b"engine", "evidence", b"evidence", "held_back", b"held_back", "hook_point", b"hook_point", "id", b"id", "kind", b"kind", "model_name", b"model_name", "open_time", b"open_time", "policy", b"policy", "policy_digest", b"policy_digest", "position", b"position", "precision", b"precision", "request", b"request", "rule", b"rule", "rule_version", b"rule_version", "runbook", b"runbook", "severity", b"severity", "state", b"state", "subject", b"subject", "title", b"title", "weights_digest", b"weights_digest", "why", b"why"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_position", b"_position"]) -> typing.Literal["position"] | None: ...
 
 Global___Alert: typing_extensions.TypeAlias = Alert
+
+@typing.final
+class DriftAttribution(google.protobuf.message.Message):
+    """What drift is put down to, and what moved."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    EXERCISED_FIELD_NUMBER: builtins.int
+    MOVED_FIELD_NUMBER: builtins.int
+    cause: Global___DriftCause.ValueType
+    """The cause."""
+    reason: builtins.str
+    """Why, in words."""
+    exercised: Global___Exercised.ValueType
+    """What the panel could have shown."""
+    @property
+    def moved(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FeatureMoved]:
+        """Features that moved most, the first one most; at most ten."""
+
+    def __init__(
+        self,
+        *,
+        cause: Global___DriftCause.ValueType = ...,
+        reason: builtins.str = ...,
+        exercised: Global___Exercised.ValueType = ...,
+        moved: collections.abc.Iterable[Global___FeatureMoved] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "exercised", b"exercised", "moved", b"moved", "reason", b"reason"]) -> None: ...
+
+Global___DriftAttribution: typing_extensions.TypeAlias = DriftAttribution
+
+@typing.final
+class FeatureMoved(google.protobuf.message.Message):
+    """By how much a feature moved."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FEATURE_ID_FIELD_NUMBER: builtins.int
+    LABEL_FIELD_NUMBER: builtins.int
+    STATISTIC_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    feature_id: builtins.str
+    """The feature."""
+    label: builtins.str
+    """Its label, as it is shown: marked where nobody accepted it."""
+    statistic: builtins.str
+    """n and w: how often, as a ratio; z and az: how high, as a shift in scales; panel: a ratio of values on fixed prompts."""
+    effect: builtins.float
+    """The ratio or the shift."""
+    low: builtins.float
+    """Lower end of its 95 % interval."""
+    high: builtins.float
+    """Upper end."""
+    def __init__(
+        self,
+        *,
+        feature_id: builtins.str = ...,
+        label: builtins.str = ...,
+        statistic: builtins.str = ...,
+        effect: builtins.float = ...,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["effect", b"effect", "feature_id", b"feature_id", "high", b"high", "label", b"label", "low", b"low", "statistic", b"statistic"]) -> None: ...
+
+Global___FeatureMoved: typing_extensions.TypeAlias = FeatureMoved
 
 @typing.final
 class AlertEvidence(google.protobuf.message.Message):
@@ -358,7 +502,7 @@ class AlertEvidence(google.protobuf.message.Message):
     statistic: builtins.str
     """Such as max, top3, run4."""
     scope: builtins.str
-    """prompt, reply or all."""
+    """prompt, reply or all; block: of drift, without positions."""
     value: builtins.float
     """Of the statistic."""
     limit: builtins.float

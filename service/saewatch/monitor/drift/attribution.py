@@ -1,0 +1,136 @@
+"""Why it drifted: the panel says whether the model is as it was, live counts whether the traffic is.
+
+Fix the prompt to see the model; fix the model to see the traffic. The first row that matches decides:
+
+====  =======================  ==========================================  ==================================
+row   panel                    live                                        cause
+====  =======================  ==========================================  ==================================
+1     not run, too old, other  any alarm                                   cannot tell
+2     collapsed                any                                         dictionary
+3     changed                  the traffic's state                         model and traffic
+4     changed                  not the traffic's state                     model
+5     numerics                 any                                         numerics
+6     clean                    the traffic's state                         traffic: another mix
+7     clean                    features, or unexplained variance           traffic: new content
+8     clean                    the common shift, L0 or the whole alone     cannot tell
+====  =======================  ==========================================  ==================================
+
+Between 6 and 7: a feature that alarms and has moved on the panel too is the model's, though the whole panel stands.
+Row 7 is *direct* where the panel exercises the features that alarm, and they did not move there; else *indirect*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saewatch.monitor.drift import panel
+from saewatch.monitor.drift.detector import Moved
+from saewatch.monitor.drift.panel import Round
+from saewatch.monitor.drift.spread import Flags
+
+TRAFFIC, MODEL, BOTH, DICTIONARY = "traffic", "model", "model_and_traffic", "dictionary"
+CANNOT_TELL = "cannot_tell"
+CAUSES = (TRAFFIC, MODEL, BOTH, DICTIONARY, panel.NUMERICS, CANNOT_TELL)
+DIRECT, INDIRECT = "direct", "indirect"
+SHOWN = 10
+"""Features that an attribution names."""
+PANEL = "panel"
+"""The statistic of what moved there: a ratio of values on the same tokens."""
+STATE, UNEXPLAINED = "traffic", "unexplained"
+REASONS = {
+    DICTIONARY: (
+        "most of what the panel fired is gone: the dictionary does not fit what is read any more. Another hook point,"
+        " other weights of the dictionary, or another model"
+    ),
+    BOTH: "the panel's fixed prompts fire otherwise, and the traffic is of another kind",
+    MODEL: "the panel's fixed prompts fire otherwise: the model has changed",
+    panel.NUMERICS: "the panel fires a little otherwise, by too little to matter: the numerics of serving have changed",
+    "mix": "the panel fires as it did, and the traffic is of another kind",
+    DIRECT: "the panel fires as it did, and the features that alarm are among what it exercises: the content is new",
+    INDIRECT: (
+        "the panel fires as it did, but does not exercise every feature that alarms: the content is new, or these"
+        " features have changed in the model"
+    ),
+    "own": "features that alarm have moved on the panel's fixed prompts too",
+    "whole": "the panel fires as it did, and no feature alarms: numerics of the serving path, or content",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """By how much a feature moved, with a 95 % interval: a ratio, but for marks, where it is a shift in scales."""
+
+    feature: int
+    of: str  # panel | n | w | z | az
+    value: float
+    low: float
+    high: float
+
+    @property
+    def least(self) -> float:
+        """How far it moved at least: the end of its interval that is nearest to nothing."""
+        low, high = (self.low, self.high) if self.of in {"z", "az"} else np.log(np.maximum([self.low, self.high], 1e-9))
+        return 0.0 if low <= 0.0 <= high else float(min(abs(low), abs(high)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """What the drift is put down to. It is a reading of evidence, and no proof."""
+
+    cause: str
+    reason: str
+    exercised: str = ""  # direct | indirect: whether the panel could have shown it
+    moved: tuple[Effect, ...] = ()  # what moved most first
+
+
+def attributed(alarms: Sequence[Moved], last: Round | None, exercised: Flags, because: str = "") -> Attribution | None:
+    """The cause of ``alarms`` that stand, by the panel's ``last`` round; None where there is nothing to explain.
+
+    Without a round that counts ``because`` says why there is none. ``exercised`` ``[F]``: what the panel could show.
+    """
+    live = ranked(Effect(one.subject, one.of, one.effect, one.low, one.high) for one in _features(alarms))
+    if last is None:
+        reason = because or "there is no panel: only fixed prompts tell another model from other traffic"
+        return Attribution(cause=CANNOT_TELL, reason=reason, moved=live) if alarms else None
+    on_panel = tuple(Effect(one.feature, PANEL, one.effect, one.low, one.high) for one in last.moved[:SHOWN])
+    if last.state == panel.COLLAPSED:
+        return Attribution(cause=DICTIONARY, reason=REASONS[DICTIONARY], moved=on_panel or live)
+    traffic = any(one.of == STATE for one in alarms if one.kind == "overall")
+    if last.state == panel.CHANGED:
+        cause = BOTH if traffic else MODEL
+        return Attribution(cause=cause, reason=REASONS[cause], moved=on_panel or live)
+    if not alarms:
+        return None
+    if last.state == panel.NUMERICS:
+        return Attribution(cause=panel.NUMERICS, reason=REASONS[panel.NUMERICS], moved=on_panel or live)
+    return _clean(alarms, live, last, exercised, traffic=traffic)
+
+
+def ranked(effects: Iterable[Effect]) -> tuple[Effect, ...]:
+    """Those that moved most, by what they moved at least."""
+    return tuple(sorted(effects, key=lambda one: -one.least)[:SHOWN])
+
+
+def _clean(
+    alarms: Sequence[Moved], live: tuple[Effect, ...], last: Round, exercised: Flags, *, traffic: bool
+) -> Attribution:
+    """Rows 6 to 8."""
+    if traffic:
+        return Attribution(cause=TRAFFIC, reason=REASONS["mix"], moved=live)
+    subjects = {one.subject for one in _features(alarms)}
+    paired = {one for alarm in alarms for pair in alarm.pairs for one in pair}
+    own = tuple(one for one in last.moved if one.feature in subjects)
+    if own:
+        moved = ranked(Effect(one.feature, PANEL, one.effect, one.low, one.high) for one in own)
+        return Attribution(cause=MODEL, reason=REASONS["own"], exercised=DIRECT, moved=moved)
+    if subjects or paired or any(one.of == UNEXPLAINED and one.direction == "up" for one in alarms):
+        shown = DIRECT if subjects and not paired and all(exercised[one] for one in subjects) else INDIRECT
+        return Attribution(cause=TRAFFIC, reason=REASONS[shown], exercised=shown, moved=live)
+    return Attribution(cause=CANNOT_TELL, reason=REASONS["whole"])
+
+
+def _features(alarms: Sequence[Moved]) -> list[Moved]:
+    return [one for one in alarms if one.kind == "feature"]
