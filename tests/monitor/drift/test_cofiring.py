@@ -107,7 +107,7 @@ def test_of_many_pairs_of_a_bucket_the_frequent_one_is_kept() -> None:
     pairs = Counter[cofiring.Pair]()
     for number in range(100):
         cofiring._count(pairs, (0, 1))  # noqa: SLF001 - a bucket of so many pairs is rare
-        cofiring._count(pairs, (1, 2 + number % 50))  # noqa: SLF001
+        cofiring._count(pairs, (1, 2 + number % 50))  # noqa: SLF001 - the same
     assert len(pairs) <= cofiring.WARM_PAIRS
     assert pairs.most_common(1)[0][0] == (0, 1)
 

@@ -76,6 +76,6 @@ def test_a_new_pair_names_both_features_and_keeps_its_id_when_others_join() -> N
     assert alert_of(more, known, table(), told=True).evidence[0].features == ("demo03.l1", "demo05.l1", "demo01.l1")
 
 
-@pytest.mark.parametrize(("of", "words"), [("dead", "has not fired for 7 days"), ("dense", "fires in 30% of requests")])
+@pytest.mark.parametrize(("of", "words"), [("dead", "not fired for 7 days"), ("dense", "over 10 % of requests, 0.30")])
 def test_a_rule_says_what_it_found(of: str, words: str) -> None:
     assert words in said(of_kind(of=of, effect=0.3))

@@ -124,14 +124,13 @@ def _clean(
     if traffic:
         return Attribution(cause=TRAFFIC, reason=REASONS["mix"], moved=live)
     subjects = {one.subject for one in _features(alarms)}
-    subjects |= {feature for one in alarms if one.kind == "pair" for pair in one.pairs for feature in pair}
+    paired = {one for alarm in alarms for pair in alarm.pairs for one in pair}
     own = tuple(one for one in last.moved if one.feature in subjects)
     if own:
         moved = ranked(Effect(one.feature, PANEL, one.effect, one.low, one.high) for one in own)
         return Attribution(cause=MODEL, reason=REASONS["own"], exercised=DIRECT, moved=moved)
-    content = any(one.kind == "pair" or (one.of == UNEXPLAINED and one.direction == "up") for one in alarms)
-    if subjects or content:
-        shown = DIRECT if subjects and all(exercised[one] for one in subjects) else INDIRECT
+    if subjects or paired or any(one.of == UNEXPLAINED and one.direction == "up" for one in alarms):
+        shown = DIRECT if subjects and not paired and all(exercised[one] for one in subjects) else INDIRECT
         return Attribution(cause=TRAFFIC, reason=REASONS[shown], exercised=shown, moved=live)
     return Attribution(cause=CANNOT_TELL, reason=REASONS["whole"])
 

@@ -29,8 +29,8 @@ Pair = tuple[int, int]
 RATIOS = (3.0, 10.0)
 PART = 8192
 """Buckets that are worked on at a time, so that they stay in the processor's cache."""
-TOLERANCE_MIN = 1.0
-"""Twice as often is tolerated: pairs follow the mix of traffic."""
+TOLERANCE_MIN = 0.5
+"""Half as often again is tolerated: pairs follow the mix of traffic."""
 LEVEL_MIN = 2e-6
 """Of all votes: a pair that is in one of 1,000 requests, and drawn in 0.13 of them, has so many of their 66."""
 HALF_MAX = 60_000.0

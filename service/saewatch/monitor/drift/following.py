@@ -95,8 +95,11 @@ class Following:
 
     def blind(self) -> list[BlindState]:
         """What is not watched for drift, and why."""
-        lost = [one for followed in self._followed.values() for one in followed.blind()]
-        return [*self._without.values(), *lost]
+        silent = [
+            one for weights, each in self._followed.items() if weights not in self._without for one in each.silent()
+        ]
+        lost = [one for followed in self._followed.values() for one in followed.lost()]
+        return [*self._without.values(), *silent, *lost]
 
     def state(self) -> DriftState:
         """As it stands."""
@@ -206,11 +209,8 @@ class _Followed:
         self.caused.update(one.attribution.cause for one, _ in moved if not one.resolved)
         return [AlertChanged(panel_alert(one, self.known, table)) for one, table in moved]
 
-    def blind(self) -> list[BlindState]:
-        """Features that cannot be judged, or all of them."""
-        return [*self._silent(), *self._lost()]
-
-    def _silent(self) -> list[BlindState]:
+    def silent(self) -> list[BlindState]:
+        """No block was judged for long."""
         if self._now_ns - self._judged_ns <= JUDGED_WITHIN_NS:
             return []
         why = f"blocks are held: {self._held}" if self._held else "no request of it has ended"
@@ -218,7 +218,8 @@ class _Followed:
         subject = f"drift of {self.known.about.weights[:19]}"
         return [BlindState(scope=SCOPE, reason=NOT_JUDGED, subject=subject, hint=hint, since_ns=self._judged_ns)]
 
-    def _lost(self) -> list[BlindState]:
+    def lost(self) -> list[BlindState]:
+        """Features that cannot be judged."""
         lost = self.detector.blind
         if not len(lost):
             return []

@@ -39,10 +39,10 @@ class Ruled:
 
     feature: int
     of: str  # dead | dense
-    effect: float  # dead: its rate over the one to be expected; dense: the share of requests; with a 95 % interval
+    effect: float  # its rate over the one to be expected, with a 95 % interval
     low: float
     high: float
-    bound: float
+    bound: float  # what the rule allows
 
 
 class Rules:
@@ -77,8 +77,9 @@ class Rules:
     def _dense(self, feature: int, requests: int) -> Ruled:
         share = float(self._share[feature]) / SHARE_UNIT
         reach = NORMAL_95 * float(np.sqrt(float(self._baseline.n.dispersion[feature]) * share / requests))
-        low, high = max(share - reach, 0.0), min(share + reach, 1.0)
-        return Ruled(feature=feature, of=DENSE, effect=share, low=low, high=high, bound=DENSE_SHARE)
+        usual = max(float(self._baseline.prevalence()[feature]), 1.0 / SHARE_UNIT)
+        low, high = max(share - reach, 0.0) / usual, min(share + reach, 1.0) / usual
+        return Ruled(feature=feature, of=DENSE, effect=share / usual, low=low, high=high, bound=DENSE_SHARE / usual)
 
     def _expected(self, feature: Indices, last: Days) -> F64:
         """Requests in which they were to fire since the day on which they did last."""

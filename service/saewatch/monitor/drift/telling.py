@@ -25,7 +25,7 @@ SAYS = {
     "z": "fires {effect:+.2f} of its scale higher than it did",
     "az": "fires {effect:+.2f} of its scale further from its usual value",
     "dead": "has not fired for 7 days: {effect:.0f} times what the baseline expects",
-    "dense": "fires in {effect:.0%} of requests, where the baseline has under 5 %",
+    "dense": "fires in over 10 % of requests, {effect:.2f} times as many as the baseline expects",
     "pairs": "fire together in {effect:.2f} times as many requests as the baseline expects of their bucket",
 }
 TITLE = {"feature": "{name} has drifted", "pair": "{name} fire together as they did not"}
@@ -46,14 +46,14 @@ def alert_of(
     """The alert of an alarm in the streams of ``table``; one that is not told is kept and not delivered."""
     names = names_of(moved, known)
     name = " + ".join(names) or (STATISTICS[moved.subject] if moved.kind == "overall" else f"bucket {moved.subject}")
-    subject = name if moved.kind != "pair" else f"bucket {moved.subject}"  # named pairs may differ when it comes again
+    own = name if moved.kind != "pair" else f"bucket {moved.subject}"  # named pairs may differ when it comes again
     features = {one.id: one for one in table.features}
     made = _alert(
         known,
         table,
         rule=moved.kind,
         what=f"{moved.of} {moved.direction}",
-        subject=f"{moved.kind} {subject} of {known.about.deployment}",
+        subject=f"{moved.kind} {own} of {known.about.deployment}",
         opened_ns=moved.opened_ns,
     )
     return replace(
