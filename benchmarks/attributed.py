@@ -43,7 +43,7 @@ from saewatch.monitor.events import DriftState, Observed, RequestEnded
 FIXTURE = form.ROOT / "tests/fixture"
 START_NS = 20_000 * DAY_NS
 BLOCK_REQUESTS, BLOCKS_A_DAY = 60, 144
-PANEL_PROMPTS = 64
+PANEL_PROMPTS = 32
 TOKENS = 40
 """Of a prompt at most: a block is served in one or two steps."""
 PATIENCE_S, LOOK_S = 60.0, 0.002
