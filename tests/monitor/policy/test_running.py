@@ -63,7 +63,7 @@ def test_what_matters_once_is_told_once() -> None:
     assert add(made, (1, 0, 2.0), (3, 0, 4.0)) == [(0, 1, 2.0)]
     assert add(made, (0, 0, 9.0), first=9) == []
     assert add(made, (0, 0, 9.0), place=5) == [(0, 0, 9.0)], "of another subject it was never told"
-    made.clear(2)
+    made.clear([2])
     assert add(made, (0, 0, 9.0)) == [(0, 0, 9.0)], "nor of the next one in its place"
 
 
