@@ -84,7 +84,7 @@ def test_what_names_no_bundle_is_told_what_would(shop: Shop, tmp_path: Path) -> 
     registry = stored.opened(options())
     assert stored.contents_of(registry, shop.old[:20]).digest == shop.old
     lacks = "expected a folder with bundle.json in it"
-    for text, found in ((str(tmp_path), "a folder without it"), ("bundel", "no such folder")):
+    for text, found in ((str(tmp_path), "a folder without it"), ("nowhere", "no such folder")):
         with pytest.raises(ConfigError, match=f"found {found}, {lacks}; or a digest"):
             stored.contents_of(registry, text)
         with pytest.raises(ConfigError, match=f"found {found}, {lacks}; there is no store"):
