@@ -97,7 +97,7 @@ def test_canaries_enter_nothing() -> None:
 
 @pytest.mark.parametrize("changes", [{"model_digest": "sha256:" + "1" * 64}, {"mode": "thresholded"}])
 def test_what_the_baseline_is_not_about_is_blind(changes: dict[str, object]) -> None:
-    sidecar = Sidecar(**changes)
+    sidecar = Sidecar(None, **changes)
     sidecar.serve(1, {4: 3.0})
     blind = [one for one in sidecar.pipeline.status().blind if one.scope == "detector"]
     assert [one.reason for one in blind] == ["no_baseline"]
