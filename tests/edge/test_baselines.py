@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,14 +177,14 @@ def test_a_panel_is_kept_with_its_baseline(tmp_path: Path) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_panel_that_lies_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
+def test_a_panel_that_lies_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     golden = panels.a_golden()
-    made = {}
+    made: dict[str, Any] = {}
     for name, given in changes.items():
         before = getattr(golden, name)
         short = isinstance(given, np.ndarray) and len(given) in {1, 5}
         made[name] = np.resize(given, before.shape).astype(before.dtype) if short else given
-    panel = KnownPanel(prompts=panels.NAMES, golden=replace(golden, **made))  # type: ignore[arg-type]  # of one name
+    panel = KnownPanel(prompts=panels.NAMES, golden=replace(golden, **made))
     with pytest.raises(ConfigError):
         baselines.read(with_panel(tmp_path / "b", panel))
 

@@ -62,8 +62,8 @@ class Prober:
             raise ConfigError("canaries.model", found="nothing", expected="the model's name, as the engine serves it")
         self._ending = threading.Event()
         self._wait = wait or self._ending.wait
-        self._canaries, self._pipeline, self._priority, self._model = canaries, pipeline, priority, model
-        self._round = [*canaries, *panel[::2], *canaries, *panel[1::2]]
+        self._pipeline, self._priority, self._model = pipeline, priority, model
+        self._round: list[Canary | str] = [*canaries, *panel[::2], *canaries, *panel[1::2]]
         self._pause_s = period_s / len(self._round)
         self._endpoint = Endpoint(url, model, timeout_s=period_s, tries=1)
         self._thread = threading.Thread(target=self.run, name="prober", daemon=True)
