@@ -73,12 +73,10 @@ class Watched:
     counting: Census | None = None
     rows_seen: int = 0
     census_due_ns: int = 0
-    watch: int = 1
-    """Number of the watch set."""
+    watch: int = 1  # number of the watch set
     reference: Reference | None = None
     """What the encoder was proven with at start; the self-test compares it with the same."""
-    inside: Encoder | None = None
-    """The encoder whose buffers the model's graph reads, where it does."""
+    inside: Encoder | None = None  # whose buffers the model's graph reads, where it does
 
     def new_slab(self) -> Slab:
         """A slab for one step."""
@@ -127,10 +125,7 @@ class Watched:
         self.sink.buffer.fill_(torch.nan)
 
     def prove_encoder(self) -> None:
-        """Raises `SelfTestFailed` unless it gives on the stored rows what the dictionary's own library gave.
-
-        MisfitError where the model's graph cannot read it.
-        """
+        """Raises `SelfTestFailed` unless it gives on the stored rows what the dictionary's own library gave."""
         if self.inside is not None:
             self.inside.check_follows(self.encoder)
         self.encoder.compile(self.place.like.dtype)
@@ -215,13 +210,8 @@ def rewatched(before: Watched, use: DictionaryUse, config: TapConfig, *, others:
     ``others``: device bytes of the other streams. Raises `DictionaryError` or `ConfigError` for what does not fit.
     """
     sizes = _resized(before, before.bundle, use, config, others=others)
-    one = replace(
-        before,
-        use=use,
-        encoder=before.encoder.rewatched(sizes.watch),
-        footprint=sizes.footprint,
-        watch=before.watch + 1,
-    )
+    encoder, number = before.encoder.rewatched(sizes.watch), before.watch + 1
+    one = replace(before, use=use, encoder=encoder, footprint=sizes.footprint, watch=number)
     one.prove_encoder()
     return one
 
