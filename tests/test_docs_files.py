@@ -23,8 +23,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", SECTIONS)
 def test_sections_of_the_configuration_are_taken(page: str, tmp_path: Path) -> None:
-    [block] = blocks(page, "yaml")
-    found = config.read(yaml.safe_load(block), folder=tmp_path)
+    found = config.read(yaml.safe_load("\n".join(blocks(page, "yaml"))), folder=tmp_path)
     assert getattr(found, SECTIONS[page])
     if page == "docs/alerts.md":
         (tmp_path / "pager.key").write_text("whsec_" + "c2Vj" * 8)

@@ -12,7 +12,7 @@ RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "judgi
 
 def test_files_share_no_template_where_verbs_refuse_it(tmp_path: Path) -> None:
     counts = bench_judging.written(SHIPPED["fixture"], tmp_path, quick=True)
-    read = {name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()] for name in counts}
+    read = {name: list(map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())) for name in counts}
     assert {name: len(lines) for name, lines in read.items()} == counts
     templates = {name: {line.get("template") for line in lines} for name, lines in read.items()}
     assert not templates["chosen"] & (templates["labelled"] | templates["tested"] | templates["benign"])
