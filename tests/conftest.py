@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import structlog
 
 MAY_SKIP = "tests/gpu/"
 
@@ -27,6 +28,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 """A shell starts background jobs with SIGINT ignored, and their children inherit that: Ctrl-C would end none."""
 
 skipped: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A verb that a test calls sets the log up for its own standard error, which is closed when the test ends."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
