@@ -12,6 +12,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,16 @@ def last(verdicts: Verdicts, name: str) -> verdict_pb2.Verdict:
 
 def test_a_request_that_meets_a_rule_is_heard_of_everywhere(pair: Pair, client: Client) -> None:
     name, where = stamped("busy"), ("--address", pair.watched.addresses["grpc"])
-    with client.watch_alerts(request=name) as watch, client.verdicts() as verdicts:
+    with (
+        ThreadPoolExecutor(1) as reader,
+        client.watch_alerts(request=name) as watch,
+        client.verdicts() as verdicts,
+    ):
         verdicts.follow(name)
+        reading = reader.submit(lambda: [event.alert for event in watch_until_resolved(watch)])
+        wait_until(lambda: watch.resume_token != "")  # the stream has begun
         answer = ask(pair, name, 40, 8)
-        changes = [event.alert for event in watch_until_resolved(watch)]
+        changes = reading.result(60)
         verdict = last(verdicts, name)
     risen = changes[0]
     assert [one.state for one in changes] == [ACTIVE, RESOLVED]
