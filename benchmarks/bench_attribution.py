@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import drift_causes, form
+from benchmarks import drift_causes, drift_cells, form
 from benchmarks.attributed import FIXTURE, Deployment, Prompts, baseline, tuned
 from benchmarks.drift_causes import SCENARIOS, Ground
 from benchmarks.rig import Rig
@@ -46,41 +46,13 @@ CHANGES: Mapping[str, tuple[str, str, bool]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and judges; 0 when it ran, 2 when a cause was wrong, 3 with --check where a goal is not met."""
-    options = _parser().parse_args(argv)
-    wanted = options.cells.split(",") if options.cells else list(CELLS)
-    if unknown := set(wanted) - set(CELLS):
-        print(f"no such cell: {', '.join(sorted(unknown))}; there is {', '.join(CELLS)}", file=sys.stderr)
-        return 1
-    before = _kept(options)
+    """Measures and judges, as `drift_cells.run` says; wrong is a wrong cause."""
+    return drift_cells.run(argv, "attribution", says=__doc__, cells=CELLS, prepare=_prepared, document=_document)
+
+
+def _prepared(options: argparse.Namespace) -> drift_cells.Measure:
     ground = Ground(options.cache, quick=options.quick)
-    rows: list[dict[str, Any]] = []
-    not_run = []
-    for name, measure in CELLS.items():
-        if name in before:
-            rows.append(before[name])
-        elif name in wanted:
-            print(f"attribution: {name}", file=sys.stderr, flush=True)
-            rows.append({"cell": name, **measure(ground, options), "code": _code(options)})
-        else:
-            not_run.append({"cell": name, "why": "not asked for"})
-        result = _document(options, rows, not_run)
-        if options.json:
-            form.write(options.json, result)
-    return form.finish(result, options.json, wrong=_wrong(rows) > 0, check=options.check)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small world and few trials: shows that it runs")
-    parser.add_argument("--json", type=Path, help="write the result there, after each cell")
-    parser.add_argument("--cells", metavar="NAMES", help=f"of {', '.join(CELLS)}; with commas; else all")
-    parser.add_argument("--resume", action="store_true", help="keep rows of the result that is there")
-    parser.add_argument("--check", action="store_true", help="exit 3 when a goal is not met")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "saewatch-drift", help="keep simulated weeks there"
-    )
-    return parser
+    return lambda name: CELLS[name](ground, options)
 
 
 # --- through an engine ------------------------------------------------------------------------------------------------
@@ -88,7 +60,7 @@ def through_engine(ground: Ground, options: argparse.Namespace) -> dict[str, Any
     """A baseline, and each change some times."""
     del ground
     trials = QUICK_TRIALS if options.quick else TRIALS
-    kept = options.cache / f"engine-{_code(options)}"
+    kept = options.cache / f"engine-{drift_cells.code(options)}"
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         fault = Path(folder) / "fault"
@@ -257,17 +229,6 @@ def _goals(facts: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> dic
             target=0,
         ),
     }
-
-
-def _code(options: argparse.Namespace) -> str:
-    return form.code_of("service/saewatch/monitor/drift") + ("-quick" if options.quick else "")
-
-
-def _kept(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    if not (options.resume and options.json and options.json.exists()):
-        return {}
-    rows = json.loads(options.json.read_text())["rows"]
-    return {row["cell"]: row for row in rows if row.get("code") == _code(options)}
 
 
 if __name__ == "__main__":

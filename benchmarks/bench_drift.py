@@ -12,10 +12,7 @@ Weeks of full size are a minute's work each and are kept in --cache. With --resu
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import drift_costs, drift_goals, drift_pairs, drift_peers, form
-from benchmarks.drift_trial import Seen, detector, fitted, told, watched
+from benchmarks import drift_cells, drift_costs, drift_goals, drift_pairs, drift_peers, form
+from benchmarks.drift_trial import Seen, detector, fitted, watched
 from benchmarks.drift_weeks import EFFECTS, FULL, QUICK, Effect, Weeks, chosen
 from saewatch.monitor.drift.detector import BUDGET
 from saewatch.monitor.drift.fit import Fitted
@@ -58,43 +55,13 @@ class Ground:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and judges; 0 when it ran, 2 when a result was wrong, 3 with --check where a goal is not met."""
-    options = _parser().parse_args(argv)
-    before = _kept(options)
-    wanted = options.cells.split(",") if options.cells else list(CELLS)
-    if unknown := set(wanted) - set(CELLS):
-        print(f"no such cell: {', '.join(sorted(unknown))}; there is {', '.join(CELLS)}", file=sys.stderr)
-        return 1
+    """Measures and judges, as `drift_cells.run` says."""
+    return drift_cells.run(argv, "drift", says=__doc__, cells=CELLS, prepare=_prepared, document=_document)
+
+
+def _prepared(options: argparse.Namespace) -> drift_cells.Measure:
     ground = Ground(Weeks(QUICK if options.quick else FULL, options.cache), options.cache, quick=options.quick)
-    rows, not_run = [], []
-    for name, measure in CELLS.items():
-        if name in before:
-            rows.append(before[name])
-        elif name in wanted:
-            told(name)
-            began = time.monotonic()
-            row = {"cell": name, **measure(ground), "code": _code(options)}
-            rows.append({**row, "seconds": round(time.monotonic() - began, 1)})
-        else:
-            not_run.append({"cell": name, "why": "not asked for"})
-        _write(options, rows, not_run)
-    result = _write(options, rows, not_run)
-    met = {name: one["met"] for name, one in result["goals"].items()}
-    print(json.dumps({"facts": result["facts"], "goals": met}, indent=1))
-    return 2 if result["correctness"]["mismatched"] else 3 if options.check and "no" in met.values() else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small world and short weeks: shows that it runs")
-    parser.add_argument("--json", type=Path, help="write the result there, after each cell")
-    parser.add_argument("--cells", metavar="NAMES", help=f"of {', '.join(CELLS)}; with commas; else all")
-    parser.add_argument("--resume", action="store_true", help="keep rows of the result that is there")
-    parser.add_argument("--check", action="store_true", help="exit 3 when a goal is not met")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "saewatch-drift", help="keep simulated weeks there"
-    )
-    return parser
+    return lambda name: CELLS[name](ground)
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -295,24 +262,12 @@ def _peer(
 
 
 # --- the result -------------------------------------------------------------------------------------------------------
-def _code(options: argparse.Namespace) -> str:
-    return form.code_of("service/saewatch/monitor/drift") + ("-quick" if options.quick else "")
-
-
-def _kept(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    if not (options.resume and options.json and options.json.exists()):
-        return {}
-    rows = json.loads(options.json.read_text())["rows"]
-    return {row["cell"]: row for row in rows if row.get("code") == _code(options)}
-
-
-def _write(
+def _document(
     options: argparse.Namespace, rows: Sequence[dict[str, Any]], not_run: Sequence[dict[str, str]]
 ) -> dict[str, Any]:
-    facts = drift_goals.facts(rows)
-    result = form.document(
+    return form.document(
         "drift",
-        facts=facts,
+        facts=drift_goals.facts(rows),
         correctness=drift_goals.correctness(rows),
         rows=rows,
         goals={} if options.quick else drift_goals.goals(rows),
@@ -320,9 +275,6 @@ def _write(
         quick=options.quick,
         seed=FULL.seed,
     )
-    if options.json:
-        form.write(options.json, result)
-    return result
 
 
 if __name__ == "__main__":
