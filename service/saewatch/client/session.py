@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random, SystemRandom
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from saewatch.client import decode
 from saewatch.client.events import Disconnected, Event, Reconnected, Totals
@@ -52,6 +52,23 @@ class Watched(Protocol[E_co]):
 
     def close(self) -> None:
         """There is no call any more, and none to come."""
+
+
+class Watching(Generic[E_co]):
+    """What both clients hand out for a subscription, however they wait for its events."""
+
+    def __init__(self, session: Watched[E_co]) -> None:
+        self._session = session
+
+    @property
+    def resume_token(self) -> str:
+        """A watch that begins with it goes on behind the last event of this one."""
+        return self._session.resume_token
+
+    @property
+    def totals(self) -> Totals:
+        """What was handed out so far."""
+        return self._session.totals
 
 
 class Reconnect:

@@ -10,24 +10,24 @@ import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
 from saewatch.client.alerts import AlertEvent
-from saewatch.client.events import Event, Totals
-from saewatch.client.session import Watched
+from saewatch.client.events import Event
+from saewatch.client.session import Watched, Watching
 from saewatch.client.verdicts import VerdictSession
 from saewatch.edge.pb import verdict_pb2
 
 E = TypeVar("E")
 
 
-class _Watching(Generic[E]):
+class _Watching(Watching[E]):
     """Events of one subscription. Iterate over it once, from one thread; `close` may come from another."""
 
     def __init__(self, session: Watched[E], channel: grpc.Channel, silence_s: float) -> None:
-        self._session = session
+        super().__init__(session)
         self._line = _Line(silence_s)
         # A generator that does not know this object: when the last reference to it goes, so does the call.
         self._events = _events(session, channel, self._line)
@@ -43,16 +43,6 @@ class _Watching(Generic[E]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    @property
-    def resume_token(self) -> str:
-        """A watch that begins with it goes on behind the last event of this one."""
-        return self._session.resume_token
-
-    @property
-    def totals(self) -> Totals:
-        """What was handed out so far."""
-        return self._session.totals
 
     def close(self) -> None:
         """Ends it: whoever waits for an event gets the end of the iteration."""
