@@ -71,8 +71,8 @@ class Rates:
     unit: F32  # [K]
 
     def expected(self, exposure: F64, state: F32) -> F32:
-        """``[F]`` of a block."""
-        factor = 1.0 + self.loading @ (self.unit * state)
+        """``[F]`` of a block. Not by BLAS, whose threads would spin beside the engine for a millisecond of work."""
+        factor = 1.0 + np.einsum("fk,k->f", self.loading, self.unit * state)
         base = self.level * exposure.astype(np.float32)[self.beta]
         found: F32 = base * np.clip(factor, np.float32(FACTOR_MIN), np.float32(FACTOR_MAX))
         return found
