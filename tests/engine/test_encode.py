@@ -101,6 +101,16 @@ def test_topk_keys_do_not_depend_on_the_blocks(blocks: int) -> None:
     assert torch.equal(best.sort().values, whole.sort().values)
 
 
+@hypothesis.given(st.data())
+def test_the_largest_are_those_of_all_keys(data: st.DataObject) -> None:
+    number = st.one_of(st.sampled_from([0.0, -0.0, 1.0, math.inf, -math.inf, math.nan]), st.floats(width=32))
+    rows, columns = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
+    drawn = data.draw(st.lists(number, min_size=rows * columns, max_size=rows * columns))
+    values, k = torch.tensor(drawn, dtype=torch.float32).reshape(rows, columns), data.draw(st.integers(1, 9))
+    found = semantics.top_keys(values, 7, k).sort(dim=1, descending=True).values
+    assert torch.equal(found, semantics.order_keys(values, 7).sort(dim=1, descending=True).values[:, :k])
+
+
 @hypothesis.given(st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=2))
 def test_keys_order_as_values_do(pair: list[float]) -> None:
     left, right = semantics.order_keys(torch.tensor([pair], dtype=torch.float32), 0)[0].tolist()

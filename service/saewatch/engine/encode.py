@@ -239,10 +239,21 @@ def top_keys(values: Tensor, first: int, k: int, best: Tensor | None = None) -> 
     A key orders by value, then by *lower* index (``first`` is the index of column 0), so that ties are decided the
     same way in any chunking.
     """
-    keys = order_keys(values, first)
-    if best is not None:
-        keys = torch.cat([best, keys], dim=1)
+    keys = _largest(values, first, min(k, values.shape[1]))
+    if best is None:
+        return keys
+    keys = torch.cat([best, keys], dim=1)
     return torch.topk(keys, min(k, keys.shape[1]), dim=1, sorted=False).values
+
+
+def _largest(values: Tensor, first: int, k: int) -> Tensor:
+    """The k largest keys of each row: by values alone, unless a row has as many as k only up to a tie (or NaN)."""
+    if not values.is_cuda:  # a GPU would be waited for
+        top = torch.topk(values, k, dim=1, sorted=False)
+        least = top.values.amin(dim=1, keepdim=True)
+        if bool(((values >= least).sum(dim=1) == k).all()):
+            return order_keys(top.values, top.indices + first)
+    return torch.topk(order_keys(values, first), k, dim=1, sorted=False).values
 
 
 def order_keys(values: Tensor, first: int | Tensor) -> Tensor:
