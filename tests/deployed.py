@@ -111,9 +111,15 @@ def census(now_ns: int, l0: float, *, unexplained: float = 0.2, first: int = 0) 
 
 
 def recording(
-    path: Path, days: int, *, factors: Mapping[int, float] | None = None, start_ns: int = START_NS, seed: int = 2
+    path: Path,
+    days: int,
+    *,
+    factors: Mapping[int, float] | None = None,
+    start_ns: int = START_NS,
+    seed: int = 2,
+    tenant: str = "",
 ) -> Path:
-    """Of some days."""
+    """Of some days. Requests of a ``tenant`` have labels."""
     out, chance = io.BytesIO(), np.random.default_rng(seed)
     writer = Writer(out, RecordingHead(program="0.1.0", began_ns=start_ns))
     writer.happens(1, 1, Happening.CONNECTED)
@@ -123,7 +129,8 @@ def recording(
     for now_ns in times(days, start_ns):
         for _ in range(GROUP):
             number += 1
-            for record in request(number, fired(chance, factors or {}), now_ns):
+            told = fired(chance, factors or {})
+            for record in request(number, told, now_ns, label="live" if tenant else "", tenant=tenant):
                 writer.write(1, max(now_ns - start_ns, 1), record)
     writer.close()
     path.write_bytes(out.getvalue())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_canaries_enter_nothing() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"model_digest": "sha256:" + "1" * 64}, {"mode": "thresholded"}])
-def test_what_the_baseline_is_not_about_is_blind(changes: dict[str, str]) -> None:
+def test_what_the_baseline_is_not_about_is_blind(changes: dict[str, Any]) -> None:
     sidecar = Sidecar(None, **changes)
     sidecar.serve(1, {4: 3.0})
     blind = [one for one in sidecar.pipeline.status().blind if one.scope == "detector"]

@@ -21,7 +21,7 @@ USUAL, MOVED = {1: 300, 2: 300, 3: 100}, {1: 300, 2: 300, 3: 900}
 
 def fires(count: int, rate: float) -> list[bool]:
     """In so many of them, as evenly as it goes."""
-    return np.diff(np.floor(np.arange(count + 1) * rate)).astype(bool).tolist()
+    return [int(number * rate) < int((number + 1) * rate) for number in range(count)]
 
 
 def built(mix: Mapping[int, int] = USUAL, rates: Mapping[int, float] = RATES) -> tuple[Baseline, Slices]:

@@ -102,7 +102,8 @@ class _Rows:
     @property
     def rate(self) -> F64:
         """Of each slice."""
-        return self.fired / np.maximum(self.exposure, 1e-9)
+        found: F64 = self.fired / np.maximum(self.exposure, 1e-9)
+        return found
 
     def at(self, level: float) -> _Rows:
         """With the baseline's exposure such that its rate over all slices is ``level``."""
