@@ -216,6 +216,14 @@ def test_hours_that_have_hardly_begun_are_not_looked_at() -> None:
     assert not matched([], baseline, slices, live(slices, few)).slices
 
 
+def test_shares_of_fewer_requests_may_be_further_off() -> None:
+    baseline, slices = built()
+    noisy = replace(slices, low=slices.low * 0.9, high=slices.high * 1.2)  # 12.9 to 17.1 %
+    for part, moved in ((1.0, True), (0.6, False)):
+        mix = {source: int(part * count) for source, count in {1: 300, 2: 300, 3: 170}.items()}  # 22 %
+        assert bool(matched([], baseline, noisy, live(noisy, mix)).slices) == moved
+
+
 def test_at_most_five_kinds_are_named_those_that_moved_most_first() -> None:
     even = dict.fromkeys(range(1, 8), 100)
     _, slices = built(even, dict.fromkeys(even, 0.2))

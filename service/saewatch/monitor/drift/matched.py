@@ -11,7 +11,7 @@ how much is known: what came before is taken to be as usual, and the ratios are 
 
 A wrong "it is only the mix" is worse than none. It is said of a feature only where the ratio within is tolerated and
 the raw one is not; the raw one is all of what the alarm came to at least; and the interval of the one within excludes
-that. And it is said at all only where there are kinds of requests that have grown or shrunk, and at least half of what
+that. And it is said at all only where there are kinds of requests that have grown or shrunk, and more than half of what
 alarms could be compared.
 """
 
@@ -69,8 +69,8 @@ class Matched:
 
     @property
     def vanishes(self) -> bool:
-        """Whether the mix has moved, and explains each feature that could be compared: at least half of them all."""
-        compared = bool(self.ratios) and 2 * len(self.ratios) >= self.alarms
+        """Whether the mix has moved, and explains each feature that could be compared: more than half of them all."""
+        compared = 2 * len(self.ratios) > self.alarms
         return compared and bool(self.slices) and all(one.verdict == VANISHES for one in self.ratios)
 
     @property
@@ -193,8 +193,8 @@ def _judged(found: Ratio, alarm: Moved, tolerance: float) -> str:
 def moved_slices(known: Slices, live: Live) -> tuple[SliceMoved, ...]:
     """Kinds that are further from a usual day's share than those days are from each other, what moved most first.
 
-    Each quarter is compared with the same quarter of the baseline's days, so the noise is the same; the latest of each
-    is taken that has half of a usual one's requests.
+    Each quarter is compared with the same quarter of the baseline's days; the latest of each is taken that has half of
+    a usual one's requests. The fewer it has the larger is the noise of its shares.
     """
     latest = dict[int, Quarter]()
     for one in live.latest()[: len(HOURS) + 1]:
@@ -204,7 +204,8 @@ def moved_slices(known: Slices, live: Live) -> tuple[SliceMoved, ...]:
     for hours, one in sorted(latest.items()):
         part = slice(hours * KINDS, (hours + 1) * KINDS)
         share, low, high = one.counted.requests / one.requests, known.low[part], known.high[part]
-        reach = np.maximum(SHARE_MIN, high - low)
+        noise = np.sqrt(max(known.usual[hours] / one.requests, 1.0))
+        reach = np.maximum(SHARE_MIN, (high - low) * noise)
         for kind in np.flatnonzero((share > high + reach) | (share < low - reach)).tolist():
             moved.setdefault((kind, bool(share[kind] > high[kind])), []).append(one)
     found = [_moved(kind, quarters, known) for (kind, _), quarters in moved.items()]
