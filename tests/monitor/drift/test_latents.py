@@ -19,14 +19,15 @@ BURST = 10
 """Firings that come together of the bursting ones."""
 
 
-def part(first: int, **changes: object) -> Sampled:
+def part(first: int) -> Sampled:
     return observe.sampled(deployed.census(1, 20.0, first=first), deployed.STREAM)[0]
 
 
-def drawn(chance: np.random.Generator, rates: np.ndarray = RATES) -> I64:
+def drawn(chance: np.random.Generator) -> I64:
     """Each alone, then the same in bursts."""
-    alone = chance.binomial(TOKENS, rates)
-    return np.concatenate([alone, BURST * chance.binomial(TOKENS, rates / BURST)]).astype(np.int64)
+    alone: I64 = chance.binomial(TOKENS, RATES)
+    bursts: I64 = chance.binomial(TOKENS, RATES / BURST)
+    return np.concatenate([alone, BURST * bursts])
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,12 @@ from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift import history
 from saewatch.monitor.drift.baseline import share
 from saewatch.monitor.drift.blocks import Blocks
-from saewatch.monitor.drift.counts import BETAS, F64, I64, Counts, Indices, exposure_of
+from saewatch.monitor.drift.counts import F64, I64, Counts, Indices
 from saewatch.monitor.drift.fit import Fitted, fit
 from saewatch.monitor.drift.latents import LatentCounts, LatentSums
+from saewatch.monitor.drift.slices import NO_TENANT, Building
 from saewatch.monitor.events import Sampled
 
-BANDS = ("00-06", "06-12", "12-18", "18-24")
-"""Hours of the day, UTC, by which counts are kept apart for reports."""
-HOUR_NS = 3600 * 10**9
 SCALE_MIN = 0.05
 PRIOR = 20.0
 """Requests' worth of all features' mean that a rare feature's centre and scale have."""
@@ -35,6 +33,7 @@ class Told:
     tokens: int
     key: int  # of `pairs.key_of`
     ended_ns: int
+    source: int = NO_TENANT  # of `slices.source_of`
 
 
 class Builder:
@@ -49,15 +48,12 @@ class Builder:
         self._now_ns = 0
         self.centre = self.scale = np.zeros(0, np.float32)
         self.requests = 0
-        self.sliced_n = np.zeros((len(BANDS), features), np.int64)
-        self.sliced_exposure = np.zeros((len(BANDS), len(BETAS)), np.int64)
+        self.slices = Building(features)
 
     def add(self, one: Told) -> None:
         """One more. `ConfigError` for more than are held."""
         self.requests += 1
-        band = one.ended_ns // HOUR_NS % 24 // 6
-        self.sliced_n[band, one.feature] += 1
-        self.sliced_exposure[band] += exposure_of(one.tokens)
+        self.slices.add(one.feature, tokens=one.tokens, source=one.source, ended_ns=one.ended_ns)
         if self._blocks is not None:
             self._count(self._blocks, one)
             return
@@ -90,7 +86,12 @@ class Builder:
         blocks, drawn = history.history(self._closed), [one.drawn for _, one in self._closed]
         made = fit(blocks, centre=self.centre, scale=self.scale, drawn=drawn, progress=progress)
         whole = share(self.requests, self.requests + partial)
-        return replace(made, baseline=replace(made.baseline, whole_share=whole), latents=self._latents.latents())
+        return replace(
+            made,
+            baseline=replace(made.baseline, whole_share=whole),
+            latents=self._latents.latents(),
+            slices=self.slices.slices(made.baseline.axes.feature),
+        )
 
     def _begin(self) -> None:
         """Centres and scales need not be accurate: they are what marks are counted in."""

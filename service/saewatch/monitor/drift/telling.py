@@ -105,7 +105,7 @@ def cause_of(cause: Attribution, known: KnownBaseline, table: WatchTable) -> Cau
         )
         for one in cause.moved
     )
-    return Cause(name=cause.cause, reason=cause.reason, exercised=cause.exercised, moved=moved)
+    return Cause(name=cause.cause, reason=cause.reason, exercised=cause.exercised, moved=moved, slices=cause.slices)
 
 
 def _alert(known: KnownBaseline, table: WatchTable, *, rule: str, what: str, subject: str, opened_ns: int) -> Alert:
