@@ -39,6 +39,7 @@ from saewatch.monitor.drift.known import About, KnownBaseline
 from saewatch.monitor.drift.pairs import key_of
 from saewatch.monitor.drift.panel import KnownPanel, Replay, golden
 from saewatch.monitor.drift.replays import Replays, prompt_name
+from saewatch.monitor.drift.slices import source_of
 from saewatch.monitor.events import DriftState, Observed, RequestEnded
 
 FIXTURE = form.ROOT / "tests/fixture"
@@ -205,7 +206,8 @@ def _told(one: Deployment, ended: RequestEnded) -> tuple[Told, About] | None:
         return None
     feature, count, mean = by_feature(tally.sums(), np.arange(len(table.features), dtype=np.intp))
     key = key_of(ended.identity.engine_id, ended.identity.child)
-    told = Told(feature=feature, count=count, mean=mean, tokens=seen, key=key, ended_ns=one.now_ns)
+    source = source_of(ended.identity.tenant)
+    told = Told(feature=feature, count=count, mean=mean, tokens=seen, key=key, ended_ns=one.now_ns, source=source)
     return told, About.of(table, "fixture")
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.monitor.drift.baseline import Baseline, Mark, Stream
-from saewatch.monitor.drift.counts import COLUMNS, TOTALS, Counts, merged
+from saewatch.monitor.drift.counts import COLUMNS, I64, TOTALS, Counts, Indices, merged
 from saewatch.monitor.drift.detector import Detector
 from saewatch.monitor.drift.evidence import BETS, DOWN, UP, count_bet
 from saewatch.monitor.drift.reducer import Reducer, summed
+from saewatch.monitor.drift.slices import SOURCES, Live
 from saewatch.monitor.drift.traffic import AXES, Axes, Rates
 
 F64 = npt.NDArray[np.float64]
@@ -108,12 +109,17 @@ def reduce_us(features: int, tokens: int, times: int = 2000) -> tuple[float, flo
     values = np.abs(chance.normal(1.0, 0.5, tokens)).astype(np.float32)
     records = [summed(key, values) for key in keys]
     one = Reducer(np.zeros(features), np.ones(features))
+    slices = Live(invented(features).axes.feature, features)
+
+    def add(found: tuple[Indices, I64, F64], number: int) -> None:
+        one.add(*found, seen=tokens, encoded=tokens, key=number)
+        slices.add(found[0], tokens=tokens, source=number % SOURCES, now_ns=number * 10**9)
 
     def whole(number: int) -> None:
-        one.add(*summed(keys[number % 8], values), seen=tokens, encoded=tokens, key=number)
+        add(summed(keys[number % 8], values), number)
 
     def record(number: int) -> None:
-        one.add(*records[number % 8], seen=tokens, encoded=tokens, key=number)
+        add(records[number % 8], number)
 
     return 1e6 * _mean(record, times), 1e6 * _mean(whole, times) * 1000 / tokens
 

@@ -13,6 +13,7 @@ from saewatch.cli import alerts
 from saewatch.client.fake import FakeServer
 from saewatch.core.batch import Reason
 from saewatch.edge.rpc import alerted
+from saewatch.monitor.alert import SliceMoved
 from saewatch.monitor.drift.attribution import Attribution, Effect
 from saewatch.monitor.drift.telling import alert_of
 from tests import deployed
@@ -123,7 +124,11 @@ def test_what_would_command_a_terminal_is_not_printed(capsys: pytest.CaptureFixt
 
 def test_drift_is_shown_with_its_cause_and_without_positions() -> None:
     cause = Attribution(
-        cause="model_and_traffic", reason="because", exercised="direct", moved=(Effect(5, "panel", 0.5, 0.45, 0.55),)
+        cause="model_and_traffic",
+        reason="because",
+        exercised="direct",
+        moved=(Effect(5, "panel", 0.5, 0.45, 0.55),),
+        slices=(SliceMoved(slice="long ones", share=0.31, requests=2140, before=0.042, low=0.019, high=0.077),),
     )
     alert = alert_of(MOVED, deployed.baseline(), table(), told=True, cause=cause)
     text = "\n".join(alerts.lines(alerted.message(alert), dt.date(2026, 1, 1)))
@@ -131,4 +136,6 @@ def test_drift_is_shown_with_its_cause_and_without_positions() -> None:
     assert f"    demo05.l1 ({table().features[5].shown}): fires on fixed prompts" in text
     assert "times its value: 0.5 (0.45 to 0.55, 95 % interval)" in text
     assert f"demo03.l1 ({table().features[3].shown}): n is 1.8, tolerated 0.15" in text
+    said = "long ones: 31.0% of 2,140 requests at these hours, was 4.2% (1.9% to 7.7% on the baseline's days)"
+    assert f"    {said}" in text
     assert "position" not in text

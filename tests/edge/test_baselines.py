@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def test_other_numbers_than_those_attested_are_refused_by_name(folder: Path) -> 
     data = bytearray((folder / TENSORS).read_bytes())
     data[-3] ^= 1
     (folder / TENSORS).write_bytes(bytes(data))
-    with pytest.raises(ConfigError, match=r"pairs.*other numbers"):
+    with pytest.raises(ConfigError, match=r"(latents|slices).*other numbers"):
         baselines.read(folder)
 
 
@@ -133,11 +134,54 @@ def test_pairs_that_lie_are_refused(tmp_path: Path) -> None:
             baselines.read(folder)
 
 
+def test_latents_that_lie_are_refused(tmp_path: Path) -> None:
+    known = deployed.baseline()
+    latents = known.fitted.latents
+    wrongs = (
+        replace(latents, rate=latents.rate[:9]),
+        replace(latents, rate=latents.rate + 1),
+        replace(latents, dispersion=0 * latents.dispersion),
+    )
+    for number, wrong in enumerate(wrongs):
+        fitted = replace(known.fitted, latents=wrong)
+        attestation = baselines.attested(fitted, known.about, known.features, {})
+        baselines.write(tmp_path / f"{number}", fitted, attestation)
+        with pytest.raises(ConfigError, match="latents"):
+            baselines.read(tmp_path / f"{number}")
+
+
 def test_a_baseline_may_know_of_no_pairs(tmp_path: Path) -> None:
     known = deployed.baseline()
     fitted = replace(known.fitted, pairs=cofiring.nothing())
     baselines.write(tmp_path / "b", fitted, baselines.attested(fitted, known.about, known.features, {}))
     assert not baselines.read(tmp_path / "b").fitted.pairs.known
+
+
+@pytest.mark.parametrize(
+    ("name", "lie"),
+    [
+        ("feature", lambda one: one[::-1].copy()),
+        ("feature", lambda one: one + deployed.FEATURES),
+        ("feature", np.zeros_like),
+        ("n", lambda one: one[:, 1:].copy()),
+        ("n", lambda one: one + 10**6),
+        ("n", lambda one: -one),
+        ("exposure", lambda one: one[:, 1:].copy()),
+        ("exposure", lambda one: one - 10**9),
+        ("low", lambda one: one + 2.0),
+        ("high", lambda one: one + 2.0),
+        ("high", lambda one: np.full_like(one, np.nan)),
+        ("usual", lambda one: one[1:].copy()),
+        ("usual", lambda one: np.full_like(one, np.inf)),
+    ],
+)
+def test_slices_that_lie_are_refused(tmp_path: Path, name: str, lie: Callable[[Any], Any]) -> None:
+    known = deployed.baseline()
+    slices = known.fitted.slices
+    fitted = replace(known.fitted, slices=replace(slices, **{name: lie(getattr(slices, name))}))
+    baselines.write(tmp_path / "b", fitted, baselines.attested(fitted, known.about, known.features, {}))
+    with pytest.raises(ConfigError, match="slices"):
+        baselines.read(tmp_path / "b")
 
 
 # --- the panel --------------------------------------------------------------------------------------------------------

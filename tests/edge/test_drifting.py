@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from saewatch.core.records import Record, RequestEnd, Role
 from saewatch.edge.pipeline import Item, Pipeline, SinkQueue
 from saewatch.edge.rpc import alerted
-from saewatch.monitor.alert import Alert, AlertChanged
+from saewatch.monitor.alert import Alert, AlertChanged, Cause
 from saewatch.monitor.drift.panel import KnownPanel, Replay
+from saewatch.monitor.drift.slices import kind_of, name_of, source_of
 from saewatch.monitor.events import DriftState
 from tests import deployed, fakes
 from tests.deployed import KNOWN
@@ -20,14 +22,14 @@ from tests.monitor.drift import panels
 class Sidecar:
     """A pipeline without services, whose clock is the requests'."""
 
-    def __init__(self, panel: KnownPanel | None = None, **changes: object) -> None:
+    def __init__(self, panel: KnownPanel | None = None, *, shop: float = 0.0, **changes: object) -> None:
         self.now_ns = deployed.START_NS
         self.queue = SinkQueue("q", lambda: None, bound=10**6)
         self.pipeline = Pipeline(
             dictionaries={KNOWN.weights_digest: KNOWN},
             queues=[self.queue],
             clock=lambda: self.now_ns,
-            baselines=[replace(deployed.baseline(), panel=panel)],
+            baselines=[replace(deployed.baseline(28, shop), panel=panel)],
         )
         self.pipeline.connect(1)
         for record in (fakes.stream_open(KNOWN, **changes), fakes.watch_set(KNOWN)):
@@ -41,9 +43,14 @@ class Sidecar:
         *,
         label: str = "",
         l0: float = 0.0,
+        fires: Mapping[int, int] | None = None,
+        shop: float = 0.0,
         panel: Callable[[np.random.Generator], Sequence[Replay]] | None = None,
     ) -> list[Item]:
-        """``panel`` gives what it fires each time."""
+        """``panel`` gives what it fires each time; of so many requests the tenant is the ``shop``.
+
+        ``fires``: latents that fire on another number of sampled tokens.
+        """
         chance = np.random.default_rng(5)
         for now_ns in deployed.times(days, self.now_ns):
             self.now_ns = now_ns
@@ -51,10 +58,12 @@ class Sidecar:
                 self.read(panel(chance))
             self.pipeline.tick()
             for first in (0, 15) if l0 else ():
-                self._receive(deployed.census(now_ns, float(chance.normal(l0, 0.2)), first=first))
+                self._receive(deployed.census(now_ns, float(chance.normal(l0, 0.2)), first=first, fires=fires))
             for _ in range(deployed.GROUP):
                 self.number += 1
-                for record in deployed.request(self.number, deployed.fired(chance, factors), self.now_ns, label=label):
+                tenant, its = deployed.asked(chance, shop) if shop else ("", {})
+                fired = deployed.fired(chance, {**factors, **its})
+                for record in deployed.request(self.number, fired, self.now_ns, label=label, tenant=tenant):
                     self._receive(record)
             self.now_ns += 10**9
             self.pipeline.tick()
@@ -100,6 +109,28 @@ def test_a_census_of_more_latents_a_token_is_an_alert_of_the_whole() -> None:
     assert {one.title for one in alerts(more)} == {"more or fewer latents of the whole dictionary fire on a token"}
 
 
+def test_latents_of_the_whole_dictionary_that_die_are_one_alert() -> None:
+    sidecar = Sidecar()
+    items = sidecar.serve(10, {}, l0=20.0, fires={2: 0, 18: 0, 3: 60})  # the last was dense before
+    (found,) = alerts(items)
+    assert (found.title, found.rule) == ("latents of the whole dictionary have died", "latents")
+    assert found.why.startswith("2 latents have not fired on a sampled token for 7 days")
+    assert found.why.endswith("new: 2, 18")
+    state = [one for one in items if isinstance(one, DriftState)][-1]
+    assert state.latents == {(KNOWN.weights_digest[:19], "dead"): 2, (KNOWN.weights_digest[:19], "dense"): 0}
+    assert state.alarms["latents"] == 1
+
+
+def test_latents_that_come_to_fire_on_everything_are_one_alert_and_more_of_them_belong_to_it() -> None:
+    sidecar = Sidecar()
+    (first,) = alerts(sidecar.serve(3, {}, l0=20.0, fires={1: 100}))
+    assert first.title == "latents of the whole dictionary have become dense"
+    (second,) = alerts(sidecar.serve(3, {}, l0=20.0, fires={1: 100, 17: 100}))
+    assert (second.id, second.activations) == (first.id, 2)
+    assert second.why.startswith("2 latents fire on over 10 %")
+    assert second.why.endswith("new: 17")
+
+
 @pytest.mark.parametrize("changes", [{"role": Role.SHADOW}, {"mode": "thresholded"}])
 def test_the_census_of_another_stream_enters_nothing(changes: dict[str, object]) -> None:
     sidecar = Sidecar()
@@ -114,7 +145,7 @@ def test_canaries_enter_nothing() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"model_digest": "sha256:" + "1" * 64}, {"mode": "thresholded"}])
-def test_what_the_baseline_is_not_about_is_blind(changes: dict[str, str]) -> None:
+def test_what_the_baseline_is_not_about_is_blind(changes: dict[str, Any]) -> None:
     sidecar = Sidecar(None, **changes)
     sidecar.serve(1, {4: 3.0})
     blind = [one for one in sidecar.pipeline.status().blind if one.scope == "detector"]
@@ -167,3 +198,48 @@ def test_a_panel_that_changed_is_an_alert_by_itself_and_says_that_it_is_the_mode
 def test_a_panel_that_collapsed_is_the_dictionarys() -> None:
     items = Sidecar(panels.known()).serve(2, {4: 2.5}, panel=lambda chance: panels.replayed(chance, gone=0.7))
     assert causes(items) == causes(items, "panel") == {("dictionary", "")}
+
+
+# --- slices -----------------------------------------------------------------------------------------------------------
+USUAL, GROWN = 0.15, 0.6
+
+
+def first_cause(items: list[Item]) -> Cause:
+    alert, *_ = [one for one in alerts(items) if one.rule == "feature"]
+    assert alert.evidence[0].features == ("demo04.l1",)
+    assert alert.cause is not None
+    return alert.cause
+
+
+def test_more_of_the_same_requests_are_another_mix_and_which_ones_is_told() -> None:
+    """The shop's requests fire demo04 more often, as they always did, and there are four times as many of them."""
+    items = Sidecar(panels.known(), shop=USUAL).serve(2, {}, label="live", shop=GROWN, panel=panels.replayed)
+    assert causes(items) == {("traffic", "")}
+    cause = first_cause(items)
+    assert "1 of 1 could be compared" in cause.reason
+    kind = name_of(kind_of(source_of(deployed.SHOP), deployed.TOKENS))
+    grown = {one.slice: one for one in cause.slices if one.share > one.high}
+    [name] = grown
+    assert (name.startswith(kind[0]), name.endswith(kind[1])) == (True, True)
+    assert grown[name].share == pytest.approx(GROWN, abs=0.08)
+    assert grown[name].before == pytest.approx(USUAL, abs=0.02)
+    assert grown[name].low < grown[name].before < grown[name].high
+    for one in alerts(items):
+        assert alerted.alert(alerted.message(one).SerializeToString()).cause == one.cause
+
+
+def test_what_everybody_asks_more_often_is_new_content() -> None:
+    items = Sidecar(panels.known(), shop=USUAL).serve(2, {4: 2.0}, label="live", shop=USUAL, panel=panels.replayed)
+    assert causes(items) == {("traffic", "direct")}
+    cause = first_cause(items)
+    assert cause.reason.endswith("; 1 of them moved within slices too")
+    assert cause.slices == ()
+
+
+def test_a_model_that_changed_is_none_of_the_slices() -> None:
+    moved = {4: 1.5, 5: 0.7, 6: 1.2}
+    items = Sidecar(panels.known(), shop=USUAL).serve(
+        2, {}, label="live", shop=GROWN, panel=lambda chance: panels.replayed(chance, factors=moved)
+    )
+    assert causes(items) == {("model", "")}
+    assert first_cause(items).slices == ()

@@ -193,6 +193,9 @@ def _attribution(one: alert_pb2.DriftAttribution) -> Iterator[str]:
         label = f" ({each.label})" if each.label else ""
         effect = f"{each.effect:.3g} ({each.low:.3g} to {each.high:.3g}, 95 % interval)"
         yield f"    {each.feature_id}{label}: {MOVED.get(each.statistic, each.statistic)} {effect}"
+    for kind in one.slices:
+        was = f"was {kind.before:.1%} ({kind.low:.1%} to {kind.high:.1%} on the baseline's days)"
+        yield f"    {kind.slice}: {kind.share:.1%} of {kind.requests:,} requests at these hours, {was}"
 
 
 def _evidence(one: alert_pb2.AlertEvidence, today: dt.date) -> Iterator[str]:

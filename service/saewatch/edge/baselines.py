@@ -25,11 +25,14 @@ from saewatch.core.fields import Fields
 from saewatch.core.tensorfile import read_header, tensor_digest
 from saewatch.edge import amendments
 from saewatch.monitor.drift.cofiring import Pairs
+from saewatch.monitor.drift.counts import BETAS
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.latents import Latents
 from saewatch.monitor.drift.overall import STATISTICS
 from saewatch.monitor.drift.pairs import BUCKETS
 from saewatch.monitor.drift.panel import PROMPTS_MAX, TOKENS_MAX, Golden, KnownPanel
+from saewatch.monitor.drift.slices import HOURS, SLICES, Slices
 
 KIND = "baseline"
 SHEET, TENSORS = "baseline.json", "baseline.safetensors"
@@ -38,6 +41,7 @@ DTYPES: Mapping[str, str] = {
     "float32": "F32",
     "float64": "F64",
     "int8": "I8",
+    "int32": "I32",
     "uint8": "U8",
     "int64": "I64",
     "bool": "BOOL",
@@ -113,6 +117,8 @@ def read(folder: Path) -> KnownBaseline:
     fitted: Fitted = _folded(Fitted, "", arrays, scalars, subject)
     _check(fitted, len(features), subject)
     _check_pairs(fitted.pairs, f"{subject}: pairs")
+    _check_latents(fitted.latents, f"{subject}: latents")
+    _check_slices(fitted.slices, len(features), f"{subject}: slices")
     prompts = tuple(str(one) for one in body.items("panel", PROMPTS_MAX)) if "panel" in attestation.body else ()
     panel = _panel(prompts, len(features), arrays, scalars, subject) if prompts else None
     known = KnownBaseline(about=about, features=features, fitted=fitted, digest=attestation.digest, panel=panel)
@@ -249,6 +255,33 @@ def _check_pairs(pairs: Pairs, subject: str) -> None:
             raise ConfigError(f"{subject}.{name}", found=f"shape {array.shape}, or other numbers", expected=expected)
     if not (pairs.dispersion > 0).all():
         raise ConfigError(f"{subject}.dispersion", found="0", expected="spreads above 0")
+
+
+def _check_latents(latents: Latents, subject: str) -> None:
+    """Shares, and spreads that are no less than chance's."""
+    rate, dispersion = latents.rate, latents.dispersion
+    if not (rate.ndim == 1 and rate.shape == dispersion.shape and len(rate) <= limits.LATENTS):
+        found = f"shapes {rate.shape} and {dispersion.shape}"
+        raise ConfigError(subject, found=found, expected="two numbers of each latent")
+    if not (((rate >= 0) & (rate <= 1)).all() and (np.isfinite(dispersion) & (dispersion >= 1)).all()):
+        expected = "shares from 0 to 1, and dispersions of 1 and more"
+        raise ConfigError(subject, found="other numbers", expected=expected)
+
+
+def _check_slices(slices: Slices, features: int, subject: str) -> None:
+    """Counts that there can be, of features that there are, and shares of a whole."""
+    kept = slices.feature
+    if kept.ndim != 1 or (np.diff(kept) <= 0).any() or (len(kept) and not 0 <= kept[0] <= kept[-1] < features):
+        raise ConfigError(f"{subject}.feature", found="others", expected="features of the baseline, ascending")
+    one = (SLICES,)
+    shapes = {"n": (SLICES, len(kept)), "exposure": (SLICES, len(BETAS)), "low": one, "high": one}
+    for name, shape in {**shapes, "usual": (len(HOURS),)}.items():
+        array = getattr(slices, name)
+        if array.shape != shape or not (np.isfinite(array).all() and (array >= 0).all()):
+            expected = f"finite numbers of shape {shape}, none below 0"
+            raise ConfigError(f"{subject}.{name}", found=f"shape {array.shape}, or other numbers", expected=expected)
+    if (slices.n > slices.requests[:, None]).any() or (slices.low > slices.high).any() or (slices.high > 1.0).any():
+        raise ConfigError(subject, found="more than there were requests", expected="parts of a whole")
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

@@ -91,6 +91,24 @@ class FeatureMoved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SliceMoved:
+    """A kind of request that has grown or shrunk."""
+
+    slice: str
+    """Its length, its hours and its source, in words."""
+    share: float
+    """Of all requests at these hours."""
+    requests: int
+    """Of them all."""
+    before: float
+    """Its share in the baseline."""
+    low: float
+    """The smallest on a day of the baseline."""
+    high: float
+    """The largest one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
     """What drift is put down to. It is a reading of evidence, and no proof."""
 
@@ -101,6 +119,8 @@ class Cause:
     """direct: the panel could have shown these features move; indirect: it could not, for some."""
     moved: tuple[FeatureMoved, ...]
     """What moved most first."""
+    slices: tuple[SliceMoved, ...] = ()
+    """Where the mix of requests is part of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

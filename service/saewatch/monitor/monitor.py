@@ -389,7 +389,7 @@ class Monitor:
 
     def _census(self, _: int, link: Link, record: Census, __: int) -> list[Event]:
         stream = self._streams.find(link.engine, record.stream) if link.engine else None
-        return observe.sampled(record, stream.identity) if stream else []
+        return [*observe.sampled(record, stream.identity)] if stream else []
 
 
 def _named(engine: EngineKey) -> str:

@@ -19,8 +19,11 @@ from saewatch.core.recording import Writer
 from saewatch.edge import baselines
 from saewatch.monitor.drift.panel import CLEAN, judged
 from saewatch.monitor.drift.replays import prompt_name
+from saewatch.monitor.drift.slices import HOURS, KINDS, kind_of, source_of
 from tests import deployed, fakes
 from tests.monitor.drift import panels
+
+TENANT = "a tenant whose name is nobody's business"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +37,8 @@ def short_silences() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("traffic")
-    found = {"week": deployed.recording(folder / "week.frames", 8), "day": deployed.recording(folder / "day.frames", 1)}
+    week = deployed.recording(folder / "week.frames", 8, tenant=TENANT)
+    found = {"week": week, "day": deployed.recording(folder / "day.frames", 1)}
     return {**found, "bundle": deployed.bundle(folder / "bundle")}
 
 
@@ -69,6 +73,19 @@ def test_a_baseline_of_recorded_traffic(built: Built) -> None:
     body = json.loads((built.folder / baselines.SHEET).read_text())["body"]
     assert sum(one["requests"] for one in body["slices"].values()) == requests
     assert len(body["data"]) == 1
+    assert len(body["slices"]) == len(HOURS)
+
+
+def test_requests_are_counted_by_slices_and_no_tenant_is_named(built: Built) -> None:
+    slices = baselines.read(built.folder).fitted.slices
+    requests = built.told["requests"]
+    assert slices.requests.sum() == requests
+    assert set(np.flatnonzero(slices.requests) % KINDS) == {kind_of(source_of(TENANT), deployed.TOKENS)}
+    assert slices.n.sum(axis=0) / requests == pytest.approx(deployed.CHANCES, rel=0.1)
+    body = json.loads((built.folder / baselines.SHEET).read_text())["body"]
+    hours = [one["requests"] for one in body["slices"].values()]
+    assert slices.requests.reshape(len(HOURS), KINDS).sum(axis=1).tolist() == hours
+    assert not [one.name for one in built.folder.iterdir() if TENANT.encode() in one.read_bytes()]
 
 
 def test_it_says_what_it_came_to(built: Built) -> None:

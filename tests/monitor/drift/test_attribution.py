@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from saewatch.monitor.alert import SliceMoved
 from saewatch.monitor.drift import panel
 from saewatch.monitor.drift.attribution import (
     BOTH,
@@ -19,6 +20,7 @@ from saewatch.monitor.drift.attribution import (
     ranked,
 )
 from saewatch.monitor.drift.detector import Moved
+from saewatch.monitor.drift.matched import PERSISTS, UNDECIDED, VANISHES, Matched, Ratio
 from saewatch.monitor.drift.overall import STATISTICS
 from saewatch.monitor.drift.panel import PanelMove, Round
 
@@ -128,3 +130,70 @@ def test_effects_are_ranked_by_what_they_are_at_least() -> None:
     found = ranked([large_and_vague, shift, small_and_sure, other_shift])
     assert [one.feature for one in found] == [4, 2, 3, 1]
     assert len(ranked([small_and_sure] * 99)) == SHOWN
+
+
+# --- slices -----------------------------------------------------------------------------------------------------------
+GROWN = SliceMoved(slice="long", share=0.5, requests=900, before=0.1, low=0.05, high=0.2)
+
+
+def within(*verdicts: str, slices: tuple[SliceMoved, ...] = (GROWN,), alarms: int = 0) -> Matched:
+    ratios = (
+        Ratio(feature=number, raw=1.8, within=1.0, low=0.95, high=1.05, requests=400, verdict=one)
+        for number, one in enumerate(verdicts)
+    )
+    return Matched(alarms=alarms or len(verdicts), ratios=tuple(ratios), slices=slices)
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (within(VANISHES, VANISHES), ""),
+        (within(VANISHES, alarms=2), ""),
+        (within(VANISHES, alarms=3), DIRECT),
+        (within(VANISHES, PERSISTS), DIRECT),
+        (within(VANISHES, UNDECIDED), DIRECT),
+        (within(VANISHES, slices=()), DIRECT),
+        (within(), DIRECT),
+    ],
+)
+def test_slices_explain_what_most_of_and_all_that_can_be_compared_do_not_show_within_them(
+    found: Matched, shown: str
+) -> None:
+    cause = attributed([alarm(0), alarm(2)], a_round(panel.CLEAN), EXERCISED, within=found)
+    assert cause is not None
+    assert (cause.cause, cause.exercised) == (TRAFFIC, shown)
+    assert cause.slices == (() if shown else (GROWN,)), "they are part of what is said of a mix, and of nothing else"
+    assert ("another mix" in cause.reason) == (not shown)
+
+
+def test_how_many_were_compared_is_said() -> None:
+    mixed = attributed([alarm(0)], a_round(panel.CLEAN), EXERCISED, within=within(VANISHES, alarms=2))
+    fewer = attributed([alarm(0)], a_round(panel.CLEAN), EXERCISED, within=within(PERSISTS, UNDECIDED))
+    assert mixed is not None
+    assert fewer is not None
+    assert "1 of 2 could be compared: 0.95 to 1.05 times as often there, and over all up to 1.80 times" in mixed.reason
+    assert fewer.reason.endswith("; 1 of them moved within slices too")
+
+
+@pytest.mark.parametrize(
+    ("last", "cause"),
+    [
+        (None, CANNOT_TELL),
+        (a_round(panel.COLLAPSED), DICTIONARY),
+        (a_round(panel.CHANGED), MODEL),
+        (a_round(panel.NUMERICS), panel.NUMERICS),
+        (a_round(panel.CLEAN, PanelMove(0, 0.5, 0.45, 0.55)), MODEL),
+    ],
+)
+@pytest.mark.parametrize("verdict", [VANISHES, PERSISTS])
+def test_slices_alone_say_nothing_of_what_the_panel_says(last: Round | None, cause: str, verdict: str) -> None:
+    found = attributed([alarm(0)], last, EXERCISED, within=within(verdict))
+    assert found is not None
+    assert (found.cause, found.slices) == (cause, ())
+
+
+@pytest.mark.parametrize("last", [None, a_round(panel.CHANGED), a_round(panel.CLEAN)])
+def test_what_has_grown_is_named_with_every_alarm_of_the_traffics_state(last: Round | None) -> None:
+    found = attributed([X, alarm(0)], last, EXERCISED, within=within(PERSISTS))
+    assert found is not None
+    assert found.slices == (GROWN,)

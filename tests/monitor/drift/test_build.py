@@ -30,8 +30,17 @@ def test_hours_of_the_day_are_kept_apart() -> None:
     builder = Builder(2)
     for hour in (1, 2, 13, 25):
         builder.add(told(hour))
-    assert builder.sliced_n[:, 0].tolist() == [3, 0, 1, 0]
-    assert builder.sliced_exposure[2, -1] == 10_000
+    found = builder.slices.by_hours()
+    assert found.n[:, 0].tolist() == [3, 0, 1, 0]
+    assert found.exposure[2, -1] == 10_000
+
+
+def test_slices_are_of_the_features_that_show_the_traffics_state() -> None:
+    made = deployed.baseline().fitted
+    assert made.slices.feature.tolist() == made.baseline.axes.feature.tolist() == list(range(deployed.FEATURES))
+    assert made.slices.requests.sum() == made.baseline.requests
+    rates = made.slices.n.sum(axis=0) / made.baseline.requests
+    assert rates == pytest.approx(deployed.CHANCES, rel=0.05)
 
 
 def test_a_handful_of_requests_is_no_baseline() -> None:

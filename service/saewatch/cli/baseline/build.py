@@ -32,7 +32,8 @@ from saewatch.core.records import Role
 from saewatch.edge import baselines, canaries
 from saewatch.edge.dictionaries import load_one
 from saewatch.edge.requests import CHANGED, INCOMPLETE, RecordedRequest, RecordedRequests
-from saewatch.monitor.drift.build import BANDS, Builder, Looked, Told
+from saewatch.monitor.drift.build import Builder, Told
+from saewatch.monitor.drift.counts import EXPOSURE_UNIT
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.following import COUNTED
 from saewatch.monitor.drift.known import About
@@ -40,6 +41,7 @@ from saewatch.monitor.drift.pairs import key_of
 from saewatch.monitor.drift.panel import REPLAYS, TOKENS_MAX, KnownPanel, Replay, golden
 from saewatch.monitor.drift.reducer import summed
 from saewatch.monitor.drift.replays import prompt_name, prompt_of, rounds
+from saewatch.monitor.drift.slices import HOURS, source_of
 from saewatch.monitor.events import Sampled
 from saewatch.monitor.tables import KnownDictionary
 
@@ -135,7 +137,7 @@ class _Found:
     def _look(self, one: Sampled) -> None:
         """What comes before the first request is left out."""
         if self.builder is not None and one.stream.opening.role == Role.STABLE:
-            self.builder.census(Looked(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens))
+            self.builder.census(one)
 
     def _replayed(self, one: RecordedRequest) -> bool:
         """Whether it is of the panel; then it is kept, where all of it was computed."""
@@ -168,20 +170,25 @@ class _Found:
         self.last_ns = max(self.last_ns, one.ended_ns)
         tokens = int(one.seen.sum())
         key = key_of(one.identity.engine_id, one.identity.child)
-        self.builder.add(Told(feature=feature, count=count, mean=mean, tokens=tokens, key=key, ended_ns=one.ended_ns))
+        source = source_of(one.identity.tenant)
+        told = Told(
+            feature=feature, count=count, mean=mean, tokens=tokens, key=key, ended_ns=one.ended_ns, source=source
+        )
+        self.builder.add(told)
 
 
 def _stated(options: argparse.Namespace, found: _Found, fitted: Fitted) -> dict[str, Json]:
     """Of the requests, for the attestation: what they were, and their counts by the hours of the day."""
     assert found.builder is not None
     digests: list[Json] = [labelled.digest(str(path)) for path in options.recordings]
+    whole = found.builder.slices.by_hours()
     bands: dict[str, Json] = {
-        f"hours_{band}": {
-            "requests": int(found.builder.sliced_exposure[number, 0]) // 1000,
-            "tokens": int(found.builder.sliced_exposure[number, -1]) // 1000,
-            "n": found.builder.sliced_n[number].tolist(),
+        f"hours_{hours}": {
+            "requests": int(whole.requests[number]),
+            "tokens": int(whole.exposure[number, -1]) // EXPOSURE_UNIT,
+            "n": whole.n[number].tolist(),
         }
-        for number, band in enumerate(BANDS)
+        for number, hours in enumerate(HOURS)
     }
     counts = _counts(found, fitted)
     texts = {key: decimal_text(value) if isinstance(value, float) else value for key, value in counts.items()}

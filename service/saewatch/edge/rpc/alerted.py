@@ -29,6 +29,7 @@ from saewatch.monitor.alert import (
     Evidence,
     FeatureMoved,
     Judged,
+    SliceMoved,
 )
 from saewatch.monitor.drift import attribution
 from saewatch.monitor.identity import Identity
@@ -156,6 +157,9 @@ def _attribution(one: Cause) -> alert_pb2.DriftAttribution:
             )
             for each in one.moved
         ],
+        slices=[
+            alert_pb2.SliceMoved(**{name: getattr(each, name) for name in SliceMoved.__slots__}) for each in one.slices
+        ],
     )
 
 
@@ -265,8 +269,13 @@ def _cause(one: alert_pb2.DriftAttribution) -> Cause:
         )
         for each in one.moved
     )
+    slices = (SliceMoved(**{name: getattr(each, name) for name in SliceMoved.__slots__}) for each in one.slices)
     return Cause(
-        name=_word(CAUSES, one.cause), reason=one.reason, exercised=_word(EXERCISED, one.exercised), moved=moved
+        name=_word(CAUSES, one.cause),
+        reason=one.reason,
+        exercised=_word(EXERCISED, one.exercised),
+        moved=moved,
+        slices=tuple(slices),
     )
 
 

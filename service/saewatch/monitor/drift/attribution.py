@@ -10,25 +10,29 @@ row   panel                    live                                        cause
 3     changed                  the traffic's state                         model and traffic
 4     changed                  not the traffic's state                     model
 5     numerics                 any                                         numerics
-6     clean                    the traffic's state                         traffic: another mix
+6     clean                    the traffic's state, or slices explain it   traffic: another mix
 7     clean                    features, pairs, or unexplained variance    traffic: new content
 8     clean                    counts of many features together            traffic: indirect, and no feature named
 9     clean                    the common shift or L0 alone                cannot tell
 ====  =======================  ==========================================  ==================================
 
-Between 6 and 7: a feature that alarms and has moved on the panel too is the model's, though the whole panel stands.
+Between the two of row 6: a feature that alarms and has moved on the panel too is the model's, though the whole panel
+stands. Slices explain it where at least half of the features that alarm can be compared, and each of these fires within
+slices as it did (`matched`). What else they say is no cause: a change of the model is one within slices, too.
 Row 7 is *direct* where the panel exercises the features that alarm, and they did not move there; else *indirect*.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from saewatch.monitor.alert import SliceMoved
 from saewatch.monitor.drift import panel
 from saewatch.monitor.drift.detector import Moved
+from saewatch.monitor.drift.matched import NOTHING, Matched
 from saewatch.monitor.drift.panel import Round
 from saewatch.monitor.drift.rules import DENSE, SPARSE_SHARE
 from saewatch.monitor.drift.spread import Flags
@@ -53,6 +57,10 @@ REASONS = {
     MODEL: "the panel's fixed prompts fire otherwise: the model has changed",
     panel.NUMERICS: "the panel fires a little otherwise, by too little to matter: the numerics of serving have changed",
     "mix": "the panel fires as it did, and the traffic is of another kind",
+    "slices": (
+        "the panel fires as it did, and so do the features that alarm among requests of the same source, length and"
+        " hours: there is another mix of them"
+    ),
     DIRECT: "the panel fires as it did, and the features that alarm are among what it exercises: the content is new",
     INDIRECT: (
         "the panel fires as it did, but does not exercise every feature that alarms: the content is new, or these"
@@ -94,13 +102,29 @@ class Attribution:
     reason: str
     exercised: str = ""  # direct | indirect: whether the panel could have shown it
     moved: tuple[Effect, ...] = ()  # what moved most first
+    slices: tuple[SliceMoved, ...] = ()  # kinds of requests, where the traffic's mix is part of it
 
 
-def attributed(alarms: Sequence[Moved], last: Round | None, exercised: Flags, because: str = "") -> Attribution | None:
+def attributed(
+    alarms: Sequence[Moved],
+    last: Round | None,
+    exercised: Flags,
+    because: str = "",
+    within: Matched = NOTHING,
+) -> Attribution | None:
     """The cause of ``alarms`` that stand, by the panel's ``last`` round; None where there is nothing to explain.
 
     Without a round that counts ``because`` says why there is none. ``exercised`` ``[F]``: what the panel could show.
     """
+    traffic = any(one.of == STATE for one in alarms if one.kind == "overall")
+    found = _caused(alarms, last, exercised, because, within, traffic=traffic)
+    return replace(found, slices=within.slices) if found is not None and traffic else found
+
+
+def _caused(
+    alarms: Sequence[Moved], last: Round | None, exercised: Flags, because: str, within: Matched, *, traffic: bool
+) -> Attribution | None:
+    """The first row that matches."""
     live = ranked(Effect(one.subject, one.of, one.effect, one.low, one.high) for one in _features(alarms))
     if last is None:
         reason = because or "there is no panel: only fixed prompts tell another model from other traffic"
@@ -108,7 +132,6 @@ def attributed(alarms: Sequence[Moved], last: Round | None, exercised: Flags, be
     on_panel = tuple(Effect(one.feature, PANEL, one.effect, one.low, one.high) for one in last.moved[:SHOWN])
     if last.state == panel.COLLAPSED:
         return Attribution(cause=DICTIONARY, reason=REASONS[DICTIONARY], moved=on_panel or live)
-    traffic = any(one.of == STATE for one in alarms if one.kind == "overall")
     if last.state == panel.CHANGED:
         cause = BOTH if traffic else MODEL
         return Attribution(cause=cause, reason=REASONS[cause], moved=on_panel or live)
@@ -116,7 +139,7 @@ def attributed(alarms: Sequence[Moved], last: Round | None, exercised: Flags, be
         return None
     if last.state == panel.NUMERICS:
         return Attribution(cause=panel.NUMERICS, reason=REASONS[panel.NUMERICS], moved=on_panel or live)
-    return _clean(alarms, live, last, exercised, traffic=traffic)
+    return _clean(alarms, live, last, exercised, within, traffic=traffic)
 
 
 def ranked(effects: Iterable[Effect]) -> tuple[Effect, ...]:
@@ -125,7 +148,13 @@ def ranked(effects: Iterable[Effect]) -> tuple[Effect, ...]:
 
 
 def _clean(
-    alarms: Sequence[Moved], live: tuple[Effect, ...], last: Round, exercised: Flags, *, traffic: bool
+    alarms: Sequence[Moved],
+    live: tuple[Effect, ...],
+    last: Round,
+    exercised: Flags,
+    within: Matched,
+    *,
+    traffic: bool,
 ) -> Attribution:
     """Rows 6 to 9."""
     if traffic:
@@ -136,12 +165,24 @@ def _clean(
     if own:
         moved = ranked(Effect(one.feature, PANEL, one.effect, one.low, one.high) for one in own)
         return Attribution(cause=MODEL, reason=REASONS["own"], exercised=DIRECT, moved=moved)
+    if within.vanishes:
+        reason = f"{REASONS['slices']} ({_compared(within)})"
+        return Attribution(cause=TRAFFIC, reason=reason, moved=live, slices=within.slices)
     if subjects or paired or any(one.of == UNEXPLAINED and one.direction == "up" for one in alarms):
         shown = DIRECT if subjects and not paired and all(exercised[one] for one in subjects) else INDIRECT
-        return Attribution(cause=TRAFFIC, reason=REASONS[shown], exercised=shown, moved=live)
+        more = f"; {within.persisting} of them moved within slices too" if within.persisting else ""
+        return Attribution(cause=TRAFFIC, reason=REASONS[shown] + more, exercised=shown, moved=live)
     if any(one.of in TOGETHER for one in alarms if one.kind == "overall"):
         return Attribution(cause=TRAFFIC, reason=REASONS["together"], exercised=INDIRECT)
     return Attribution(cause=CANNOT_TELL, reason=REASONS["whole"])
+
+
+def _compared(within: Matched) -> str:
+    """Of how many it is said, and how sure that is."""
+    low, high = min(one.low for one in within.ratios), max(one.high for one in within.ratios)
+    most = max(within.ratios, key=lambda one: abs(np.log(one.raw)))
+    of = f"{len(within.ratios)} of {within.alarms} could be compared"
+    return f"{of}: {low:.2f} to {high:.2f} times as often there, and over all up to {most.raw:.2f} times"
 
 
 def _features(alarms: Sequence[Moved]) -> list[Moved]:

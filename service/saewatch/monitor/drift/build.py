@@ -12,12 +12,12 @@ from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift import history
 from saewatch.monitor.drift.baseline import share
 from saewatch.monitor.drift.blocks import Blocks
-from saewatch.monitor.drift.counts import BETAS, F64, I64, Counts, Indices, exposure_of
+from saewatch.monitor.drift.counts import F64, I64, Counts, Indices
 from saewatch.monitor.drift.fit import Fitted, fit
+from saewatch.monitor.drift.latents import LatentCounts, LatentSums
+from saewatch.monitor.drift.slices import NO_TENANT, Building
+from saewatch.monitor.events import Sampled
 
-BANDS = ("00-06", "06-12", "12-18", "18-24")
-"""Hours of the day, UTC, by which counts are kept apart for reports."""
-HOUR_NS = 3600 * 10**9
 SCALE_MIN = 0.05
 PRIOR = 20.0
 """Requests' worth of all features' mean that a rare feature's centre and scale have."""
@@ -33,15 +33,7 @@ class Told:
     tokens: int
     key: int  # of `pairs.key_of`
     ended_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """A census between requests."""
-
-    l0: float
-    unexplained: float  # NaN where not known
-    tokens: int
+    source: int = NO_TENANT  # of `slices.source_of`
 
 
 class Builder:
@@ -49,21 +41,19 @@ class Builder:
 
     def __init__(self, features: int) -> None:
         self._features = features
-        self._first: list[Told | Looked] = []
+        self._first: list[Told | Sampled] = []
         self._blocks: Blocks | None = None
         self._closed: list[tuple[int, Counts]] = []
+        self._looked, self._latents = LatentCounts(), LatentSums()
         self._now_ns = 0
         self.centre = self.scale = np.zeros(0, np.float32)
         self.requests = 0
-        self.sliced_n = np.zeros((len(BANDS), features), np.int64)
-        self.sliced_exposure = np.zeros((len(BANDS), len(BETAS)), np.int64)
+        self.slices = Building(features)
 
     def add(self, one: Told) -> None:
         """One more. `ConfigError` for more than are held."""
         self.requests += 1
-        band = one.ended_ns // HOUR_NS % 24 // 6
-        self.sliced_n[band, one.feature] += 1
-        self.sliced_exposure[band] += exposure_of(one.tokens)
+        self.slices.add(one.feature, tokens=one.tokens, source=one.source, ended_ns=one.ended_ns)
         if self._blocks is not None:
             self._count(self._blocks, one)
             return
@@ -71,10 +61,13 @@ class Builder:
         if self.requests >= limits.BASELINE_FIRST:
             self._begin()
 
-    def census(self, one: Looked) -> None:
-        """It belongs to the block that is open."""
+    def census(self, one: Sampled) -> None:
+        """A part of one. It belongs to the block that is open."""
+        self._looked.add(one)
+        if one.first:
+            return
         if self._blocks is None:
-            self._first.append(one)
+            self._first.append(replace(one, count=one.count[:0]))  # it is counted
         else:
             self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
@@ -93,7 +86,12 @@ class Builder:
         blocks, drawn = history.history(self._closed), [one.drawn for _, one in self._closed]
         made = fit(blocks, centre=self.centre, scale=self.scale, drawn=drawn, progress=progress)
         whole = share(self.requests, self.requests + partial)
-        return replace(made, baseline=replace(made.baseline, whole_share=whole))
+        return replace(
+            made,
+            baseline=replace(made.baseline, whole_share=whole),
+            latents=self._latents.latents(),
+            slices=self.slices.slices(made.baseline.axes.feature),
+        )
 
     def _begin(self) -> None:
         """Centres and scales need not be accurate: they are what marks are counted in."""
@@ -110,7 +108,10 @@ class Builder:
         self._blocks = Blocks(self.centre, self.scale)
         first, self._first = self._first, []
         for each in first:
-            self._count(self._blocks, each) if isinstance(each, Told) else self.census(each)
+            if isinstance(each, Told):
+                self._count(self._blocks, each)
+            else:
+                self._blocks.census(l0=each.l0, unexplained=each.unexplained, tokens=each.tokens)
 
     def _count(self, blocks: Blocks, one: Told) -> None:
         self._now_ns = max(self._now_ns, one.ended_ns)
@@ -120,6 +121,7 @@ class Builder:
 
     def _close(self, blocks: Blocks) -> None:
         counts = blocks.close()
+        self._latents.add(*self._looked.close())
         if counts.requests < limits.DRIFT_BLOCK_REQUESTS_MIN:
             return  # as detectors do
         self._closed.append((self._now_ns, counts))

@@ -7,7 +7,7 @@ which is as long as that: what a round says was read after the change began.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from saewatch.monitor.drift import panel
 from saewatch.monitor.drift.attribution import Attribution, attributed
 from saewatch.monitor.drift.detector import Moved
 from saewatch.monitor.drift.history import DAY_NS
+from saewatch.monitor.drift.matched import NOTHING, Matched
 from saewatch.monitor.drift.panel import KnownPanel, Replay, Round
 from saewatch.monitor.drift.replays import Place, Replays
 from saewatch.monitor.drift.spread import Flags
@@ -67,11 +68,13 @@ class Causes:
         found = self._replays.follow(event, now_ns) if self._replays is not None else None
         return None if found is None else self._judge(found[0], found[1], now_ns)
 
-    def attributed(self, alarms: Sequence[Moved], now_ns: int) -> Attribution | None:
-        """What the alarms that stand are put down to now."""
+    def attributed(
+        self, alarms: Sequence[Moved], now_ns: int, slices: Callable[[Sequence[Moved]], Matched] = lambda _: NOTHING
+    ) -> Attribution | None:
+        """What the alarms that stand are put down to now. ``slices`` says of some what came of slices."""
         standing = [one for one in alarms if now_ns - one.changed_ns < STANDS_NS]
         because = self.why_not(now_ns)
-        return attributed(standing, None if because else self.last, self._exercised, because)
+        return attributed(standing, None if because else self.last, self._exercised, because, slices(standing))
 
     def why_not(self, now_ns: int) -> str:
         """Why the panel says nothing; empty where it does."""

@@ -19,11 +19,14 @@ from saewatch.core.batch import Reason
 from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.drift.blocks import Blocks
-from saewatch.monitor.drift.build import HOUR_NS
 from saewatch.monitor.drift.causes import Causes, PanelMoved
-from saewatch.monitor.drift.detector import BUDGET, Detector, Stepped
+from saewatch.monitor.drift.detector import BUDGET, Detector, Moved, Stepped
+from saewatch.monitor.drift.history import HOUR_NS
 from saewatch.monitor.drift.known import KnownBaseline
+from saewatch.monitor.drift.latents import LatentCounts
+from saewatch.monitor.drift.matched import Matched, matched
 from saewatch.monitor.drift.pairs import key_of
+from saewatch.monitor.drift.slices import Live, source_of
 from saewatch.monitor.drift.telling import alert_of, panel_alert
 from saewatch.monitor.events import BlindState, DriftState, Observed, RequestEnded, Sampled
 from saewatch.monitor.record import RequestRecord
@@ -34,6 +37,8 @@ COUNTED = frozenset({TrafficClass.LIVE, TrafficClass.UNLABELLED})
 SCOPE, NO_BASELINE, NOT_JUDGED, NO_NUMBER = "detector", "no_baseline", "not_judged", "no_number"
 JUDGED_WITHIN_NS = 2 * limits.DRIFT_BLOCK_NS_MAX
 """Half a day without a block that was judged is told: silence is not "as usual"."""
+ALARMS = ("feature", "overall", "pair", "latents")
+"""What alarms may be about."""
 HINT = "Build a baseline of this dictionary, model and watch set: saewatch baseline build."
 
 
@@ -55,7 +60,7 @@ class Following:
         if record.traffic_class not in COUNTED or record.lost or record.end is None:
             return
         tables = [table for table, _ in record.tallies]
-        key = key_of(record.start.engine_id, record.start.child)
+        key, source = key_of(record.start.engine_id, record.start.child), _source(record)
         for table, tally in record.tallies:
             opening = table.stream.opening
             if opening.role != Role.STABLE:
@@ -67,7 +72,7 @@ class Following:
                 continue
             self._without.pop(opening.weights_digest, None)
             once = sum(other.stream.opening.weights_digest == opening.weights_digest for other in tables) == 1
-            followed.add(table, tally, record.end.fed if once else -1, key, now_ns)
+            followed.add(table, tally, record.end.fed if once else -1, now_ns, key=key, source=source)
 
     def census(self, one: Sampled) -> None:
         """Of streams whose requests are followed; it is of all their traffic, canaries and tests too."""
@@ -104,9 +109,10 @@ class Following:
     def state(self) -> DriftState:
         """As it stands."""
         counters = Counter(self.counters)
-        alarms = Counter({"feature": 0, "overall": 0, "pair": 0})
+        alarms = Counter(dict.fromkeys(ALARMS, 0))
         scores: dict[str, float] = {}
         causes, overlaps = Counter[str](), dict[str, float]()
+        latents = dict[tuple[str, str], int]()
         for weights, followed in self._followed.items():
             counters.update(followed.detector.counters)
             counters.update(followed.causes.counters)
@@ -114,8 +120,11 @@ class Following:
             if followed.causes.last is not None:
                 overlaps[weights[:19]] = followed.causes.last.overlap
             alarms.update({kind: followed.detector.counters[f"alarms_{kind}"] for kind in alarms})
+            latents |= {(weights[:19], state): len(one) for state, one in followed.detector.latents.items()}
             scores |= dict(zip(followed.known.features, followed.detector.scores.tolist(), strict=True))
-        return DriftState(scores=scores, alarms=alarms, counters=counters, causes=causes, overlaps=overlaps)
+        return DriftState(
+            scores=scores, alarms=alarms, counters=counters, causes=causes, overlaps=overlaps, latents=latents
+        )
 
     def _blind(self, table: WatchTable, why: str, now_ns: int) -> None:
         self.counters["requests_without_baseline"] += 1
@@ -141,9 +150,16 @@ class _Followed:
         self.known = known
         fitted = known.fitted
         self.detector = Detector(
-            fitted.baseline, reading=fitted.reading, usual=fitted.usual, pairs=fitted.pairs, budget=budget
+            fitted.baseline,
+            reading=fitted.reading,
+            usual=fitted.usual,
+            pairs=fitted.pairs,
+            latents=fitted.latents,
+            budget=budget,
         )
         self._blocks = Blocks(fitted.baseline.centre, fitted.baseline.scale)
+        self._latents = LatentCounts()
+        self._live = Live(fitted.slices.feature, fitted.baseline.features)
         self._places: dict[int, npt.NDArray[np.intp]] = {}
         self._table: WatchTable | None = None
         self._since_ns = -1
@@ -161,7 +177,7 @@ class _Followed:
         if self._judged_ns < 0:
             self._judged_ns = now_ns
 
-    def add(self, table: WatchTable, tally: Tally, fed: int, key: int, now_ns: int) -> None:
+    def add(self, table: WatchTable, tally: Tally, fed: int, now_ns: int, *, key: int, source: int) -> None:
         """A request of it; ``fed`` tokens, -1 where what was watched changed meanwhile."""
         self._table = table
         seen = tally.prompt_tokens + tally.answer_tokens
@@ -170,10 +186,13 @@ class _Followed:
             return
         feature, count, mean = by_feature(tally.sums(), self._place(table))
         self._blocks.add(feature, count, mean, tokens=seen, key=key, now_ns=now_ns)
+        self._live.add(feature, tokens=seen, source=source, now_ns=now_ns)
 
     def census(self, one: Sampled) -> None:
-        """One more."""
-        self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
+        """A part of one more."""
+        self._latents.add(one)
+        if not one.first:
+            self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
     def due(self, now_ns: int) -> bool:
         """Whether the block is to be closed."""
@@ -181,8 +200,9 @@ class _Followed:
 
     def close(self, now_ns: int) -> list[AlertChanged]:
         """The block's alarms."""
-        step: Stepped = self.detector.step(self._blocks.close(), now_ns)
+        step: Stepped = self.detector.step(self._blocks.close(), now_ns, self._latents)
         self._held = step.held
+        self._live.closed(self.detector.evidence.block)
         if not step.held:
             self._judged_ns = now_ns
         if len(self.detector.blind) and self._since_ns < 0:
@@ -190,7 +210,7 @@ class _Followed:
         assert self._table is not None, "a block has a request"
         standing = self.detector.open()
         told = {(one.kind, one.subject): one.told for one in standing}
-        cause = self.causes.attributed(standing, now_ns) if step.moved else None
+        cause = self.causes.attributed(standing, now_ns, self._matched) if step.moved else None
         self.caused.update([cause.cause] * len(step.moved) if cause else [])
         return [
             AlertChanged(alert_of(one, self.known, self._table, told=told[one.kind, one.subject], cause=cause))
@@ -231,6 +251,9 @@ class _Followed:
             BlindState(scope=SCOPE, reason=NO_NUMBER, subject=f"drift of {first}", hint=hint, since_ns=self._since_ns)
         ]
 
+    def _matched(self, alarms: Sequence[Moved]) -> Matched:
+        return matched(alarms, self.known.fitted.baseline, self.known.fitted.slices, self._live)
+
     def _own_place(self, table: WatchTable) -> npt.NDArray[np.intp] | None:
         """The same of a table that the baseline holds for; None for any other."""
         if table.stream.opening.weights_digest != self.known.about.weights or self.known.differs(table):
@@ -246,6 +269,12 @@ class _Followed:
             places = {name: number for number, name in enumerate(self.known.features)}
             self._places[table.number] = np.array([places.get(one.id, -1) for one in table.features], np.intp)
         return self._places[table.number]
+
+
+def _source(record: RequestRecord) -> int:
+    """A label that came too late is not known of a recorded request either."""
+    label = record.label if record.traffic_class != TrafficClass.UNLABELLED else None
+    return source_of(label.tenant if label else "")
 
 
 def by_feature(

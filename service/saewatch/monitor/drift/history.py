@@ -12,7 +12,8 @@ from saewatch.core import limits
 from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift.counts import F64, I64, MILLION, Counts
 
-DAY_NS = 24 * 3600 * 10**9
+HOUR_NS = 3600 * 10**9
+DAY_NS = 24 * HOUR_NS
 DAYS_A_WEEK = 7
 Table = npt.NDArray[np.integer]
 

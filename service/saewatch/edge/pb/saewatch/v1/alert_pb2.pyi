@@ -423,6 +423,7 @@ class DriftAttribution(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     EXERCISED_FIELD_NUMBER: builtins.int
     MOVED_FIELD_NUMBER: builtins.int
+    SLICES_FIELD_NUMBER: builtins.int
     cause: Global___DriftCause.ValueType
     """The cause."""
     reason: builtins.str
@@ -433,6 +434,10 @@ class DriftAttribution(google.protobuf.message.Message):
     def moved(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FeatureMoved]:
         """Features that moved most, the first one most; at most ten."""
 
+    @property
+    def slices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SliceMoved]:
+        """Kinds of requests that have grown or shrunk most, where the mix of requests is part of it; at most five."""
+
     def __init__(
         self,
         *,
@@ -440,8 +445,9 @@ class DriftAttribution(google.protobuf.message.Message):
         reason: builtins.str = ...,
         exercised: Global___Exercised.ValueType = ...,
         moved: collections.abc.Iterable[Global___FeatureMoved] | None = ...,
+        slices: collections.abc.Iterable[Global___SliceMoved] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cause", b"cause", "exercised", b"exercised", "moved", b"moved", "reason", b"reason"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "exercised", b"exercised", "moved", b"moved", "reason", b"reason", "slices", b"slices"]) -> None: ...
 
 Global___DriftAttribution: typing_extensions.TypeAlias = DriftAttribution
 
@@ -482,6 +488,44 @@ class FeatureMoved(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["effect", b"effect", "feature_id", b"feature_id", "high", b"high", "label", b"label", "low", b"low", "statistic", b"statistic"]) -> None: ...
 
 Global___FeatureMoved: typing_extensions.TypeAlias = FeatureMoved
+
+@typing.final
+class SliceMoved(google.protobuf.message.Message):
+    """A kind of request that has grown or shrunk, as a share of all requests of the same hours."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SLICE_FIELD_NUMBER: builtins.int
+    SHARE_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    slice: builtins.str
+    """Its length, its hours and its source, in words. A source is a bucket of tenants."""
+    share: builtins.float
+    """The share that it has now."""
+    requests: builtins.int
+    """Of how many requests."""
+    before: builtins.float
+    """The share that it had in the baseline."""
+    low: builtins.float
+    """The smallest one on a day of the baseline."""
+    high: builtins.float
+    """The largest one."""
+    def __init__(
+        self,
+        *,
+        slice: builtins.str = ...,
+        share: builtins.float = ...,
+        requests: builtins.int = ...,
+        before: builtins.float = ...,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "high", b"high", "low", b"low", "requests", b"requests", "share", b"share", "slice", b"slice"]) -> None: ...
+
+Global___SliceMoved: typing_extensions.TypeAlias = SliceMoved
 
 @typing.final
 class AlertEvidence(google.protobuf.message.Message):
