@@ -148,8 +148,8 @@ def within(*verdicts: str, slices: tuple[SliceMoved, ...] = (GROWN,), alarms: in
     ("found", "shown"),
     [
         (within(VANISHES, VANISHES), ""),
-        (within(VANISHES, alarms=2), ""),
-        (within(VANISHES, alarms=3), DIRECT),
+        (within(VANISHES, VANISHES, alarms=3), ""),
+        (within(VANISHES, alarms=2), DIRECT),
         (within(VANISHES, PERSISTS), DIRECT),
         (within(VANISHES, UNDECIDED), DIRECT),
         (within(VANISHES, slices=()), DIRECT),
@@ -167,11 +167,11 @@ def test_slices_explain_what_most_of_and_all_that_can_be_compared_do_not_show_wi
 
 
 def test_how_many_were_compared_is_said() -> None:
-    mixed = attributed([alarm(0)], a_round(panel.CLEAN), EXERCISED, within=within(VANISHES, alarms=2))
+    mixed = attributed([alarm(0)], a_round(panel.CLEAN), EXERCISED, within=within(VANISHES, VANISHES, alarms=3))
     fewer = attributed([alarm(0)], a_round(panel.CLEAN), EXERCISED, within=within(PERSISTS, UNDECIDED))
     assert mixed is not None
     assert fewer is not None
-    assert "1 of 2 could be compared: 0.95 to 1.05 times as often there, and over all up to 1.80 times" in mixed.reason
+    assert "2 of 3 could be compared: 0.95 to 1.05 times as often there, and over all up to 1.80 times" in mixed.reason
     assert fewer.reason.endswith("; 1 of them moved within slices too")
 
 

@@ -17,8 +17,8 @@ row   panel                    live                                        cause
 ====  =======================  ==========================================  ==================================
 
 Between the two of row 6: a feature that alarms and has moved on the panel too is the model's, though the whole panel
-stands. Slices explain it where at least half of the features that alarm can be compared, and each of these fires within
-slices as it did (`matched`). What else they say is no cause: a change of the model is one within slices, too.
+stands. Slices explain it where more than half of the features that alarm can be compared, and each of these fires
+within slices as it did (`matched`). What else they say is no cause: a change of the model is one within slices, too.
 Row 7 is *direct* where the panel exercises the features that alarm, and they did not move there; else *indirect*.
 """
 

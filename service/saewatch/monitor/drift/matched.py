@@ -6,10 +6,13 @@ the same kinds of requests, had nothing but their numbers changed. That is indir
 expected (Keiding 1987, The method of expected number of deaths, 1786-1886-1986). Hours are held fixed in both: what a
 day has not had yet is no change of the mix.
 
+Counts are of quarters of a day, so they hold requests of before the evidence began, which water both ratios down. By
+how much is known: what came before is taken to be as usual, and the ratios are those of what came since.
+
 A wrong "it is only the mix" is worse than none. It is said of a feature only where the ratio within is tolerated and
-the raw one is not; the raw one is all of what the alarm would come to here; and the interval of the one within excludes
-that. (Requests before the alarm's evidence began are counted too, and water it down.) And it is said at all only where
-there are kinds of requests that have grown or shrunk, and at least half of what alarms could be compared.
+the raw one is not; the raw one is all of what the alarm came to at least; and the interval of the one within excludes
+that. And it is said at all only where there are kinds of requests that have grown or shrunk, and more than half of what
+alarms could be compared.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ REQUESTS_MIN = 100
 """Of a slice in the baseline, without which it says nothing of rates."""
 COVERED = 0.9
 """Of the requests, and of those in which the feature fired: the rest may be of kinds that the baseline hardly knows."""
+SINCE_MIN = 1.0 / 3.0
+"""Of what was to be expected: with less since the evidence began, ratios say more of what came before."""
 ALARMS_MAX = 256
 """Alarms that are compared, those with the highest scores: 50 us each."""
 SHARE_MIN = 0.02
@@ -64,8 +69,8 @@ class Matched:
 
     @property
     def vanishes(self) -> bool:
-        """Whether the mix has moved, and explains each feature that could be compared: at least half of them all."""
-        compared = bool(self.ratios) and 2 * len(self.ratios) >= self.alarms
+        """Whether the mix has moved, and explains each feature that could be compared: more than half of them all."""
+        compared = 2 * len(self.ratios) > self.alarms
         return compared and bool(self.slices) and all(one.verdict == VANISHES for one in self.ratios)
 
     @property
@@ -126,19 +131,27 @@ def _ratio(alarm: Moved, baseline: Baseline, known: Slices, live: Live) -> Ratio
     if not _covered(rows, usable) or enough.sum() < SLICES_MIN:
         return None
     fired, within = max(float(rows.live_fired[usable].sum()), 0.5), max(float(expected.sum()), 0.5)
+    hours = max(_by_hours(rows, usable), 0.5)
+    since = 1.0 - (1.0 - part) * hours / within  # of what slices let expect: those of before were as usual
+    if min(since, part) < SINCE_MIN:
+        return None
     error = float((expected**2 / np.maximum(rows.fired, 0.5)).sum()) / within**2  # of the baseline's rates
     spread = float(baseline.n.dispersion[alarm.subject]) * (1.0 / fired + error)
     reach = float(np.exp(NORMAL_95 * np.sqrt(spread)))
     found = Ratio(
         feature=alarm.subject,
-        raw=fired / max(_by_hours(rows, usable), 0.5),
-        within=fired / within,
-        low=fired / within / reach,
-        high=fired / within * reach,
+        raw=_since(fired / hours, part),
+        within=_since(fired / within, since),
+        low=_since(fired / within / reach, since),
+        high=_since(fired / within * reach, since),
         requests=int(fired),
     )
-    verdict = _judged(found, alarm, 1.0 + float(baseline.n.tolerance[alarm.subject]), part)
-    return replace(found, verdict=verdict)
+    return replace(found, verdict=_judged(found, alarm, 1.0 + float(baseline.n.tolerance[alarm.subject])))
+
+
+def _since(ratio: float, part: float) -> float:
+    """Of the ``part`` that came since, where it was 1 before."""
+    return max(1.0 + (ratio - 1.0) / part, 1e-3)
 
 
 def _rows(known: Slices, column: int, beta: int, quarters: Sequence[Quarter]) -> _Rows:
@@ -165,16 +178,14 @@ def _by_hours(rows: _Rows, usable: Flags) -> float:
     return float((fired / np.maximum(exposure, 1e-9) * lived).sum())
 
 
-def _judged(found: Ratio, alarm: Moved, tolerance: float, part: float) -> str:
-    """``part`` of what is counted came since the alarm's evidence began. Down is as up, of what each is one over."""
-    raw, within, low, high = found.raw, found.within, found.low, found.high
-    content = 1.0 + part * (alarm.low - 1.0)
+def _judged(found: Ratio, alarm: Moved, tolerance: float) -> str:
+    """Down is as up, of what each is one over."""
+    raw, within, low, high, least = found.raw, found.within, found.low, found.high, alarm.low
     if alarm.direction != UP:
-        raw, within, low, high = (1.0 / one for one in (raw, within, high, low))
-        content = 1.0 / max(1.0 + part * (alarm.high - 1.0), 1e-9)
+        raw, within, low, high, least = (1.0 / max(one, 1e-3) for one in (raw, within, high, low, alarm.high))
     if low > tolerance:
         return PERSISTS
-    alone = raw > tolerance and raw >= content > high
+    alone = raw > tolerance and raw >= least > high
     return VANISHES if alone and 1.0 / tolerance <= within <= tolerance else UNDECIDED
 
 
@@ -182,8 +193,8 @@ def _judged(found: Ratio, alarm: Moved, tolerance: float, part: float) -> str:
 def moved_slices(known: Slices, live: Live) -> tuple[SliceMoved, ...]:
     """Kinds that are further from a usual day's share than those days are from each other, what moved most first.
 
-    Each quarter is compared with the same quarter of the baseline's days, so the noise is the same; the latest of each
-    is taken that has half of a usual one's requests.
+    Each quarter is compared with the same quarter of the baseline's days; the latest of each is taken that has half of
+    a usual one's requests. The fewer it has the larger is the noise of its shares.
     """
     latest = dict[int, Quarter]()
     for one in live.latest()[: len(HOURS) + 1]:
@@ -193,7 +204,8 @@ def moved_slices(known: Slices, live: Live) -> tuple[SliceMoved, ...]:
     for hours, one in sorted(latest.items()):
         part = slice(hours * KINDS, (hours + 1) * KINDS)
         share, low, high = one.counted.requests / one.requests, known.low[part], known.high[part]
-        reach = np.maximum(SHARE_MIN, high - low)
+        noise = np.sqrt(max(known.usual[hours] / one.requests, 1.0))
+        reach = np.maximum(SHARE_MIN, (high - low) * noise)
         for kind in np.flatnonzero((share > high + reach) | (share < low - reach)).tolist():
             moved.setdefault((kind, bool(share[kind] > high[kind])), []).append(one)
     found = [_moved(kind, quarters, known) for (kind, _), quarters in moved.items()]
