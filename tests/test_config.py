@@ -140,6 +140,23 @@ def test_a_value_that_is_not_what_its_tag_says(tmp_path: Path, value: str) -> No
         load(tmp_path, f"socket: {value}")
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("9" * 5000, "line 2: found a value that is no int"),
+        ("0x" + "f" * 5000, "line 2: found an integer of 20000 bits"),
+        ("2024-99-99", "line 2: found a value that is no timestamp"),
+        ("*x", "line 2: found an alias, which is not taken: write it out"),
+        ("a\n---\nb: c", "line 3: found another document"),
+        ("[" * 5000, "found more levels than can be read"),
+        ("\x00", "found special characters are not allowed"),
+    ],
+)
+def test_what_is_no_yaml_says_what_it_is_and_where(tmp_path: Path, value: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path, f"log: {{level: info}}\nlimits: {value}\n")
+
+
 def test_other_values_are_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "socket: /secret/path\ngrpc: {listen: x, token: hunter2}\n")

@@ -258,17 +258,20 @@ def read_yaml(path: Path, most: int = CONFIG_BYTES) -> object:
         raise ConfigError(str(path), found="a larger file", expected=f"at most {most} bytes")
     try:
         return yaml.load(data, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses repeated keys
-    except _YAML_ERRORS as error:
+    except RecursionError:
+        raise ConfigError(str(path), found="more levels than can be read", expected="YAML") from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "what is no YAML"
-        raise ConfigError(where, found=problem, expected="YAML") from None  # the original would show values
+        said = getattr(error, "problem", None) or getattr(error, "reason", None) or "what is no YAML"
+        found = said.removeprefix("but ").removeprefix("found ")
+        raise ConfigError(where, found=found, expected="YAML") from None  # the original would show values
 
 
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
-"""The latter three are what PyYAML lets through for a scalar that is not what its tag says: ``!!int ""``."""
-
-
+_SCALAR_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
+"""What PyYAML lets through for a scalar that is not what it looks like: ``!!int ""``, the 31st of February."""
+_INTEGER_BITS = 1024
+"""Of an integer, as many as the largest float has: Python refuses to print much longer ones."""
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -282,8 +285,19 @@ class _UniqueKeys(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.get_mark()
-            raise yaml.constructor.ConstructorError(None, None, "an alias", mark)
+            raise yaml.constructor.ConstructorError(None, None, "an alias, which is not taken: write it out", mark)
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - yaml's signature
+        try:
+            found = super().construct_object(node, deep)
+        except _SCALAR_ERRORS:
+            problem = f"a value that is no {node.tag.rpartition(':')[2]:.20}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+        if isinstance(found, int) and found.bit_length() > _INTEGER_BITS:
+            problem = f"an integer of {found.bit_length()} bits"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return found
 
     def construct_scalar(self, node: Any) -> Any:
         found = super().construct_scalar(node)
