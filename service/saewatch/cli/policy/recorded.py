@@ -64,6 +64,8 @@ class Replayed:
     """On the recording's stream, once its first batch came."""
     known: KnownDictionary | None = None
     left_out: dict[str, int] = field(default_factory=dict)
+    defects: list[str] = field(default_factory=list)
+    """What is wrong with the file, in words."""
     seconds: float = 0.0
     """From its first record to its last."""
     told: int = 0
@@ -104,6 +106,7 @@ class Replayed:
                 yield one
             self.seconds = max(self.seconds, recording.index.duration_ns / 1e9 if recording.index else 0.0)
         line.clear()
+        self.defects = recording.defects()
         self.left_out = dict(found.left_out)
         if self.programme is None:
             there = ", ".join(one[:19] for one in found.weights) or "none"
