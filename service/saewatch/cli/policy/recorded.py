@@ -25,6 +25,7 @@ from saewatch.core.errors import ConfigError, SaewatchError
 from saewatch.core.recording import Recording
 from saewatch.edge import dictionaries, policies
 from saewatch.edge.requests import RecordedRequest, RecordedRequests
+from saewatch.monitor.alerts import LimitsOf
 from saewatch.monitor.policy.condition import Atom
 from saewatch.monitor.policy.machine import ACTIVE
 from saewatch.monitor.policy.resolve import Programme, resolve
@@ -60,6 +61,7 @@ class Replayed:
 
     options: argparse.Namespace
     policy: Policy
+    limits_of: LimitsOf = field(default=policies.limits_of(resolved.today))
     programme: Programme | None = None
     """On the recording's stream, once its first batch came."""
     known: KnownDictionary | None = None
@@ -88,12 +90,11 @@ class Replayed:
                 self.seconds = seconds
                 line.show(f"{path.name}: {clock_time(seconds)}, {self.told} requests, {self.alerts} alerts")
 
-            limits_of = policies.limits_of(resolved.today)
             found = RecordedRequests(
                 recording,
                 self.known,
                 policies=[self.policy],
-                limits_of=limits_of,
+                limits_of=self.limits_of,
                 whole=False,
                 unfinished=unfinished,
                 on_progress=progress,
@@ -120,9 +121,8 @@ class Replayed:
             return
         self._checked.add(table.number)
         assert self.known is not None, "a table is of a known dictionary"
-        limit_of = policies.limits_of(resolved.today)(table.stream)
         try:
-            self.programme = resolve(self.policy, self.known.catalogue.features, limit_of)
+            self.programme = resolve(self.policy, self.known.catalogue.features, self.limits_of(table.stream))
         except SaewatchError as error:
             subject = f"{self.options.on}: {error.subject}"
             raise type(error)(subject, found=error.found, expected=error.expected, hint=error.hint) from error
