@@ -228,3 +228,19 @@ def test_zero_and_times_are_as_they_are(tmp_path: Path) -> None:
     found = config.read_yaml(file)
     assert isinstance(found, dict)
     assert (found["a"], found["b"], found["d"], found["e"], found["f"]) == (0, 0.5, 16, "1:30", "here:50")
+
+
+def test_canaries_and_the_panel_begin_at_the_configuration(tmp_path: Path) -> None:
+    found = load(tmp_path, "canaries: {file: c.jsonl, panel: p.jsonl}").canaries
+    assert (found.file, found.panel) == (str(tmp_path / "c.jsonl"), str(tmp_path / "p.jsonl"))
+    assert load(tmp_path, "canaries: {panel: /p.jsonl}").canaries.panel == "/p.jsonl"
+
+
+@pytest.mark.parametrize("host", ["exa mple.org", "a..b", ".org", "x" * 64 + ".org", "a." * 127 + "org", "*.org"])
+def test_a_host_that_no_resolver_takes_is_refused(tmp_path: Path, host: str) -> None:
+    """Else each alert would end in an error of the resolver, which names the host in the log."""
+    hook = "webhooks: [{name: a, url: 'https://HOST/x', secret_env: A}]"
+    with pytest.raises(ConfigError, match="https://HOST/PATH"):
+        load(tmp_path, hook.replace("HOST", host))
+    for good in ("hooks.example.org.", "h_x", "10.0.0.1", "[::1]", "xn--bcher-kva.example"):
+        assert load(tmp_path, hook.replace("HOST", good)).webhooks

@@ -60,12 +60,17 @@ def _absolute(text: str) -> str:
     return text
 
 
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
+"""A name, or an address of version 4: what a resolver takes without raising."""
+
+
 def _webhook_url(text: str) -> str:
     """https, or http to this machine: an alert names requests and tenants."""
     try:
         url = urlsplit(text)
         good = url.scheme in {"http", "https"} and bool(url.hostname) and url.username is None and not url.fragment
         good = good and (url.port is None or url.port > 0) and text.isascii() and text.isprintable()
+        good = good and (":" in str(url.hostname) or _HOST.fullmatch(str(url.hostname)) is not None)
         local = url.hostname in {"localhost", "127.0.0.1", "::1"}
     except ValueError:
         good = local = False
@@ -154,7 +159,8 @@ class Canaries(Section):
     file: BundlePath = ""
     """Their file, one JSON object a line; "" sends none. A relative path begins at the configuration's own folder."""
     panel: BundlePath = ""
-    """A file of fixed prompts, one `{"prompt": "…"}` a line: docs/drift.md. It needs `file`, and at most 600 s."""
+    """A file of fixed prompts, one `{"prompt": "…"}` a line: docs/drift.md. It needs `file`, and at most 600 s. A
+    relative path begins at the configuration's own folder."""
     url: str = "http://127.0.0.1:8000/v1"
     """The engine's OpenAI API, on this machine."""
     model: str = ""
@@ -220,8 +226,9 @@ def read(values: object, *, folder: Path, subject: str = "saewatch.yaml") -> Con
     }
     if config.history.path and "path" in config.history.model_fields_set:
         found["history"] = config.history.model_copy(update={"path": str(folder / config.history.path)})
-    if config.canaries.file:
-        found["canaries"] = config.canaries.model_copy(update={"file": str(folder / config.canaries.file)})
+    if config.canaries.file or config.canaries.panel:
+        of = {name: str(folder / path) for name in ("file", "panel") if (path := getattr(config.canaries, name))}
+        found["canaries"] = config.canaries.model_copy(update=of)
     if config.store and "store" in config.model_fields_set:
         found["store"] = str(folder / config.store)
     found["webhooks"] = tuple(
