@@ -116,7 +116,7 @@ def _streaming(method: Streaming | Exchange, door: Door) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[bytes]:
         try:
             principal = door.principal(context)
-            asked = request if isinstance(method, Exchange) else _read(method, request)
+            asked: Any = request if isinstance(method, Exchange) else _read(method, request)
             async with contextlib.aclosing(method.call(asked, principal)) as messages:
                 async for message in messages:
                     yield message
