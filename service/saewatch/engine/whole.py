@@ -23,9 +23,10 @@ from saewatch.core.footprint import BLOCK, KEPT, WIDTH, sketches
 from saewatch.core.manifest import EncoderSheet, InputNorm
 from saewatch.engine import kernels
 from saewatch.engine.dictionary_file import Dictionary
-from saewatch.engine.encode import index_of, products, top_keys, unnormalise, value_of
+from saewatch.engine.encode import products, unnormalise
 from saewatch.engine.heads import Head, Heads
 from saewatch.engine.kernels.operands import Code, Latents, Rows, norms, rows_of
+from saewatch.engine.keys import index_of, top_keys, value_of
 from saewatch.engine.sketch import Sketch
 
 if TYPE_CHECKING:

@@ -79,7 +79,10 @@ TABLE = [
     ([UNEXPLAINED], a_round(panel.CLEAN), TRAFFIC, INDIRECT),
     ([alarm(1)], a_round(panel.CLEAN, K), MODEL, DIRECT),
     ([alarm(0)], a_round(panel.CLEAN, K), TRAFFIC, DIRECT),
-    ([whole("shift"), whole("l0"), whole("mass")], a_round(panel.CLEAN), CANNOT_TELL, ""),
+    ([whole("shift"), whole("l0"), whole("census_l0")], a_round(panel.CLEAN), CANNOT_TELL, ""),
+    ([whole("l0"), whole("mass")], a_round(panel.CLEAN), TRAFFIC, INDIRECT),
+    ([whole("divergence")], a_round(panel.CLEAN), TRAFFIC, INDIRECT),
+    ([whole("divergence")], a_round(panel.CHANGED), MODEL, ""),
     ([whole("unexplained", "down")], a_round(panel.CLEAN), CANNOT_TELL, ""),
 ]
 

@@ -4,7 +4,7 @@ Few rows go through a screen, which says what may fire, and `settle`, which deci
 go through windows of cuBLAS' product (`window`), or of our own (`fused`), as `table` says. Where latents compete (TopK)
 all are given a floor for each row: a sample of the latents is computed first, and the k-th greatest of its groups'
 peaks is a value that k latents reach. So the k greatest are among what reaches the floor, which is some hundred
-entries, and are picked from those by the same 64-bit keys as everywhere (`engine.encode.order_keys`): by value, then by
+entries, and are picked from those by the same 64-bit keys as everywhere (`engine.keys.order_keys`): by value, then by
 lower index. Only what fires is listed. That loses no winner, because TopK's limits are where a value passes 0: what
 does not fire is below all that does.
 
@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saewatch.engine.encode import index_of, order_keys, value_of
 from saewatch.engine.kernels import decode, full, fused, pack, screen, settle, table, window
 from saewatch.engine.kernels.operands import Code, Latents, Rows
 from saewatch.engine.kernels.screen import Quantised
+from saewatch.engine.keys import index_of, order_keys, value_of
 
 REDO = 16
 """Rows that are screened again at most: one tile of the smallest screen."""

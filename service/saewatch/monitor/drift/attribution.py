@@ -12,7 +12,8 @@ row   panel                    live                                        cause
 5     numerics                 any                                         numerics
 6     clean                    the traffic's state                         traffic: another mix
 7     clean                    features, pairs, or unexplained variance    traffic: new content
-8     clean                    the common shift, L0 or the whole alone     cannot tell
+8     clean                    counts of many features together            traffic: indirect, and no feature named
+9     clean                    the common shift or L0 alone                cannot tell
 ====  =======================  ==========================================  ==================================
 
 Between 6 and 7: a feature that alarms and has moved on the panel too is the model's, though the whole panel stands.
@@ -41,6 +42,8 @@ SHOWN = 10
 PANEL = "panel"
 """The statistic of what moved there: a ratio of values on the same tokens."""
 STATE, UNEXPLAINED = "traffic", "unexplained"
+TOGETHER = frozenset({"mass", "divergence"})
+"""Statistics of how often features fire, all in one; the others of the whole are of values, or of how many fire."""
 REASONS = {
     DICTIONARY: (
         "most of what the panel fired is gone: the dictionary does not fit what is read any more. Another hook point,"
@@ -56,6 +59,10 @@ REASONS = {
         " features have changed in the model"
     ),
     "own": "features that alarm have moved on the panel's fixed prompts too",
+    "together": (
+        "the panel fires as it did, and many features fire more or less often at once, none of them by enough to be"
+        " named: the traffic is of another kind"
+    ),
     "whole": "the panel fires as it did, and no feature alarms: numerics of the serving path, or content",
 }
 
@@ -120,7 +127,7 @@ def ranked(effects: Iterable[Effect]) -> tuple[Effect, ...]:
 def _clean(
     alarms: Sequence[Moved], live: tuple[Effect, ...], last: Round, exercised: Flags, *, traffic: bool
 ) -> Attribution:
-    """Rows 6 to 8."""
+    """Rows 6 to 9."""
     if traffic:
         return Attribution(cause=TRAFFIC, reason=REASONS["mix"], moved=live)
     subjects = {one.subject for one in _features(alarms)}
@@ -132,6 +139,8 @@ def _clean(
     if subjects or paired or any(one.of == UNEXPLAINED and one.direction == "up" for one in alarms):
         shown = DIRECT if subjects and not paired and all(exercised[one] for one in subjects) else INDIRECT
         return Attribution(cause=TRAFFIC, reason=REASONS[shown], exercised=shown, moved=live)
+    if any(one.of in TOGETHER for one in alarms if one.kind == "overall"):
+        return Attribution(cause=TRAFFIC, reason=REASONS["together"], exercised=INDIRECT)
     return Attribution(cause=CANNOT_TELL, reason=REASONS["whole"])
 
 
