@@ -133,6 +133,7 @@ class Trials:
             "overlap": next(iter(one.state.overlaps.values()), -1.0),
             "moved": [each.feature for each in causes[-1].moved][:3] if causes else [],
             "reason": causes[-1].reason if causes else "",
+            "alarms": [f"{alert.rule} {each.statistic}" for alert in one.alerts for each in alert.evidence],
         }
 
     def _served(self, one: Deployment, *, hazards: float | None, read: bool) -> int:

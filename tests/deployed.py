@@ -14,7 +14,8 @@ from saewatch.core.marks import Happening, RecordingHead
 from saewatch.core.recording import Writer
 from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
 from saewatch.edge import dictionaries
-from saewatch.monitor.drift.build import Builder, Looked, Told
+from saewatch.monitor import observe
+from saewatch.monitor.drift.build import Builder, Told
 from saewatch.monitor.drift.counts import Indices
 from saewatch.monitor.drift.known import About, KnownBaseline
 from saewatch.monitor.drift.reducer import summed
@@ -29,14 +30,12 @@ GROUP, GROUPS_A_DAY, GROUP_NS = 60, 8, 3 * 3600 * 10**9
 TOKENS = 20
 DAY_NS = 24 * 3600 * 10**9
 START_NS = 1000 * DAY_NS
-ABOUT = About.of(
-    join(
-        [fakes.watch_set(KNOWN)],
-        number=1,
-        stream=StreamIdentity(number=1, opening=fakes.stream_open(KNOWN), dictionary=KNOWN),
-    ),
-    "demo",
-)
+STREAM = StreamIdentity(number=1, opening=fakes.stream_open(KNOWN), dictionary=KNOWN)
+ABOUT = About.of(join([fakes.watch_set(KNOWN)], number=1, stream=STREAM), "demo")
+LATENTS = 30
+"""Of which a census tells half in each part."""
+FIRES = np.array([0, 2, 10, 30], np.uint64)
+"""On so many of 100 sampled tokens each latent fires, in turn."""
 SHOP, OTHER = "shop", "other"
 SOLD = {4: 2.5}
 """What the shop's requests fire more often."""
@@ -66,7 +65,9 @@ def baseline(days: int = 28, shop: float = 0.0) -> KnownBaseline:
     """What is usual here. ``shop``: share of requests that are the shop's; 0: no request has a tenant."""
     builder, chance, who = Builder(FEATURES), np.random.default_rng(1), np.random.default_rng(2)
     for now_ns in times(days, START_NS - days * DAY_NS):
-        builder.census(Looked(l0=float(chance.normal(20.0, 0.2)), unexplained=0.2, tokens=100))
+        for first in (0, 15):
+            part = census(now_ns, float(chance.normal(20.0, 0.2)), first=first)
+            builder.census(observe.sampled(part, STREAM)[0])
         for number in range(GROUP):
             tenant, factors = asked(who, shop) if shop else ("", {})
             feature, count, mean = summed(*fired(chance, factors))
@@ -94,19 +95,24 @@ def request(number: int, one: Fired, now_ns: int, *, label: str = "", tenant: st
     ]
 
 
-def census(now_ns: int, l0: float, *, unexplained: float = 0.2, first: int = 0) -> Census:
-    """A part of one, of 30 latents."""
+def census(
+    now_ns: int, l0: float, *, unexplained: float = 0.2, first: int = 0, fires: Mapping[int, int] | None = None
+) -> Census:
+    """A part of one; some latents fire on another number of its tokens."""
+    count = np.resize(FIRES, LATENTS)
+    for latent, tokens in (fires or {}).items():
+        count[latent] = tokens
     return Census(
         stream=fakes.stream_open(KNOWN).stream,
         time_ns=now_ns,
         tokens=100,
-        latents=30,
+        latents=LATENTS,
         first=first,
         l0_mean=l0,
         squared_error=10.0 * unexplained,
         squared_total=10.0,
         total=np.zeros(15),
-        count=np.zeros(15, np.uint64),
+        count=count[first : first + 15],
     )
 
 

@@ -140,6 +140,23 @@ def test_a_value_that_is_not_what_its_tag_says(tmp_path: Path, value: str) -> No
         load(tmp_path, f"socket: {value}")
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("9" * 5000, "line 2: found a value that is no int"),
+        ("0x" + "f" * 5000, "line 2: found an integer of 20000 bits"),
+        ("2024-99-99", "line 2: found a value that is no timestamp"),
+        ("*x", "line 2: found an alias, which is not taken: write it out"),
+        ("a\n---\nb: c", "line 3: found another document"),
+        ("[" * 5000, "found more levels than can be read"),
+        ("\x00", "found special characters are not allowed"),
+    ],
+)
+def test_what_is_no_yaml_says_what_it_is_and_where(tmp_path: Path, value: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path, f"log: {{level: info}}\nlimits: {value}\n")
+
+
 def test_other_values_are_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "socket: /secret/path\ngrpc: {listen: x, token: hunter2}\n")
@@ -211,3 +228,19 @@ def test_zero_and_times_are_as_they_are(tmp_path: Path) -> None:
     found = config.read_yaml(file)
     assert isinstance(found, dict)
     assert (found["a"], found["b"], found["d"], found["e"], found["f"]) == (0, 0.5, 16, "1:30", "here:50")
+
+
+def test_canaries_and_the_panel_begin_at_the_configuration(tmp_path: Path) -> None:
+    found = load(tmp_path, "canaries: {file: c.jsonl, panel: p.jsonl}").canaries
+    assert (found.file, found.panel) == (str(tmp_path / "c.jsonl"), str(tmp_path / "p.jsonl"))
+    assert load(tmp_path, "canaries: {panel: /p.jsonl}").canaries.panel == "/p.jsonl"
+
+
+@pytest.mark.parametrize("host", ["exa mple.org", "a..b", ".org", "x" * 64 + ".org", "a." * 127 + "org", "*.org"])
+def test_a_host_that_no_resolver_takes_is_refused(tmp_path: Path, host: str) -> None:
+    """Else each alert would end in an error of the resolver, which names the host in the log."""
+    hook = "webhooks: [{name: a, url: 'https://HOST/x', secret_env: A}]"
+    with pytest.raises(ConfigError, match="https://HOST/PATH"):
+        load(tmp_path, hook.replace("HOST", host))
+    for good in ("hooks.example.org.", "h_x", "10.0.0.1", "[::1]", "xn--bcher-kva.example"):
+        assert load(tmp_path, hook.replace("HOST", good)).webhooks

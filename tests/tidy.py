@@ -12,7 +12,7 @@ import sys
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -72,6 +72,11 @@ class Source:
         return ast.parse(self.text, self.path)
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Everything in that tree: every rule looks at it."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
     def comments(self) -> list[tuple[int, str]]:
         """The file's comments with their lines."""
         tokens = tokenize.generate_tokens(io.StringIO(self.text).readline)
@@ -84,7 +89,7 @@ class Source:
 
     def imports(self) -> Iterator[tuple[int, str]]:
         """Every import wherever it stands: line, and full dotted name of what is imported. ruff bans relative ones."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 yield from ((node.lineno, name.name) for name in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -143,7 +148,9 @@ def impure_imports(source: Source) -> Iterator[str]:
 
 def hidden_imports(source: Source, allowed: Mapping[str, str]) -> Iterator[str]:
     """Imports inside functions, but for those listed as ``path: imported name``."""
-    for function in functions(source.tree):
+    if not any(isinstance(node, ast.Import | ast.ImportFrom) and node.col_offset for node in source.nodes):
+        return  # all stand at the left edge
+    for function in functions(source):
         for node in ast.walk(function):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 first = node.names[0].name if isinstance(node, ast.Import) else node.module or ""
@@ -180,16 +187,16 @@ def loops_from(module: str, graph: Mapping[str, list[str]], path: list[str], don
 
 
 # --- shape ----------------------------------------------------------------------------------------------------------
-def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def functions(source: Source) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function and method of a file."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
 
 def long_functions(source: Source) -> Iterator[str]:
     """Functions that do not fit a screen."""
-    for function in functions(source.tree):
+    for function in functions(source):
         lines = (function.end_lineno or 0) - function.lineno + 1
         if lines > FUNCTION_LINES:
             yield source.at(function.lineno, f"{function.name}() has {lines} lines, at most {FUNCTION_LINES}")
@@ -210,7 +217,7 @@ def empty_names(source: Source) -> Iterator[str]:
     stem = Path(source.path).stem
     if stem.lower() in EMPTY_WORDS:
         yield source.at(1, f"a file named {stem} says nothing")
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.ClassDef):
             words = {word.lower() for word in re.findall(r"[A-Z][a-z0-9]*|[a-z0-9]+", node.name)}
             if words & EMPTY_WORDS:
@@ -223,17 +230,18 @@ def empty_names(source: Source) -> Iterator[str]:
 
 def broad_excepts(source: Source) -> Iterator[str]:
     """``except Exception`` (or wider) without a reason on the same line."""
-    reasons = {line: reason_of(comment) for line, comment in source.comments}
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.ExceptHandler):
             names = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             broad = any(name is None or ast.unparse(name) in {"Exception", "BaseException"} for name in names)
-            if broad and not reasons.get(node.lineno):
+            if broad and not any(reason_of(comment) for line, comment in source.comments if line == node.lineno):
                 yield source.at(node.lineno, "a broad except without its reason on the same line")
 
 
 def unexplained_exceptions(source: Source) -> Iterator[str]:
     """noqa, type: ignore and no cover without a reason, or noqa and type: ignore without a code."""
+    if not re.search("noqa|type: ignore|no cover", source.text):
+        return  # most files have none, and to find comments takes as long as all other rules together
     for line, comment in source.comments:
         if re.search(r"#\s*(noqa|ruff: noqa)\b(?!:\s*[A-Z]+\d+)|#\s*type: ignore(?!\[)", comment):
             yield source.at(line, f"which rule? {comment}")
@@ -302,5 +310,10 @@ def foreign_words(path: str, text: str) -> Iterator[str]:
         for found in MACHINE_PATH.findall(line):
             yield f"{path}:{number}: path of one machine: {found}"
         for word in re.findall(r"[\w.\-]*\w", line):
-            if sha256(word.lower().encode()).hexdigest()[:8] in FOREIGN_WORDS.split():
+            if _is_foreign(word.lower()):
                 yield f"{path}:{number}: does not belong here: {word}"
+
+
+@cache
+def _is_foreign(word: str) -> bool:
+    return sha256(word.encode()).hexdigest()[:8] in FOREIGN_WORDS.split()

@@ -60,12 +60,17 @@ def _absolute(text: str) -> str:
     return text
 
 
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
+"""A name, or an address of version 4: what a resolver takes without raising."""
+
+
 def _webhook_url(text: str) -> str:
     """https, or http to this machine: an alert names requests and tenants."""
     try:
         url = urlsplit(text)
         good = url.scheme in {"http", "https"} and bool(url.hostname) and url.username is None and not url.fragment
         good = good and (url.port is None or url.port > 0) and text.isascii() and text.isprintable()
+        good = good and (":" in str(url.hostname) or _HOST.fullmatch(str(url.hostname)) is not None)
         local = url.hostname in {"localhost", "127.0.0.1", "::1"}
     except ValueError:
         good = local = False
@@ -154,7 +159,8 @@ class Canaries(Section):
     file: BundlePath = ""
     """Their file, one JSON object a line; "" sends none. A relative path begins at the configuration's own folder."""
     panel: BundlePath = ""
-    """A file of fixed prompts, one `{"prompt": "…"}` a line: docs/drift.md. It needs `file`, and at most 600 s."""
+    """A file of fixed prompts, one `{"prompt": "…"}` a line: docs/drift.md. It needs `file`, and at most 600 s. A
+    relative path begins at the configuration's own folder."""
     url: str = "http://127.0.0.1:8000/v1"
     """The engine's OpenAI API, on this machine."""
     model: str = ""
@@ -220,8 +226,9 @@ def read(values: object, *, folder: Path, subject: str = "saewatch.yaml") -> Con
     }
     if config.history.path and "path" in config.history.model_fields_set:
         found["history"] = config.history.model_copy(update={"path": str(folder / config.history.path)})
-    if config.canaries.file:
-        found["canaries"] = config.canaries.model_copy(update={"file": str(folder / config.canaries.file)})
+    if config.canaries.file or config.canaries.panel:
+        of = {name: str(folder / path) for name in ("file", "panel") if (path := getattr(config.canaries, name))}
+        found["canaries"] = config.canaries.model_copy(update=of)
     if config.store and "store" in config.model_fields_set:
         found["store"] = str(folder / config.store)
     found["webhooks"] = tuple(
@@ -258,17 +265,20 @@ def read_yaml(path: Path, most: int = CONFIG_BYTES) -> object:
         raise ConfigError(str(path), found="a larger file", expected=f"at most {most} bytes")
     try:
         return yaml.load(data, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses repeated keys
-    except _YAML_ERRORS as error:
+    except RecursionError:
+        raise ConfigError(str(path), found="more levels than can be read", expected="YAML") from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "what is no YAML"
-        raise ConfigError(where, found=problem, expected="YAML") from None  # the original would show values
+        said = getattr(error, "problem", None) or getattr(error, "reason", None) or "what is no YAML"
+        found = said.removeprefix("but ").removeprefix("found ")
+        raise ConfigError(where, found=found, expected="YAML") from None  # the original would show values
 
 
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
-"""The latter three are what PyYAML lets through for a scalar that is not what its tag says: ``!!int ""``."""
-
-
+_SCALAR_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
+"""What PyYAML lets through for a scalar that is not what it looks like: ``!!int ""``, the 31st of February."""
+_INTEGER_BITS = 1024
+"""Of an integer, as many as the largest float has: Python refuses to print much longer ones."""
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -282,8 +292,19 @@ class _UniqueKeys(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.get_mark()
-            raise yaml.constructor.ConstructorError(None, None, "an alias", mark)
+            raise yaml.constructor.ConstructorError(None, None, "an alias, which is not taken: write it out", mark)
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - yaml's signature
+        try:
+            found = super().construct_object(node, deep)
+        except _SCALAR_ERRORS:
+            problem = f"a value that is no {node.tag.rpartition(':')[2]:.20}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+        if isinstance(found, int) and found.bit_length() > _INTEGER_BITS:
+            problem = f"an integer of {found.bit_length()} bits"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return found
 
     def construct_scalar(self, node: Any) -> Any:
         found = super().construct_scalar(node)

@@ -56,6 +56,8 @@ async def test_one_with_all_its_evidence(capsys: pytest.CaptureFixture[str]) -> 
         assert await ask(served, "show", alert.id) == cli.GOOD
         text = capsys.readouterr().out
         for said in (
+            "(client-7) threat.l1",
+            "request client-7, tenant acme, conversation unknown",
             "threat.l1 (label of threat.l1 (unreviewed)): max over all is 3, limit 2",
             "calibrated 2026-11-01",
             "on 1000 requests: at most 1.00% of",
@@ -81,6 +83,20 @@ async def test_a_verdict_is_told_with_its_interval(capsys: pytest.CaptureFixture
         assert "local: true_positive: a real one" in text
         assert await ask(served, "ack", alert.id, "--verdict", "false_positive") == cli.FAILED
         assert "reason: found nothing" in capsys.readouterr().err
+        assert await ask(served, "ack", alert.id) == cli.USAGE, "that somebody saw it is no verdict"
+        assert "local said true_positive, which this would take away" in capsys.readouterr().err
+        [kept] = served.pipeline.alerts()
+        assert kept.acknowledged is not None
+        assert kept.acknowledged.verdict == "true_positive"
+
+
+async def test_one_may_say_that_one_saw_it(capsys: pytest.CaptureFixture[str]) -> None:
+    async with alerting() as served:
+        begin(served)
+        fire(served)
+        [alert] = served.pipeline.alerts()
+        assert await ask(served, "ack", alert.id) == cli.GOOD
+        assert "  local: seen\n" in capsys.readouterr().out
 
 
 async def test_a_watch_goes_on_from_a_token(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +129,11 @@ def test_what_is_refused(words: list[str], code: int, capsys: pytest.CaptureFixt
 
 def test_nobody_there() -> None:
     assert cli.main(["alerts", "list", "--address", "127.0.0.1:9"]) == cli.UNREACHED
+
+
+def test_a_watch_that_nobody_answered_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["alerts", "watch", "--for", "0.5", "--address", "127.0.0.1:9"]) == cli.UNREACHED
+    assert "no connection when the time was over" in capsys.readouterr().err
 
 
 def test_what_would_command_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:

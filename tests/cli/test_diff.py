@@ -226,3 +226,19 @@ def test_a_page_is_written(bundle: Path, tmp_path: Path) -> None:
     assert between(before, after, "--page", page) == cli.FAILED
     assert "threat.l1" in page.read_text()
     assert between(before, after, "--page", tmp_path / "none" / "page.html") == cli.UNREACHED
+
+
+def test_what_is_left_out_and_what_is_damaged_is_told(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tape(tmp_path / "a.frames", requests(N, quiet), folder=bundle)
+    after = tape(tmp_path / "b.frames", requests(N, quiet), folder=bundle)
+    after.write_bytes(after.read_bytes()[:-20])
+    assert between(before, after, "--json", "--class", "test") == cli.UNREACHED
+    found = told(capsys)
+    assert (found["before"]["defects"], found["before"]["left_out"]) == ([], {"they are of other classes": N})
+    assert found["after"]["defects"][0].startswith("its end is missing")
+    between(before, after, "--class", "test")
+    text = capsys.readouterr().out
+    assert f"left out: {N} (they are of other classes)" in text
+    assert "THE RECORDING IS DAMAGED: its end is missing" in text

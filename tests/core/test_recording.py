@@ -215,6 +215,10 @@ def test_after_damage_frames_wait_for_the_next_mark() -> None:
     recording, found = read(bytes(hurt))
     assert [(one.mark.link, one.record) for one in found] == [(1, ack), (1, ack)]
     assert recording.damaged_frames == 3
+    assert [one.partition("(")[0] for one in recording.defects()] == ["3 damaged frames "]
+    torn, _ = read(data[:-30])
+    assert "its end is missing" in torn.defects()[0]
+    assert not read(data)[0].defects()
     assert recording.damaged_bytes == 2 * len(encode(other)) + starts[starts.index(marks[1]) + 1] - marks[1]
 
 

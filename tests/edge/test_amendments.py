@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from saewatch.core import canonical
-from saewatch.core.errors import ConfigError, SaewatchError
+from saewatch.core.errors import ConfigError, SaewatchError, UnreachableError
 from saewatch.edge import baselines
 from saewatch.edge.amendments import accept
 from saewatch.monitor.drift.known import KnownBaseline
@@ -89,3 +90,16 @@ def test_an_amendment_that_is_no_attestation_is_refused(folder: Path) -> None:
     (folder / "accepted-2.json").write_bytes(b"{" * 100)
     with pytest.raises(SaewatchError, match=r"accepted-2\.json"):
         baselines.read(folder)
+
+
+def test_a_disk_that_is_full_leaves_the_baseline_as_it_was(folder: Path) -> None:
+    known, before = baselines.read(folder), sorted(one.name for one in folder.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    try:
+        with pytest.raises(UnreachableError, match=r"accepted-2\.json"):
+            accept(folder, known, {"demo02.l1": 2.0}, **SAID)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(one.name for one in folder.iterdir()) == before
+    assert baselines.read(folder).digest == known.digest

@@ -60,7 +60,7 @@ def test_other_numbers_than_those_attested_are_refused_by_name(folder: Path) -> 
     data = bytearray((folder / TENSORS).read_bytes())
     data[-3] ^= 1
     (folder / TENSORS).write_bytes(bytes(data))
-    with pytest.raises(ConfigError, match=r"slices.*other numbers"):
+    with pytest.raises(ConfigError, match=r"(latents|slices).*other numbers"):
         baselines.read(folder)
 
 
@@ -132,6 +132,22 @@ def test_pairs_that_lie_are_refused(tmp_path: Path) -> None:
         baselines.write(folder, fitted, baselines.attested(fitted, known.about, known.features, {}))
         with pytest.raises(ConfigError, match=r"pairs\.(high|level)"):
             baselines.read(folder)
+
+
+def test_latents_that_lie_are_refused(tmp_path: Path) -> None:
+    known = deployed.baseline()
+    latents = known.fitted.latents
+    wrongs = (
+        replace(latents, rate=latents.rate[:9]),
+        replace(latents, rate=latents.rate + 1),
+        replace(latents, dispersion=0 * latents.dispersion),
+    )
+    for number, wrong in enumerate(wrongs):
+        fitted = replace(known.fitted, latents=wrong)
+        attestation = baselines.attested(fitted, known.about, known.features, {})
+        baselines.write(tmp_path / f"{number}", fitted, attestation)
+        with pytest.raises(ConfigError, match="latents"):
+            baselines.read(tmp_path / f"{number}")
 
 
 def test_a_baseline_may_know_of_no_pairs(tmp_path: Path) -> None:

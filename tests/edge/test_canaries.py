@@ -41,6 +41,7 @@ def test_a_file_is_read_in_its_order(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("{", "line 2: found no JSON"),
+        ('{"id": "b", "feature": "f", "fires": true, "fires": false, "prompt": "p"}', "line 2: found no JSON"),
         ("[1]", "line 2: found list, expected a JSON object"),
         ("[" * 5000, "line 2: found no JSON"),
         ({**GOOD, "id": "b", "limit": 1}, "line 2: limit: found an unknown key"),

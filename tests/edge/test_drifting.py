@@ -43,10 +43,14 @@ class Sidecar:
         *,
         label: str = "",
         l0: float = 0.0,
+        fires: Mapping[int, int] | None = None,
         shop: float = 0.0,
         panel: Callable[[np.random.Generator], Sequence[Replay]] | None = None,
     ) -> list[Item]:
-        """``panel`` gives what it fires each time; of so many requests the tenant is the ``shop``."""
+        """``panel`` gives what it fires each time; of so many requests the tenant is the ``shop``.
+
+        ``fires``: latents that fire on another number of sampled tokens.
+        """
         chance = np.random.default_rng(5)
         for now_ns in deployed.times(days, self.now_ns):
             self.now_ns = now_ns
@@ -54,7 +58,7 @@ class Sidecar:
                 self.read(panel(chance))
             self.pipeline.tick()
             for first in (0, 15) if l0 else ():
-                self._receive(deployed.census(now_ns, float(chance.normal(l0, 0.2)), first=first))
+                self._receive(deployed.census(now_ns, float(chance.normal(l0, 0.2)), first=first, fires=fires))
             for _ in range(deployed.GROUP):
                 self.number += 1
                 tenant, its = deployed.asked(chance, shop) if shop else ("", {})
@@ -103,6 +107,28 @@ def test_a_census_of_more_latents_a_token_is_an_alert_of_the_whole() -> None:
     as_usual, more = (Sidecar().serve(4, {}, l0=l0) for l0 in (20.0, 24.0))
     assert alerts(as_usual) == []
     assert {one.title for one in alerts(more)} == {"more or fewer latents of the whole dictionary fire on a token"}
+
+
+def test_latents_of_the_whole_dictionary_that_die_are_one_alert() -> None:
+    sidecar = Sidecar()
+    items = sidecar.serve(10, {}, l0=20.0, fires={2: 0, 18: 0, 3: 60})  # the last was dense before
+    (found,) = alerts(items)
+    assert (found.title, found.rule) == ("latents of the whole dictionary have died", "latents")
+    assert found.why.startswith("2 latents have not fired on a sampled token for 7 days")
+    assert found.why.endswith("new: 2, 18")
+    state = [one for one in items if isinstance(one, DriftState)][-1]
+    assert state.latents == {(KNOWN.weights_digest[:19], "dead"): 2, (KNOWN.weights_digest[:19], "dense"): 0}
+    assert state.alarms["latents"] == 1
+
+
+def test_latents_that_come_to_fire_on_everything_are_one_alert_and_more_of_them_belong_to_it() -> None:
+    sidecar = Sidecar()
+    (first,) = alerts(sidecar.serve(3, {}, l0=20.0, fires={1: 100}))
+    assert first.title == "latents of the whole dictionary have become dense"
+    (second,) = alerts(sidecar.serve(3, {}, l0=20.0, fires={1: 100, 17: 100}))
+    assert (second.id, second.activations) == (first.id, 2)
+    assert second.why.startswith("2 latents fire on over 10 %")
+    assert second.why.endswith("new: 17")
 
 
 @pytest.mark.parametrize("changes", [{"role": Role.SHADOW}, {"mode": "thresholded"}])

@@ -8,7 +8,7 @@ import pytest
 
 from saewatch.core.errors import EngineError, RecordError, UnreachableError
 from saewatch.core.records import RequestStart, Result
-from saewatch.edge.pipeline import Clock, Dropped, Pipeline, SinkQueue
+from saewatch.edge.pipeline import Dropped, Pipeline, SinkQueue
 from saewatch.monitor.events import Observed, Standing
 from tests import fakes
 from tests.monitor.stage import Stage
@@ -135,13 +135,6 @@ def test_readers_and_the_ingest_thread_do_not_meet() -> None:
         feed(one, 200)
     assert [future.exception() for future in reading] == [None, None]
     assert one.status().streams[0].received_rows == 400
-
-
-def test_the_clock_begins_with_the_wall_and_never_goes_back() -> None:
-    clock = Clock()
-    times = [clock() for _ in range(100)]
-    assert times == sorted(times)
-    assert abs(times[0] - 1.8e18) < 4e17
 
 
 # --- self-tests -------------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from saewatch import cli
 from saewatch.cli.asking import address_argument
 from saewatch.cli.terminal import printable
 from saewatch.cli.values import above_zero
-from saewatch.client import AlertChange, AlertsMissed, Client
+from saewatch.client import AlertChange, AlertsMissed, Client, Disconnected
 from saewatch.client.alerts import VERDICTS, WantedAlerts
+from saewatch.core.errors import UnreachableError
 from saewatch.edge.pb import alert_pb2, common_pb2
 
 ACTIONS = ("list", "watch", "show", "ack")
@@ -78,18 +79,21 @@ def _list(client: Client, options: argparse.Namespace) -> int:
 
 def _watch(client: Client, options: argparse.Namespace) -> int:
     with client.watch_alerts(resume_token=options.resume_token, **_wanted(options)) as watch:
-        timer = threading.Timer(options.seconds or 0.0, watch.close)
+        timer, last = threading.Timer(options.seconds or 0.0, watch.close), None
         if options.seconds is not None:
             timer.start()
         try:
-            for event in watch:
-                _tell(event, as_json=options.json)
+            for last in watch:
+                _tell(last, as_json=options.json)
         except KeyboardInterrupt:
-            pass  # how a person ends it
+            last = None  # how a person ends it
         finally:
             timer.cancel()
         if not options.json and watch.resume_token:
             _print([f"go on with --resume-token {watch.resume_token}"])
+    if isinstance(last, Disconnected):
+        expected = "a sidecar"
+        raise UnreachableError(options.address, found="no connection when the time was over", expected=expected)
     return cli.GOOD
 
 
@@ -110,6 +114,11 @@ def _show(client: Client, options: argparse.Namespace) -> int:
 
 
 def _acknowledge(client: Client, options: argparse.Namespace) -> int:
+    if not options.verdict:
+        given = client.get_alert(options.id).acknowledgement
+        if given.verdict:
+            hint = f"{given.principal} said {_word(alert_pb2.AlertVerdict, given.verdict)}, which this would take away."
+            raise cli.UsageError("--verdict", found="none", expected=" or ".join(filter(None, VERDICTS)), hint=hint)
     return _printed(client.acknowledge_alert(options.id, options.verdict or "", options.reason), options)
 
 
@@ -145,16 +154,19 @@ def line(alert: alert_pb2.Alert) -> str:
     about = f" {features}" if features else f" {alert.why}" if alert.why else ""
     when = alert.change_time.ToDatetime(dt.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     state, severity = _word(alert_pb2.AlertState, alert.state), _word(common_pb2.Severity, alert.severity)
-    return (
-        f"{when} {alert.id} {state}{held} {severity} {alert.policy}/{alert.rule} "
-        f"{alert.subject or alert.request.client_id}{about}"
-    )
+    client = alert.request.client_id
+    who = f"{alert.subject} ({client})" if alert.subject and client else alert.subject or client
+    return f"{when} {alert.id} {state}{held} {severity} {alert.policy}/{alert.rule} {who}{about}"
 
 
 def lines(alert: alert_pb2.Alert, today: dt.date) -> Iterator[str]:
     """All that judges an alert."""
     yield line(alert)
     yield f"  {alert.title} (version {alert.rule_version}), asks to {_word(alert_pb2.AlertAction, alert.action)}"
+    if alert.HasField("request"):
+        of = alert.request
+        client, tenant = of.client_id or "without an id of the client", of.tenant or "unknown"
+        yield f"  request {client}, tenant {tenant}, conversation {of.conversation or 'unknown'}"
     if alert.why:
         yield f"  why: {alert.why}"
     if alert.runbook:
@@ -172,7 +184,8 @@ def lines(alert: alert_pb2.Alert, today: dt.date) -> Iterator[str]:
     yield f"  precision of the rule: {precision(alert.precision)}"
     if alert.HasField("acknowledgement"):
         found = alert.acknowledgement
-        yield f"  {found.principal}: {_word(alert_pb2.AlertVerdict, found.verdict)}: {found.reason}"
+        because = f": {found.reason}" if found.reason else ""
+        yield f"  {found.principal}: {_word(alert_pb2.AlertVerdict, found.verdict)}{because}"
     yield f"  weights {alert.weights_digest}, catalogue {alert.catalogue_digest}"
     yield f"  bundle {alert.bundle_digest or 'none'}, policy {alert.policy_digest}"
     yield f"  trace {alert.request.trace_id or 'none'}; {alert.claim}: what fires together need not be the cause"

@@ -129,7 +129,7 @@ class Replay:
         if begin_s >= self._options.end_s:
             raise UsageError("--from", found=f"{begin_s:g} s", expected=f"less than --to, {self._options.end_s:g} s")
         if index is None:
-            reason = "its end is missing: the recorder was killed, or the copy is not complete"
+            [reason, *_] = self._recording.defects()
             logger.warning("recording without an index", file=str(self._options.file), reason=reason)
         elif begin_s > index.duration_ns / 1e9:
             expected = f"at most {index.duration_ns / 1e9:.3f} s, which it has"

@@ -168,6 +168,16 @@ class Recording:
                     self.damaged_frames += 1
                     self.damaged_bytes += len(encode(item))
 
+    def defects(self) -> list[str]:
+        """What is wrong with the file, in words, as far as `received` has gone over it; empty where nothing is."""
+        found = [] if self.index else ["its end is missing: the recorder was killed, or the copy is not complete"]
+        if self.damaged_frames or self.damaged_bytes:
+            frames, nbytes = f"{self.damaged_frames:,} damaged frames", f"{self.damaged_bytes:,} B"
+            found.append(f"{frames} ({nbytes}) were left out")
+        if self.index and self.index.lost:
+            found.append(f"the recorder lost {self.index.lost:,} records")
+        return found
+
     def _items(self, *, upto: float = float("inf")) -> Iterator[Record | FrameError]:
         """Every frame that begins in the first ``upto`` bytes, about."""
         reader, fed, skipped = Reader(), 0, 0

@@ -247,14 +247,15 @@ def _loads(payload: memoryview) -> Any:
         raise CorruptFrame("frame.payload", found="no JSON", expected="JSON in UTF-8, each key once") from error
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's members. ValueError for one that stands there twice: nobody could say which is meant."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key comes twice")
     return found
 
 
-_JSON = json.JSONDecoder(object_pairs_hook=_each_once)
+_JSON = json.JSONDecoder(object_pairs_hook=each_once)
 
 
 def _typed_fields(cls: type[Any], value: Any, *, skip: Container[str] = ()) -> dict[str, Any]:

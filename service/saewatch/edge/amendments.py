@@ -8,6 +8,7 @@ again by themselves; a level changes only here, with who said so and why.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from saewatch.core.attestation import Attestation, read_attestation
 from saewatch.core.canonical import decimal_text
 from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.fields import Fields
+from saewatch.dictionary.disk import Disk
 from saewatch.monitor.drift.known import KnownBaseline
 
 KIND = "baseline_amendment"
@@ -54,13 +56,16 @@ def accept(
     }
     attestation, path = Attestation(kind=KIND, weights=known.about.weights, body=body), _path(folder, known)
     found = _with(known, _checked(attestation, known, "amendment"))
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with path.open("xb") as file:
-            file.write(attestation.data())
+        Disk().create(partial, [attestation.data()])
+        os.link(partial, path)  # whole or not at all: half of one would break the chain, and takes nobody's place
     except FileExistsError as error:
         raise ConfigError(str(path), found="somebody else's amendment", expected="no such file yet") from error
     except OSError as error:
         raise UnreachableError(str(path), found=error.strerror or str(error), expected="a file to write") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return found
 
 

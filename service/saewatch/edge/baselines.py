@@ -28,6 +28,7 @@ from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.counts import BETAS
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.latents import Latents
 from saewatch.monitor.drift.overall import STATISTICS
 from saewatch.monitor.drift.pairs import BUCKETS
 from saewatch.monitor.drift.panel import PROMPTS_MAX, TOKENS_MAX, Golden, KnownPanel
@@ -116,6 +117,7 @@ def read(folder: Path) -> KnownBaseline:
     fitted: Fitted = _folded(Fitted, "", arrays, scalars, subject)
     _check(fitted, len(features), subject)
     _check_pairs(fitted.pairs, f"{subject}: pairs")
+    _check_latents(fitted.latents, f"{subject}: latents")
     _check_slices(fitted.slices, len(features), f"{subject}: slices")
     prompts = tuple(str(one) for one in body.items("panel", PROMPTS_MAX)) if "panel" in attestation.body else ()
     panel = _panel(prompts, len(features), arrays, scalars, subject) if prompts else None
@@ -253,6 +255,17 @@ def _check_pairs(pairs: Pairs, subject: str) -> None:
             raise ConfigError(f"{subject}.{name}", found=f"shape {array.shape}, or other numbers", expected=expected)
     if not (pairs.dispersion > 0).all():
         raise ConfigError(f"{subject}.dispersion", found="0", expected="spreads above 0")
+
+
+def _check_latents(latents: Latents, subject: str) -> None:
+    """Shares, and spreads that are no less than chance's."""
+    rate, dispersion = latents.rate, latents.dispersion
+    if not (rate.ndim == 1 and rate.shape == dispersion.shape and len(rate) <= limits.LATENTS):
+        found = f"shapes {rate.shape} and {dispersion.shape}"
+        raise ConfigError(subject, found=found, expected="two numbers of each latent")
+    if not (((rate >= 0) & (rate <= 1)).all() and (np.isfinite(dispersion) & (dispersion >= 1)).all()):
+        expected = "shares from 0 to 1, and dispersions of 1 and more"
+        raise ConfigError(subject, found="other numbers", expected=expected)
 
 
 def _check_slices(slices: Slices, features: int, subject: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
+from saewatch.core.wire import each_once
 from saewatch.monitor.canary import Canary
 from saewatch.monitor.drift.panel import PROMPTS_MAX, PROMPTS_MIN
 
@@ -70,9 +71,9 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _object(where: str, line: bytes, keys: frozenset[str]) -> dict[str, Any]:
     try:
-        found: Any = json.loads(line.decode(), parse_constant=lambda name: math.nan if name else 0.0)
+        found: Any = json.loads(line.decode(), object_pairs_hook=each_once, parse_constant=lambda _: math.nan)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(where, found="no JSON", expected="one JSON object") from error
+        raise ConfigError(where, found="no JSON", expected="one JSON object in UTF-8, each member once") from error
     if not isinstance(found, dict):
         raise ConfigError(where, found=type(found).__name__, expected="a JSON object")
     for key in sorted(found.keys() - keys):

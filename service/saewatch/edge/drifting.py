@@ -31,6 +31,11 @@ class Drifting:
         self._records, self._take = records, take
         self._ended: list[Identity] = []
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is no baseline."""
+        return self._following.idle
+
     def follow(self, events: Iterable[Event], now_ns: int) -> list[Event]:
         """The events, with what is blind of the detectors."""
         found = list(events)

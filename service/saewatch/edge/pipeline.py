@@ -7,7 +7,6 @@ tokens and firings; the sink gets the count in the place of what it missed.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from saewatch.core import limits, selftest
 from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Record, Result, StreamOpen
+from saewatch.edge.clock import Clock
 from saewatch.edge.commands import SELF_TEST, Asked, Commands, Examined
 from saewatch.edge.drifting import Drifting
 from saewatch.monitor.alert import Acknowledged, Alert, Coverage, Judged
@@ -148,17 +148,6 @@ class SinkQueue:
         )
 
 
-class Clock:
-    """Nanoseconds since 1970 at the start, and from there on without the steps of the wall clock."""
-
-    def __init__(self) -> None:
-        self._offset = time.time_ns() - time.monotonic_ns()
-
-    def __call__(self) -> int:
-        """Now."""
-        return time.monotonic_ns() + self._offset
-
-
 class Pipeline:
     """The consumer of the source, and what services ask for the state of things."""
 
@@ -183,6 +172,7 @@ class Pipeline:
         self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._commands = Commands()
+        self._still = False  # at the last tick nothing changed
         self._canaries = canaries(self._clock()) if canaries else None
 
     # --- from the source ------------------------------------------------------------------------------------------
@@ -236,7 +226,18 @@ class Pipeline:
             events = self._judged(self._monitor.tick(now_ns))
             over = [*self._alerts.tick(now_ns), *self._drift.tick(now_ns)]
             self._verdicts.follow(over)
+            self._still = not (events or over)
         self._hand_on([*events, *over])
+
+    def due_ns(self) -> float:
+        """After a tick: when time alone changes something next, at the earliest; infinity: never.
+
+        Always, while each tick still changes something, and beside what has times of its own.
+        """
+        with self._lock:
+            talking = any(rule.subject == "conversation" for policy in self._alerts.policies for rule in policy.rules)
+            known = self._still and self._canaries is None and self._drift.idle and not talking
+            return self._monitor.due_ns(self._clock()) if known else 0
 
     def _judged(self, events: Sequence[Event]) -> list[Event]:
         """The events with the alerts that follow from them, and verdicts as they are then."""

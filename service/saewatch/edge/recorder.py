@@ -26,7 +26,7 @@ from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.marks import MARKS, Happening, RecordingHead
 from saewatch.core.recording import Totals, Writer
 from saewatch.core.records import Ack, Command, Record
-from saewatch.edge.pipeline import Clock
+from saewatch.edge.clock import Clock
 from saewatch.edge.sources import Consumer, SocketSource
 
 logger = structlog.get_logger(__name__)

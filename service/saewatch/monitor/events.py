@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from saewatch.core.batch import I32, U8, FiringBatch
+from saewatch.core.batch import I32, U8, U64, FiringBatch
 from saewatch.core.records import StreamBeat, TrafficClass
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.identity import Identity
@@ -115,12 +115,15 @@ class EngineCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sampled:
-    """A census: the whole dictionary on sampled tokens of all traffic."""
+    """A part of a census: the whole dictionary on sampled tokens of all traffic. What they came to is in each part."""
 
     stream: StreamIdentity
     tokens: int
     l0: float  # latents that fire on a token
     unexplained: float  # share of the variance; NaN without a decoder
+    latents: int  # of the dictionary
+    first: int  # of this part
+    count: U64  # [K] tokens on which each latent of this part fired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,6 +134,7 @@ class DriftState:
     alarms: Mapping[str, int]  # by kind, since the start
     counters: Mapping[str, int]  # blocks that were judged, or held and why; the panel's rounds, by how it stood
     causes: Mapping[str, int] = field(default_factory=dict)  # alarms by what they are put down to
+    latents: Mapping[tuple[str, str], int] = field(default_factory=dict)  # by weights, and dead or dense
     overlaps: Mapping[str, float] = field(default_factory=dict)  # by weights: how much alike the panel is to itself
 
 

@@ -39,16 +39,8 @@ from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable
 from saewatch.monitor.window import Rates, Window
 
 FAULTS = (
-    "duplicate_batches",
-    "labels_given_up",
-    "labels_late",
-    "labels_missing",
-    "refused_tokens",
-    "requests_lost",
-    "seq_gaps",
-    "unattributed_tokens",
-    "unknown_dictionaries",
-    "unreadable_tokens",
+    *("duplicate_batches", "labels_given_up", "labels_late", "labels_missing", "refused_tokens", "requests_lost"),
+    *("seq_gaps", "unattributed_tokens", "unknown_dictionaries", "unreadable_tokens"),
 )
 """What is counted beside the books: each is 0 when all is well."""
 
@@ -142,6 +134,11 @@ class Monitor:
                 del self._engines[engine]
                 events += self._lose(self._requests.of_engine(engine), now_ns)
         return [*events, *self._look(now_ns)]
+
+    def due_ns(self, now_ns: int) -> float:
+        """After a tick: when time alone changes something next, at the earliest; infinity: never."""
+        gone = [state.left_ns + limits.LOST_ENGINE_NS for state in self._engines.values() if state.link is None]
+        return min([self._requests.due_ns, self._streams.due_ns(now_ns), *gone])
 
     def acknowledge(self, link: int, number: int) -> Ack | None:
         """What has been received of the stream that this link carries under that number."""
@@ -389,7 +386,7 @@ class Monitor:
 
     def _census(self, _: int, link: Link, record: Census, __: int) -> list[Event]:
         stream = self._streams.find(link.engine, record.stream) if link.engine else None
-        return observe.sampled(record, stream.identity) if stream else []
+        return [*observe.sampled(record, stream.identity)] if stream else []
 
 
 def _named(engine: EngineKey) -> str:

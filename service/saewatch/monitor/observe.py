@@ -14,7 +14,7 @@ import numpy as np
 from saewatch.core.batch import I32, Census, FiringBatch, Origin
 from saewatch.core.records import Role, TrafficClass
 from saewatch.monitor import spans
-from saewatch.monitor.events import CLASSES, UNKNOWN, Event, Fired, Observed, Sampled
+from saewatch.monitor.events import CLASSES, UNKNOWN, Fired, Observed, Sampled
 from saewatch.monitor.journal import Entry
 from saewatch.monitor.requests import RequestTable
 from saewatch.monitor.roster import I64, EngineKey, Request
@@ -51,13 +51,23 @@ def of_one(batch: FiringBatch, table: WatchTable, request: Request) -> Joined:
     return _joined(batch, table, place[: len(batch.request)], place[len(batch.request) :])
 
 
-def sampled(record: Census, stream: StreamIdentity) -> list[Event]:
-    """What a census says of its tokens: that stands in each of its parts, and is told with the first."""
-    if record.first or not record.tokens:
+def sampled(record: Census, stream: StreamIdentity) -> list[Sampled]:
+    """A part of a census; one of no tokens says nothing."""
+    if not record.tokens:
         return []
     known = record.squared_error > 0.0 and record.squared_total > 0.0
     unexplained = record.squared_error / record.squared_total if known else float("nan")
-    return [Sampled(stream=stream, tokens=record.tokens, l0=record.l0_mean, unexplained=unexplained)]
+    return [
+        Sampled(
+            stream=stream,
+            tokens=record.tokens,
+            l0=record.l0_mean,
+            unexplained=unexplained,
+            latents=record.latents,
+            first=record.first,
+            count=record.count,
+        )
+    ]
 
 
 def _joined(batch: FiringBatch, table: WatchTable, span: I64, missed: I64) -> Joined:

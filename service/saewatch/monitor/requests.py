@@ -11,6 +11,8 @@ Engines repeat their open requests after a reconnect. What they do not name by t
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from itertools import islice
+from math import inf
 
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch
@@ -54,6 +56,11 @@ class RequestTable:
     def kept_count(self) -> int:
         """Records of ended requests, as of the last `settle`."""
         return len(self._ended)
+
+    @property
+    def due_ns(self) -> float:
+        """When a request has waited for its label for long enough; infinity: none waits."""
+        return min((one.opened_ns + limits.LABEL_WAIT_NS for one in islice(self._waiting, 1)), default=inf)
 
     # --- from the engine ------------------------------------------------------------------------------------------
     def start(self, engine: EngineKey, record: RequestStart, now_ns: int) -> list[Request]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from saewatch.core import limits
 from saewatch.core.batch import FiringBatch, WatchSet
@@ -214,6 +215,11 @@ class StreamTable:
         for _, stream in older:
             stream.ended, stream.link = "replaced", None
         return sorted({owner for owner, _ in older})
+
+    def due_ns(self, now_ns: int) -> float:
+        """When the next one is blind for want of a beat; infinity: none will be."""
+        ends = (one.alive_ns + limits.BLIND_AFTER_NS for one in self._streams.values() if not one.ended)
+        return min((end for end in ends if end >= now_ns), default=inf)
 
     def detach(self, link: int) -> None:
         """A connection is gone."""

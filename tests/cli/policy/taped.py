@@ -35,9 +35,11 @@ def recording(
     seconds: float = 60.0,
     traffic_class: str = "live",
     missed: int = 0,
+    fed: int = 4,
     unfinished: bool = False,
 ) -> Path:
     """Requests of four tokens, one a second, ``client-0`` and so on; of each ``missed`` tokens more are not seen.
+    The engine says that it fed ``fed`` and these: the tokens of a lost frame are told by nothing else.
 
     Where ``unfinished``, the last one does not end.
     """
@@ -61,7 +63,7 @@ def recording(
         batch = fakes.batch([(number + 1, 0, 4)], firings, seq=number + 1, time_ns=now, missed=gone)
         writer.write(1, now, batch)
         if not unfinished or number < len(values) - 1:
-            writer.write(1, now, RequestEnd(request=number + 1, fed=4 + missed, emitted=1))
+            writer.write(1, now, RequestEnd(request=number + 1, fed=fed + missed, emitted=1))
     writer.happens(1, 1 + int(seconds * 1e9), Happening.FRAMES)
     writer.close()
     path.write_bytes(out.getvalue())

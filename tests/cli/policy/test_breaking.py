@@ -53,7 +53,7 @@ def test_without_its_calibration_a_rule_falls_into_shadow() -> None:
 def test_without_its_feature_it_sees_nothing_and_one_in_shadow_is_no_loss() -> None:
     catalogue = replace(KNOWN.catalogue, features=(PROBE,))
     after = replace(KNOWN, catalogue=catalogue, evidence=(calibrated(),))
-    assert broken(after) == {"latent": ("elsewhere", f"lacks {LATENT.id}")}
+    assert broken(after) == {"latent": ("elsewhere", f"nothing that it names is here: it lacks {LATENT.id}")}
 
 
 def test_nothing_is_broken_where_nothing_was() -> None:
@@ -74,7 +74,9 @@ def test_a_promotion_lists_them_and_is_refused_unless_it_is_overridden(
     code, said = shop.promote(added["bundle"], shop.new, *policy)
     assert code == cli.FAILED
     assert said["error"]["subject"] == "--policy"
-    assert "trust/latent would be elsewhere: lacks threat.l1" in said["error"]["found"]
+    assert (
+        "trust/latent would be elsewhere: nothing that it names is here: it lacks threat.l1" in said["error"]["found"]
+    )
     assert "elsewhere/" not in said["error"]["found"]
     assert shop.ask("list")[1]["slots"]["demo/resid_post.1"]["stable"] == shop.new, "nothing has moved"
     code, said = shop.promote(added["bundle"], shop.new, *policy, "--override")

@@ -53,6 +53,17 @@ def test_a_rule_that_nothing_lets_see_fails(tmp_path: Path, capsys: pytest.Captu
     assert (rule["state"], rule["why"]) == ("blind", "lacks gone.p1")
 
 
+def test_a_misspelt_feature_is_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = {"id": "r", "severity": "low", "when": {"any": [{"feature": PROBE.id + "x"}, {"category": "thraet"}]}}
+    code, said = checked(tmp_path, capsys, [rule])
+    assert (code, said["meant"]) == (cli.FAILED, {PROBE.id + "x": PROBE.id})
+    [told] = said["dictionaries"][0]["rules"]
+    assert (told["state"], told["why"].partition(",")[0]) == (
+        "elsewhere",
+        f"nothing that it names is here: it lacks {PROBE.id}x",
+    )
+
+
 def a_hostile_rule(number: int) -> dict[str, Any]:
     """64 windows of 64 tokens, each of another limit so that nothing is shared."""
     parts = [

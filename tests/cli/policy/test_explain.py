@@ -68,7 +68,10 @@ def test_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_a_request_has_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leaf = {"feature": LATENT.id, "above": 2.0}
-    mean, gone = {**leaf, "statistic": "mean", "above": 1.0}, {**leaf, "statistic": "share", "scope": "prompt"}
+    mean, gone = (
+        {**leaf, "statistic": "mean", "above": 1.0},
+        {**leaf, "statistic": "share", "above": 0.9, "scope": "prompt"},
+    )
     when = {"any": [leaf, mean, gone]}
     code, said = explained(tmp_path, capsys, "client-3", when=when, unfinished=True)
     [one] = said["requests"]

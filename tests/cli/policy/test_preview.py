@@ -54,6 +54,30 @@ def test_what_was_not_seen_is_told_and_judged_all_the_same(tmp_path: Path, capsy
     assert said["rules"][0]["fired"] == 2
 
 
+def test_a_damaged_recording_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was lost with a frame is neither seen nor told as missed."""
+    path, file = recording(tmp_path / "r.frames"), tmp_path / "policy.yaml"
+    file.write_text(json.dumps(POLICY))
+    whole = path.read_bytes()
+    lost = whole.index(fakes.engine_id(2).encode())  # with its batch, which follows under the same mark
+    path.write_bytes(whole[:lost] + b"!" + whole[lost + 1 : -20])
+    for words in (["preview", str(file)], ["explain", "client-1", str(file)]):
+        assert cli.main(["policy", *words, "--on", str(path), "--json"]) == cli.GOOD
+        ended, damaged = json.loads(capsys.readouterr().out)["defects"]
+        assert ended.startswith("its end is missing")
+        assert "damaged frames" in damaged
+        assert cli.main(["policy", *words, "--on", str(path)]) == cli.GOOD
+        assert "THE RECORDING IS DAMAGED: its end is missing" in capsys.readouterr().out
+
+
+def test_tokens_that_went_with_a_frame_are_not_wholly_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, path = tmp_path / "policy.yaml", recording(tmp_path / "r.frames", fed=6)
+    file.write_text(json.dumps(POLICY))
+    assert cli.main(["policy", "preview", str(file), "--on", str(path), "--json"]) == cli.GOOD
+    said = json.loads(capsys.readouterr().out)
+    assert (said["incomplete"], said["coverage"]) == (4, pytest.approx(4 / 6))
+
+
 def test_traffic_of_ones_own_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = previewed(tmp_path, capsys, traffic_class="test")
     assert (code, said["requests"], said["not_judged"]) == (cli.GOOD, 0, {"test": 4})

@@ -11,7 +11,7 @@ import pytest
 from saewatch import cli
 from tests import fakes
 from tests.cli.policy.taped import POLICY, recording
-from tests.dictionary.test_calibration import KNOWN, PROBE
+from tests.dictionary.test_calibration import KNOWN, LATENT, PROBE
 
 CASES: dict[str, Any] = {
     "limits": {PROBE.id: 2.0},
@@ -62,6 +62,7 @@ def test_one_that_does_not_says_what_came_instead(tmp_path: Path, capsys: pytest
             cli.FAILED,
             "catalogue",
         ),
+        ({**CASES, "limits": {"prob": 2.0}}, cli.FAILED, "a feature of the dictionary"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -84,3 +85,22 @@ def test_a_recorded_request_may_stand_for_its_tokens(tmp_path: Path, capsys: pyt
     cases.write_text(json.dumps({"cases": [case]}))
     assert cli.main(words) == cli.FAILED
     assert "client-99" in capsys.readouterr().out
+
+
+def test_cases_share_a_recorded_request_and_their_limits_hold_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, policy, cases = recording(tmp_path / "r.frames"), tmp_path / "policy.yaml", tmp_path / "cases.yaml"
+    policy.write_text(
+        json.dumps({"policy": "p", "rules": [{"id": "r", "severity": "low", "when": {"feature": LATENT.id}}]})
+    )
+    both = [
+        {"name": "one", "request": "client-2", "expect": {"r": [{"active": 2}, {"resolved": 4}]}},
+        {"name": "other", "request": "client-2", "expect": {"r": []}},
+        {"name": "under", "request": "client-1", "expect": {"r": []}},
+    ]
+    cases.write_text(json.dumps({"limits": {LATENT.id: 2.0}, "cases": both}))
+    words = ["policy", "test", str(policy), "--cases", str(cases), "--on", str(file), "--json"]
+    assert cli.main(words) == cli.FAILED
+    said = json.loads(capsys.readouterr().out)
+    assert [bool(one["wrong"]) for one in said["cases"]] == [False, True, False]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 import pytest
 
 from saewatch.core.errors import AccessError
 from saewatch.edge.access import LocalAccess, Principal
-from saewatch.edge.pb import dictionary_pb2, firing_pb2, history_pb2, status_pb2, tap_pb2
+from saewatch.edge.pb import alert_pb2, dictionary_pb2, firing_pb2, history_pb2, status_pb2, tap_pb2, verdict_pb2
 from tests import fakes
 from tests.edge.rpc.served import Served, serving
 
@@ -29,7 +30,13 @@ METHODS = [
     ("taps", "SetWatchList", tap_pb2.SetWatchListRequest(engine="nobody")),
     ("taps", "LoadDictionary", tap_pb2.LoadDictionaryRequest(engine="nobody")),
     ("taps", "ApplyBundle", tap_pb2.ApplyBundleRequest(engine="nobody")),
+    ("alerts", "WatchAlerts", alert_pb2.WatchAlertsRequest()),
+    ("alerts", "ListAlerts", alert_pb2.ListAlertsRequest()),
+    ("alerts", "GetAlert", alert_pb2.GetAlertRequest(id="x")),
+    ("alerts", "AcknowledgeAlert", alert_pb2.AcknowledgeAlertRequest(id="x")),
+    ("verdicts", "WatchVerdict", [verdict_pb2.WatchVerdictRequest(follow=["x"])]),
 ]
+WATCHES = ("WatchFirings", "WatchAlerts", "WatchVerdict")
 
 
 class Nobody(LocalAccess):
@@ -44,7 +51,7 @@ async def test_every_method_asks_who_it_is(service: str, method: str, request_: 
     async with serving(access=Nobody()) as served:
         call = getattr(getattr(served, service), method)(request_)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await (call.read() if method == "WatchFirings" else call)
+            await (call.read() if method in WATCHES else call)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -56,6 +63,8 @@ def test_the_list_above_is_complete() -> None:
             (dictionary_pb2.DESCRIPTOR, "DictionaryService"),
             (status_pb2.DESCRIPTOR, "StatusService"),
             (tap_pb2.DESCRIPTOR, "TapService"),
+            (alert_pb2.DESCRIPTOR, "AlertService"),
+            (verdict_pb2.DESCRIPTOR, "VerdictService"),
         )
     ]
     assert {method.name for service in served for method in service.methods} == {name for _, name, _ in METHODS}
@@ -65,10 +74,19 @@ async def test_every_method_of_the_protos_is_served() -> None:
     async with serving() as served:
         for service, method, request_ in METHODS:
             call = getattr(getattr(served, service), method)(request_)
-            if method == "WatchFirings":
+            if method in WATCHES:
                 await call.read()
                 continue
             assert await call.code() is not grpc.StatusCode.UNIMPLEMENTED, method
+
+
+@pytest.mark.parametrize("method", ["AlertService/GetAlert", "AlertService/WatchAlerts"])
+async def test_bytes_that_are_no_request_are_told_so(method: str) -> None:
+    async with serving() as served:
+        kind = served.channel.unary_stream if "Watch" in method else served.channel.unary_unary
+        call: Any = kind(f"/saewatch.v1.{method}")(b"\xff\xff\xff")
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "found bytes that cannot be read, expected a " in await call.details()
 
 
 async def test_a_call_that_is_given_up_ends(caplog: pytest.LogCaptureFixture) -> None:

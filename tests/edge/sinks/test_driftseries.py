@@ -13,6 +13,7 @@ STATE = DriftState(
     counters={"judged": 9, "held_few_requests": 2, "alarms_again": 4, "panel_clean": 6},
     causes={"model": 2},
     overlaps={"sha256:0123": 0.993},
+    latents={("sha256:0123", "dead"): 7},
 )
 
 
@@ -31,6 +32,7 @@ def test_alarms_scores_and_blocks() -> None:
     assert found["drift_score", "c.l1"] == 17.5
     assert found["drift_blocks_total", "held_few_requests"] == 2
     assert ("drift_blocks_total", "alarms_again") not in found
+    assert found["drift_latents", "sha256:0123", "dead"] == 7
 
 
 def test_a_feature_without_a_score_is_not_left_out_and_then_the_highest_come() -> None:

@@ -219,6 +219,16 @@ async def test_nobody_there_is_tried_again() -> None:
     assert outcomes(sink)["given_up"] == 1
 
 
+@pytest.mark.parametrize("host", ["xn--", "a..b"])
+async def test_a_host_that_is_none_is_nobody_and_not_named_in_the_log(host: str) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with sending(f"https://{host}/hook") as (sink, _):
+            sink.take([AlertChanged(fired())])
+            await until_idle(sink)
+    assert outcomes(sink)["given_up"] == 1
+    assert [(line["event"], line["log_level"]) for line in logs] == [("webhook takes no alerts", "warning")]
+
+
 async def test_gone_is_the_end_of_it() -> None:
     with Receiver(410) as receiver:
         async with sending(receiver.url) as (sink, _):

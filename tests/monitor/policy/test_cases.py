@@ -28,8 +28,8 @@ def test_tokens_repeat_and_may_be_unseen() -> None:
 
 def test_turns_and_recorded_requests() -> None:
     turns = [{"prompt": 1, "tokens": [{}]}, {"tokens": []}]
-    case = {"name": "a", "turns": turns, "expect": {}}
-    named = {"name": "b", "request": "client-1", "expect": {}}
+    case = {"name": "a", "turns": turns, "expect": {"r": []}}
+    named = {"name": "b", "request": "client-1", "expect": {"r": []}}
     found = read({"cases": [case, named], "limits": {"x.l1": 2}}, "c.yaml")
     assert [len(one.turns) for one in found.cases] == [2, 0]
     assert (found.cases[1].request, found.limits) == ("client-1", {"x.l1": 2.0})
@@ -54,6 +54,11 @@ def test_turns_and_recorded_requests() -> None:
         (a_case(tokens=[{"repeat": 10**9}]), "repeat"),
         ({**a_case(), "limits": {"x.l1": "calibrated"}}, "a number"),
         ({"cases": [{"name": "a", "tokens": [{}]}]}, "expect"),
+        (a_case(expect={}), "expect"),
+        (a_case(expect={"r": [{"actve": 1}]}), "Is actve meant to be active"),
+        (a_case(tokens=[]), "at least one token"),
+        ({"cases": [GOOD, GOOD]}, "'a' twice"),
+        ({"cases": [{**GOOD, "name": str(n), "tokens": [{"repeat": 65_536}]} for n in range(17)]}, "in all cases"),
     ],
 )
 def test_what_is_wrong_is_named(bad: Any, where: str) -> None:

@@ -30,6 +30,22 @@ def test_what_nobody_asked_for_is_refused() -> None:
         fields.close()
 
 
+def test_a_misspelt_member_is_asked_about() -> None:
+    fields = read({"severty": "high", "id": "a"})
+    with pytest.raises(ConfigError, match=r"severity: found nothing.*Is severty meant to be severity\?"):
+        fields.take("severity")
+    assert fields.text("id") == "a"
+    assert fields.integer("version", 1, 2, default=1) == 1
+    with pytest.raises(ConfigError, match=r"severty: found an unknown key, expected one of severity, id, version"):
+        fields.close()
+    assert not read({"x" * 10**6: 1}).misspelt(["x" * 30]), "a long one is not compared"
+
+
+def test_names_differ() -> None:
+    with pytest.raises(ConfigError, match="found 'x' twice"):
+        read({"a": ["x", "y", "x"]}).names("a")
+
+
 def test_defaults_and_values() -> None:
     fields = read({"text": "x", "count": 3, "yes": True, "above": 2, "names": ["a"], "part": {"x": 1}})
     assert fields.text("text") == "x"

@@ -32,7 +32,7 @@ from saewatch.core.records import Role
 from saewatch.edge import baselines, canaries
 from saewatch.edge.dictionaries import load_one
 from saewatch.edge.requests import CHANGED, INCOMPLETE, RecordedRequest, RecordedRequests
-from saewatch.monitor.drift.build import Builder, Looked, Told
+from saewatch.monitor.drift.build import Builder, Told
 from saewatch.monitor.drift.counts import EXPOSURE_UNIT
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.following import COUNTED
@@ -137,7 +137,7 @@ class _Found:
     def _look(self, one: Sampled) -> None:
         """What comes before the first request is left out."""
         if self.builder is not None and one.stream.opening.role == Role.STABLE:
-            self.builder.census(Looked(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens))
+            self.builder.census(one)
 
     def _replayed(self, one: RecordedRequest) -> bool:
         """Whether it is of the panel; then it is kept, where all of it was computed."""

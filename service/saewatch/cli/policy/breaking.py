@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saewatch.cli.policy import resolved
-from saewatch.cli.policy.resolved import ACTIVE, ELSEWHERE
+from saewatch.cli.policy.resolved import ACTIVE
 from saewatch.config import read_policy
 from saewatch.core.errors import ConfigError
 from saewatch.monitor.policy.rule import Policy
@@ -44,8 +44,7 @@ def broken(policy: Policy, before: KnownDictionary, after: KnownDictionary, subj
     for one in resolved.programme(policy, after, subject).rules:
         state = resolved.state(one)
         if one.rule.id in was and state != ACTIVE:
-            why = f"lacks {', '.join(one.missing)}" if state == ELSEWHERE else resolved.why(one)
-            yield Broken(policy=policy.name, rule=one.rule.id, state=state, why=why)
+            yield Broken(policy=policy.name, rule=one.rule.id, state=state, why=resolved.why(one))
 
 
 def check(options: argparse.Namespace, before: KnownDictionary | None, after: KnownDictionary) -> list[Broken]:

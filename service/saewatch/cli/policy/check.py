@@ -9,6 +9,8 @@ serves what was calibrated is judged where its stream opens.
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +22,10 @@ from saewatch.cli.policy import resolved
 from saewatch.cli.policy.resolved import ACTIVE, BLIND, SHADOW, Named
 from saewatch.config import read_policy
 from saewatch.core import limits
-from saewatch.monitor.policy.rule import Policy
+from saewatch.monitor.policy.rule import Policy, leaves
+
+NAMES, COMPARED, MOST_LETTERS = 8, 4096, 100
+"""Misspelt names that are told, and features, of so many letters, that each is compared with: some 0.1 s in all."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +37,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Reads it and says what it comes to."""
     policy = read_policy(options.file)
-    on = [_on(policy, named, str(options.file)) for named in resolved.chosen(options)]
+    dictionaries = resolved.chosen(options)
+    on = [_on(policy, named, str(options.file)) for named in dictionaries]
     unseen = _unseen(policy, on)
+    here = [feature.id for named in dictionaries for feature in named.known.catalogue.features]
     told = {
         "policy": policy.name,
         "digest": policy.digest,
@@ -41,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
         "silences": len(policy.silences),
         "dictionaries": on,
         "unseen": unseen,
+        "meant": _meant(policy, unseen, here),
     }
     if options.json:
         print(json.dumps(told))
@@ -69,6 +77,15 @@ def _unseen(policy: Policy, on: Sequence[dict[str, Any]]) -> list[str]:
     return [rule.id for rule in policy.rules if on and (rule.id in blind or rule.id not in seeing)]
 
 
+def _meant(policy: Policy, unseen: Sequence[str], here: Sequence[str]) -> dict[str, str]:
+    """Names in rules that nothing lets see, and the feature that is spelt most nearly like each."""
+    blind = (leaf for rule in policy.rules if rule.id in unseen for leaf in leaves(rule.when))
+    of = (name for leaf in blind if leaf.select in {"feature", "features"} for name in leaf.names)
+    missing = itertools.islice((name for name in dict.fromkeys(of) if name not in here), NAMES)
+    near = {name: difflib.get_close_matches(name[:MOST_LETTERS], here[:COMPARED], 1, 0.8) for name in missing}
+    return {name: found[0] for name, found in near.items() if found}
+
+
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"policy {told['policy']}: {told['rules']} rules, {told['silences']} silences, {told['digest'][:19]}"
     for on in told["dictionaries"]:
@@ -84,3 +101,5 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         yield "resolved on no dictionary: name one with --dictionary, or promote one to stable. Costs are not known."
     if told["unseen"]:
         yield f"NOT SEEN: {', '.join(told['unseen'])}"
+    for name, near in told["meant"].items():
+        yield f"Is {name} meant to be {near}?"

@@ -57,9 +57,10 @@ def run(options: argparse.Namespace) -> int:
         hint = f"It has {replayed.told} requests; left out: {left}."
         raise ConfigError(str(options.on), found=f"no request {options.request:.80}", expected=expected, hint=hint)
     if options.json:
-        print(json.dumps({"requests": found}))
+        print(json.dumps({"requests": found, "defects": replayed.defects}))
     else:
-        stored.show([line for one in found for line in _lines(one)])
+        damaged = [f"THE RECORDING IS DAMAGED: {one}" for one in replayed.defects]
+        stored.show([*damaged, *(line for one in found for line in _lines(one))])
     return cli.GOOD
 
 

@@ -91,7 +91,8 @@ class _Found:
         self.fed += len(request.seen)
         self.seen += int(request.seen.sum())
         self.excluded += request.missed.get(EXCLUDED, 0)
-        self.incomplete += any(tokens for reason, tokens in request.missed.items() if reason != EXCLUDED)
+        # What is neither seen nor told as missed was in frames that the recording has lost.
+        self.incomplete += int(request.seen.sum()) + request.missed.get(EXCLUDED, 0) < len(request.seen)
         active = {one.id: one for one in request.alerts if one.kind == FIRED and one.state == ACTIVE}
         rules = {one.rule.id: one for one in programme.rules}
         for alert in active.values():
@@ -136,6 +137,7 @@ def _told(replayed: Replayed, found: _Found, options: argparse.Namespace) -> dic
         "requests": found.requests,
         "not_judged": dict(found.others),
         "left_out": replayed.left_out,
+        "defects": replayed.defects,
         "incomplete": found.incomplete,
         "coverage": found.seen / partly if partly else None,
         "requests_per_day": options.requests_per_day,
@@ -183,6 +185,8 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         f"{told['recording']}: {told['requests']} requests in {clock_time(told['seconds'])}, {coverage},"
         f" {told['incomplete']} not wholly seen"
     )
+    if told["defects"]:
+        yield f"THE RECORDING IS DAMAGED: {'; '.join(told['defects'])}"
     left = {**told["left_out"], **{f"class {name}": count for name, count in told["not_judged"].items()}}
     if left:
         yield "left out: " + "; ".join(f"{count} ({why})" for why, count in sorted(left.items()))

@@ -25,6 +25,7 @@ from saewatch.core.errors import ConfigError, SaewatchError
 from saewatch.core.recording import Recording
 from saewatch.edge import dictionaries, policies
 from saewatch.edge.requests import RecordedRequest, RecordedRequests
+from saewatch.monitor.alerts import LimitsOf
 from saewatch.monitor.policy.condition import Atom
 from saewatch.monitor.policy.machine import ACTIVE
 from saewatch.monitor.policy.resolve import Programme, resolve
@@ -60,10 +61,13 @@ class Replayed:
 
     options: argparse.Namespace
     policy: Policy
+    limits_of: LimitsOf = field(default=policies.limits_of(resolved.today))
     programme: Programme | None = None
     """On the recording's stream, once its first batch came."""
     known: KnownDictionary | None = None
     left_out: dict[str, int] = field(default_factory=dict)
+    defects: list[str] = field(default_factory=list)
+    """What is wrong with the file, in words."""
     seconds: float = 0.0
     """From its first record to its last."""
     told: int = 0
@@ -86,12 +90,11 @@ class Replayed:
                 self.seconds = seconds
                 line.show(f"{path.name}: {clock_time(seconds)}, {self.told} requests, {self.alerts} alerts")
 
-            limits_of = policies.limits_of(resolved.today)
             found = RecordedRequests(
                 recording,
                 self.known,
                 policies=[self.policy],
-                limits_of=limits_of,
+                limits_of=self.limits_of,
                 whole=False,
                 unfinished=unfinished,
                 on_progress=progress,
@@ -104,6 +107,7 @@ class Replayed:
                 yield one
             self.seconds = max(self.seconds, recording.index.duration_ns / 1e9 if recording.index else 0.0)
         line.clear()
+        self.defects = recording.defects()
         self.left_out = dict(found.left_out)
         if self.programme is None:
             there = ", ".join(one[:19] for one in found.weights) or "none"
@@ -117,9 +121,8 @@ class Replayed:
             return
         self._checked.add(table.number)
         assert self.known is not None, "a table is of a known dictionary"
-        limit_of = policies.limits_of(resolved.today)(table.stream)
         try:
-            self.programme = resolve(self.policy, self.known.catalogue.features, limit_of)
+            self.programme = resolve(self.policy, self.known.catalogue.features, self.limits_of(table.stream))
         except SaewatchError as error:
             subject = f"{self.options.on}: {error.subject}"
             raise type(error)(subject, found=error.found, expected=error.expected, hint=error.hint) from error

@@ -110,7 +110,8 @@ def state(rule: Resolved) -> str:
 def why(rule: Resolved) -> str:
     """Why it is not active; empty where it is."""
     if rule.condition is None:
-        return "" if rule.elsewhere else f"lacks {', '.join(rule.missing)}"
+        here = "nothing that it names is here: it " if rule.elsewhere else ""
+        return f"{here}lacks {', '.join(rule.missing)}"
     return rule.shadow_because or ("the rule says so" if rule.rule.shadow else "")
 
 

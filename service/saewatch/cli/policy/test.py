@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     policy = read_policy(options.file)
     cases = read(config.read_yaml(options.cases), str(options.cases))
     _check_names(policy, cases, str(options.cases))
+    if cases.limits:
+        _check_limits(cases, _dictionary(options), str(options.cases))
     found = {**_written(policy, cases, options), **_recorded(policy, cases, options)}
     told = [_told(one, found[number]) for number, one in enumerate(cases.cases)]
     failed = [one for one in told if one["wrong"]]
@@ -65,13 +67,18 @@ def _check_names(policy: Policy, cases: Cases, subject: str) -> None:
                 raise ConfigError(f"{subject}: {case.name}: expect", found=f"{name!r:.80}", expected=expected)
 
 
+def _check_limits(cases: Cases, known: KnownDictionary, subject: str) -> None:
+    for name in sorted(cases.limits.keys() - {one.id for one in known.catalogue.features}):
+        raise ConfigError(f"{subject}: limits", found=f"{name!r:.80}", expected="a feature of the dictionary")
+
+
 def _written(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict[int, Played]:
     """Cases with tokens of their own. `ConfigError` for rules that see nothing on the dictionary."""
     chosen = {number: one for number, one in enumerate(cases.cases) if not one.request}
     if not chosen:
         return {}
     known = _dictionary(options)
-    limit_of = _limits(cases, known)
+    limit_of = _assumed(cases, policies.stated(known, resolved.today()))
     made = resolved.programme(policy, known, str(options.file), limit_of)
     asked = {name for one in chosen.values() for name in one.expect}
     blind = [one for one in made.rules if one.condition is None and one.rule.id in asked]
@@ -84,7 +91,10 @@ def _written(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict[
 
 def _recorded(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict[int, Played]:
     """Cases that name a request of the recording."""
-    chosen = {one.request: number for number, one in enumerate(cases.cases) if one.request}
+    chosen: dict[str, list[int]] = {}
+    for number, one in enumerate(cases.cases):
+        if one.request:
+            chosen.setdefault(one.request, []).append(number)
     if not chosen:
         return {}
     if options.on is None:
@@ -92,11 +102,12 @@ def _recorded(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict
     asked = {name for one in cases.cases if one.request for name in one.expect}
     part = Policy(name=policy.name, rules=tuple(one for one in policy.rules if one.id in asked), digest=policy.digest)
     found: dict[int, Played] = {}
-    for request in Replayed(options, part).requests():
+    stated = policies.limits_of(resolved.today)
+    for request in Replayed(options, part, limits_of=lambda stream: _assumed(cases, stated(stream))).requests():
         for name in {request.identity.client_id, request.identity.engine_id} & chosen.keys():
-            found[chosen[name]] = _histories(policy, request.alerts)
-    for name, number in chosen.items():
-        if number not in found:
+            found |= dict.fromkeys(chosen[name], _histories(policy, request.alerts))
+    for name, numbers in chosen.items():
+        if numbers[0] not in found:
             raise ConfigError(str(options.on), found=f"no request {name:.80}", expected="one that a case names")
     return found
 
@@ -113,9 +124,8 @@ def _dictionary(options: argparse.Namespace) -> KnownDictionary:
     return found[0].known
 
 
-def _limits(cases: Cases, known: KnownDictionary) -> LimitOf:
-    """Limits of the cases, as if they were calibrated; else those that the bundle states."""
-    stated = policies.stated(known, resolved.today())
+def _assumed(cases: Cases, stated: LimitOf) -> LimitOf:
+    """Limits of the cases, as if they were calibrated; else those that are ``stated``."""
 
     def of(feature: Feature) -> Calibrated | None:
         if feature.id not in cases.limits:

@@ -43,6 +43,8 @@ class Side:
     """``coverage``: seen ÷ fed; ``whole``: requests that were wholly seen ÷ those that ended."""
     left_out: Mapping[str, int]
     census: CensusFigures | None
+    defects: Sequence[str] = ()
+    """What is wrong with the file, in words."""
 
 
 def dictionary(before: Path, after: Path, bundle: Path | None) -> KnownDictionary:
@@ -65,8 +67,9 @@ def read(path: Path, known: KnownDictionary, classes: Collection[str]) -> Side:
     sample, others = Sample(features=len(features)), 0
     places = {feature.id: (place, PARTS_OF_SCOPE[feature.scope]) for place, feature in enumerate(features)}
     with replay.opened(path) as file:
+        recording = replay.recording(file, path)
         requests = RecordedRequests(
-            replay.recording(file, path),
+            recording,
             known,
             on_progress=lambda seconds: line.show(f"{path.name}: {clock_time(seconds)}, {sample.requests} requests"),
         )
@@ -90,6 +93,7 @@ def read(path: Path, known: KnownDictionary, classes: Collection[str]) -> Side:
         },
         left_out={**requests.left_out, **({OTHERS: others} if others else {})},
         census=census,
+        defects=recording.defects(),
     )
 
 

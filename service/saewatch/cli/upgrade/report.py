@@ -81,6 +81,7 @@ def _side(side: Side, of: Units, unmatched: int) -> dict[str, Any]:
         "firings_per_token": of.firings / of.tokens if of.tokens else None,
         **{name: _finite(value) for name, value in side.shares.items()},
         "left_out": dict(side.left_out),
+        "defects": list(side.defects),
         "census": side.census.json() if side.census else None,
     }
 
@@ -148,6 +149,10 @@ def told(report: Report) -> Iterator[str]:
         )
         if side.census:
             yield f"         {side.census}"
+        if side.left_out:
+            yield "         left out: " + "; ".join(f"{count} ({why})" for why, count in sorted(side.left_out.items()))
+        if side.defects:
+            yield f"         THE RECORDING IS DAMAGED: {'; '.join(side.defects)}"
     for category, (changed, of_them) in report.categories().items():
         if changed:
             yield f"  {category}: {changed} of {of_them} features changed"

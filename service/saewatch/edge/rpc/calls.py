@@ -14,11 +14,11 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from saewatch.core.errors import AccessError, SaewatchError
 from saewatch.edge.access import LocalAccess, Principal
-from saewatch.edge.rpc.refusals import Refusal, refuse
+from saewatch.edge.rpc.refusals import Refusal, invalid, refuse
 
 logger = structlog.get_logger(__name__)
 
@@ -85,24 +85,25 @@ def handlers(service: str, methods: Mapping[str, Method], door: Door) -> grpc.Ge
 
 
 def _handler(method: Method, door: Door) -> grpc.RpcMethodHandler[Any, Any]:
-    read = method.request.FromString
+    # One request is read in the call itself: what grpcio could not read it would answer with UNKNOWN.
     if isinstance(method, Unary):
         return grpc.unary_unary_rpc_method_handler(
-            _answering(method, door), request_deserializer=read, response_serializer=_serialised
+            _answering(method, door), request_deserializer=_as_it_is, response_serializer=_serialised
         )
     if isinstance(method, Exchange):
         return grpc.stream_stream_rpc_method_handler(
-            _streaming(method, door), request_deserializer=read, response_serializer=_as_it_is
+            _streaming(method, door), request_deserializer=method.request.FromString, response_serializer=_as_it_is
         )
     return grpc.unary_stream_rpc_method_handler(
-        _streaming(method, door), request_deserializer=read, response_serializer=_as_it_is
+        _streaming(method, door), request_deserializer=_as_it_is, response_serializer=_as_it_is
     )
 
 
 def _answering(method: Unary, door: Door) -> Any:
-    async def call(request: Message, context: Context) -> Message:
+    async def call(request: bytes, context: Context) -> Message:
         try:
-            return await method.call(request, door.principal(context))
+            principal = door.principal(context)
+            return await method.call(_read(method, request), principal)
         except Refusal as refusal:
             await refuse(context, refusal)
         except Exception as error:  # the whole call: what a method meets ends in one status, log line and count
@@ -114,7 +115,9 @@ def _answering(method: Unary, door: Door) -> Any:
 def _streaming(method: Streaming | Exchange, door: Door) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[bytes]:
         try:
-            async with contextlib.aclosing(method.call(request, door.principal(context))) as messages:
+            principal = door.principal(context)
+            asked: Any = request if isinstance(method, Exchange) else _read(method, request)
+            async with contextlib.aclosing(method.call(asked, principal)) as messages:
                 async for message in messages:
                     yield message
         except Refusal as refusal:
@@ -123,6 +126,15 @@ def _streaming(method: Streaming | Exchange, door: Door) -> Any:
             await door.fault(context, error)
 
     return call
+
+
+def _read(method: Unary | Streaming, request: bytes) -> Message:
+    """The one request of a call. Raises `Refusal` for what is none."""
+    try:
+        return method.request.FromString(request)
+    except DecodeError as error:
+        expected = f"a {method.request.DESCRIPTOR.name}"
+        raise invalid("request", found="bytes that cannot be read", expected=expected) from error
 
 
 def _serialised(message: Message) -> bytes:

@@ -186,7 +186,7 @@ class WebhookSink:
                 headers = signed(self.webhook.secret, message.id, int(self._clock()), message.body)
                 async with client.stream("POST", self.webhook.url, content=message.body, headers=headers) as answer:
                     return answer.status_code
-        except (httpx.HTTPError, TimeoutError, OSError):
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError, OSError):  # the middle two: of its host
             return 0
 
     async def _end(self) -> NoReturn:

@@ -14,7 +14,9 @@ from saewatch.monitor.drift.baseline import share
 from saewatch.monitor.drift.blocks import Blocks
 from saewatch.monitor.drift.counts import F64, I64, Counts, Indices
 from saewatch.monitor.drift.fit import Fitted, fit
+from saewatch.monitor.drift.latents import LatentCounts, LatentSums
 from saewatch.monitor.drift.slices import NO_TENANT, Building
+from saewatch.monitor.events import Sampled
 
 SCALE_MIN = 0.05
 PRIOR = 20.0
@@ -34,23 +36,15 @@ class Told:
     source: int = NO_TENANT  # of `slices.source_of`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """A census between requests."""
-
-    l0: float
-    unexplained: float  # NaN where not known
-    tokens: int
-
-
 class Builder:
     """Of ``features``. Requests come in the order in which they ended."""
 
     def __init__(self, features: int) -> None:
         self._features = features
-        self._first: list[Told | Looked] = []
+        self._first: list[Told | Sampled] = []
         self._blocks: Blocks | None = None
         self._closed: list[tuple[int, Counts]] = []
+        self._looked, self._latents = LatentCounts(), LatentSums()
         self._now_ns = 0
         self.centre = self.scale = np.zeros(0, np.float32)
         self.requests = 0
@@ -67,10 +61,13 @@ class Builder:
         if self.requests >= limits.BASELINE_FIRST:
             self._begin()
 
-    def census(self, one: Looked) -> None:
-        """It belongs to the block that is open."""
+    def census(self, one: Sampled) -> None:
+        """A part of one. It belongs to the block that is open."""
+        self._looked.add(one)
+        if one.first:
+            return
         if self._blocks is None:
-            self._first.append(one)
+            self._first.append(replace(one, count=one.count[:0]))  # it is counted
         else:
             self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
@@ -89,8 +86,12 @@ class Builder:
         blocks, drawn = history.history(self._closed), [one.drawn for _, one in self._closed]
         made = fit(blocks, centre=self.centre, scale=self.scale, drawn=drawn, progress=progress)
         whole = share(self.requests, self.requests + partial)
-        slices = self.slices.slices(made.baseline.axes.feature)
-        return replace(made, baseline=replace(made.baseline, whole_share=whole), slices=slices)
+        return replace(
+            made,
+            baseline=replace(made.baseline, whole_share=whole),
+            latents=self._latents.latents(),
+            slices=self.slices.slices(made.baseline.axes.feature),
+        )
 
     def _begin(self) -> None:
         """Centres and scales need not be accurate: they are what marks are counted in."""
@@ -107,7 +108,10 @@ class Builder:
         self._blocks = Blocks(self.centre, self.scale)
         first, self._first = self._first, []
         for each in first:
-            self._count(self._blocks, each) if isinstance(each, Told) else self.census(each)
+            if isinstance(each, Told):
+                self._count(self._blocks, each)
+            else:
+                self._blocks.census(l0=each.l0, unexplained=each.unexplained, tokens=each.tokens)
 
     def _count(self, blocks: Blocks, one: Told) -> None:
         self._now_ns = max(self._now_ns, one.ended_ns)
@@ -117,6 +121,7 @@ class Builder:
 
     def _close(self, blocks: Blocks) -> None:
         counts = blocks.close()
+        self._latents.add(*self._looked.close())
         if counts.requests < limits.DRIFT_BLOCK_REQUESTS_MIN:
             return  # as detectors do
         self._closed.append((self._now_ns, counts))

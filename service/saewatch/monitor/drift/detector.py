@@ -22,12 +22,13 @@ from saewatch.core import limits
 from saewatch.monitor.drift.baseline import LIST, TWICE, Baseline, share
 from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence, Pairs
 from saewatch.monitor.drift.compared import Compared, compared
-from saewatch.monitor.drift.counts import F64, Counts
+from saewatch.monitor.drift.counts import F64, Counts, Indices
 from saewatch.monitor.drift.evidence import BETS, DOWN, UP, Bet, Evidence
 from saewatch.monitor.drift.history import DAY_NS
+from saewatch.monitor.drift.latents import LatentCounts, Latents
 from saewatch.monitor.drift.overall import STATISTICS, OverallEvidence, Reading, Usual
 from saewatch.monitor.drift.pairs import BUCKETS
-from saewatch.monitor.drift.rules import DENSE, Ruled, Rules
+from saewatch.monitor.drift.rules import DEAD, DENSE, Expected, Ruled, Rules
 from saewatch.monitor.drift.spread import F32, Flags
 
 BLOCKS_A_MONTH = 4320
@@ -40,14 +41,17 @@ TRAFFIC_NS = DAY_NS
 FEW, COVERAGE, NOTHING = "few_requests", "coverage", "nothing_encoded"
 """Why a block is held: nothing is concluded from it."""
 NORMAL_95 = 1.96
+RULES = (DEAD, DENSE)
+LATENTS_NAMED = 10
+"""Of an alarm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """An alarm: a feature, a statistic of the whole, or what fires together is no longer as in the baseline."""
+    """An alarm: a feature, a statistic of the whole, a pair or latents are no longer as in the baseline."""
 
-    kind: str  # feature | overall | pair
-    subject: int  # of the features, of STATISTICS, or of the buckets
+    kind: str  # feature | overall | pair | latents
+    subject: int  # of the features, of STATISTICS, of the buckets, or of RULES
     of: str  # n | w | z | az, dead | dense, the statistic's name, or pairs
     direction: str
     score: float
@@ -63,6 +67,7 @@ class Moved:
     volatile: bool = False
     acknowledged: bool = False
     pairs: tuple[tuple[int, int], ...] = ()  # of features, those that most of a bucket's votes are for
+    latents: tuple[int, ...] = ()  # some of them; their number is the effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,6 +91,7 @@ class Detector:
         reading: Reading | None = None,
         usual: Usual | None = None,
         pairs: Pairs | None = None,
+        latents: Latents | None = None,
         budget: float = BUDGET,
     ) -> None:
         self.baseline = baseline
@@ -93,7 +99,10 @@ class Detector:
         self.counters: Counter[str] = Counter()
         self._reading = reading
         self._overall = OverallEvidence(usual) if usual is not None else None
-        self._rules = Rules(baseline)
+        self._rules = Rules(Expected.of_features(baseline))
+        self._latents = Rules(Expected.of_latents(latents)) if latents is not None and latents.known else None
+        self.latents: dict[str, Indices] = {one: np.zeros(0, np.intp) for one in RULES} if self._latents else {}
+        """For which latents a rule holds."""
         self._pairs = PairEvidence(pairs, baseline.n.rates) if pairs is not None and pairs.known else None
         self._scores = np.zeros(baseline.features, np.float32)
         self._open: dict[tuple[str, int], Moved] = {}
@@ -105,7 +114,8 @@ class Detector:
     @property
     def nbytes(self) -> int:
         """Bytes that grow with the features, its baseline among them."""
-        return self.baseline.nbytes + self.evidence.nbytes + self._rules.nbytes
+        latents = self._latents.nbytes if self._latents else 0
+        return self.baseline.nbytes + self.evidence.nbytes + self._rules.nbytes + latents
 
     @property
     def blind(self) -> npt.NDArray[np.intp]:
@@ -121,8 +131,8 @@ class Detector:
         """Alarms that are not older than a week."""
         return list(self._open.values())
 
-    def step(self, counts: Counts, now_ns: int) -> Stepped:
-        """One closed block."""
+    def step(self, counts: Counts, now_ns: int, census: LatentCounts | None = None) -> Stepped:
+        """One closed block, and what was sampled since the last one that was judged."""
         self._open = {key: one for key, one in self._open.items() if now_ns - one.changed_ns < REALARM_NS}
         why = self._held(counts)
         if why:
@@ -142,7 +152,13 @@ class Detector:
             self._scores[drifted] = 0.0
         return Stepped(
             held="",
-            moved=(*whole, *features, *self._step_rules(block, score, now_ns), *self._step_pairs(counts, now_ns)),
+            moved=(
+                *whole,
+                *features,
+                *self._step_rules(counts, score, now_ns),
+                *self._step_pairs(counts, now_ns),
+                *self._step_latents(census, now_ns),
+            ),
             score=score,
             overall=overall,
             suspect=np.flatnonzero(likely & ~drifted),
@@ -170,10 +186,42 @@ class Detector:
             return np.full(len(STATISTICS), np.nan)
         return self._overall.step(self._reading.values(self.baseline, block))
 
-    def _step_rules(self, block: Compared, score: F32, now_ns: int) -> list[Moved]:
+    def _step_rules(self, counts: Counts, score: F32, now_ns: int) -> list[Moved]:
         """A feature that is known to have moved is not told again by a rule, nor day after day by the same one."""
-        found = [one for one in self._rules.step(block, now_ns) if ("feature", one.feature) not in self._open]
+        holding = self._rules.step(counts.n, counts.requests, counts.exposures, now_ns)
+        new = [[one for one in every.tolist() if ("feature", one) not in self._open] for every in holding.each()]
+        found = [self._rules.dead(one) for one in new[0]] + [self._rules.dense(one) for one in new[1]]
         return [self._ruled(one, score, now_ns) for one in found]
+
+    def _step_latents(self, census: LatentCounts | None, now_ns: int) -> list[Moved]:
+        """All for which a rule holds, where it holds for some that it did not hold for before."""
+        if self._latents is None or census is None or not census.tokens:
+            return []
+        count, tokens = census.close()
+        if len(count) != self._latents.size:
+            self.counters["census_of_other_latents"] += 1
+            return []
+        holding = self._latents.step(count, tokens, np.array([float(tokens)]), now_ns)
+        before, self.latents = self.latents, dict(zip(RULES, holding.each(), strict=True))
+        new = {name: np.setdiff1d(every, before[name], assume_unique=True) for name, every in self.latents.items()}
+        return [self._of_latents(name, some, now_ns) for name, some in new.items() if len(some)]
+
+    def _of_latents(self, name: str, new: Indices, now_ns: int) -> Moved:
+        return self._opened(
+            Moved(
+                kind="latents",
+                subject=RULES.index(name),
+                of=name,
+                direction=UP if name == DENSE else DOWN,
+                score=float("nan"),
+                began_block=self.evidence.block,
+                opened_ns=now_ns,
+                changed_ns=now_ns,
+                told=self._tells("latents", RULES.index(name), now_ns),
+                effect=float(len(self.latents[name])),
+                latents=tuple(new[:LATENTS_NAMED].tolist()),
+            )
+        )
 
     def _ruled(self, one: Ruled, score: F32, now_ns: int) -> Moved:
         return self._opened(

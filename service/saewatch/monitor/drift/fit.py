@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from saewatch.core.errors import ConfigError
-from saewatch.monitor.drift import cofiring, overall, slices, spread
+from saewatch.monitor.drift import cofiring, latents, overall, slices, spread
 from saewatch.monitor.drift.baseline import Baseline, assembled, share
 from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.compared import compared
@@ -22,6 +22,7 @@ from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, I32, MILLION, Coun
 from saewatch.monitor.drift.detector import SUSPECT, ordinary_peak
 from saewatch.monitor.drift.evidence import Evidence
 from saewatch.monitor.drift.history import DAYS_A_WEEK, History
+from saewatch.monitor.drift.latents import Latents
 from saewatch.monitor.drift.overall import Reading, Usual
 from saewatch.monitor.drift.slices import Slices
 from saewatch.monitor.drift.spread import F32, Flags
@@ -41,10 +42,10 @@ class Fitted:
     reading: Reading
     usual: Usual
     pairs: Pairs
+    latents: Latents  # blocks know of neither: who counted them adds both
+    slices: Slices
     peak: float
     """The highest score of an ordinary feature in a part of the blocks, watched with a baseline of the others."""
-    slices: Slices
-    """Blocks know of no requests: who counted them adds it."""
 
 
 def fit(
@@ -84,7 +85,15 @@ def fit(
     usual = overall.usual(values, history.day, history)
     progress("pairs")
     pairs = cofiring.fit(_paired(history, drawn), baseline.n.rates)
-    return Fitted(baseline=baseline, reading=reading, usual=usual, pairs=pairs, peak=highest, slices=slices.nothing())
+    return Fitted(
+        baseline=baseline,
+        reading=reading,
+        usual=usual,
+        pairs=pairs,
+        latents=latents.nothing(),
+        slices=slices.nothing(),
+        peak=highest,
+    )
 
 
 def parts(history: History) -> Iterator[tuple[Flags, str]]:

@@ -23,6 +23,7 @@ from saewatch.monitor.drift.causes import Causes, PanelMoved
 from saewatch.monitor.drift.detector import BUDGET, Detector, Moved, Stepped
 from saewatch.monitor.drift.history import HOUR_NS
 from saewatch.monitor.drift.known import KnownBaseline
+from saewatch.monitor.drift.latents import LatentCounts
 from saewatch.monitor.drift.matched import Matched, matched
 from saewatch.monitor.drift.pairs import key_of
 from saewatch.monitor.drift.slices import Live, source_of
@@ -36,6 +37,8 @@ COUNTED = frozenset({TrafficClass.LIVE, TrafficClass.UNLABELLED})
 SCOPE, NO_BASELINE, NOT_JUDGED, NO_NUMBER = "detector", "no_baseline", "not_judged", "no_number"
 JUDGED_WITHIN_NS = 2 * limits.DRIFT_BLOCK_NS_MAX
 """Half a day without a block that was judged is told: silence is not "as usual"."""
+ALARMS = ("feature", "overall", "pair", "latents")
+"""What alarms may be about."""
 HINT = "Build a baseline of this dictionary, model and watch set: saewatch baseline build."
 
 
@@ -106,9 +109,10 @@ class Following:
     def state(self) -> DriftState:
         """As it stands."""
         counters = Counter(self.counters)
-        alarms = Counter({"feature": 0, "overall": 0, "pair": 0})
+        alarms = Counter(dict.fromkeys(ALARMS, 0))
         scores: dict[str, float] = {}
         causes, overlaps = Counter[str](), dict[str, float]()
+        latents = dict[tuple[str, str], int]()
         for weights, followed in self._followed.items():
             counters.update(followed.detector.counters)
             counters.update(followed.causes.counters)
@@ -116,8 +120,11 @@ class Following:
             if followed.causes.last is not None:
                 overlaps[weights[:19]] = followed.causes.last.overlap
             alarms.update({kind: followed.detector.counters[f"alarms_{kind}"] for kind in alarms})
+            latents |= {(weights[:19], state): len(one) for state, one in followed.detector.latents.items()}
             scores |= dict(zip(followed.known.features, followed.detector.scores.tolist(), strict=True))
-        return DriftState(scores=scores, alarms=alarms, counters=counters, causes=causes, overlaps=overlaps)
+        return DriftState(
+            scores=scores, alarms=alarms, counters=counters, causes=causes, overlaps=overlaps, latents=latents
+        )
 
     def _blind(self, table: WatchTable, why: str, now_ns: int) -> None:
         self.counters["requests_without_baseline"] += 1
@@ -143,9 +150,15 @@ class _Followed:
         self.known = known
         fitted = known.fitted
         self.detector = Detector(
-            fitted.baseline, reading=fitted.reading, usual=fitted.usual, pairs=fitted.pairs, budget=budget
+            fitted.baseline,
+            reading=fitted.reading,
+            usual=fitted.usual,
+            pairs=fitted.pairs,
+            latents=fitted.latents,
+            budget=budget,
         )
         self._blocks = Blocks(fitted.baseline.centre, fitted.baseline.scale)
+        self._latents = LatentCounts()
         self._live = Live(fitted.slices.feature, fitted.baseline.features)
         self._places: dict[int, npt.NDArray[np.intp]] = {}
         self._table: WatchTable | None = None
@@ -176,8 +189,10 @@ class _Followed:
         self._live.add(feature, tokens=seen, source=source, now_ns=now_ns)
 
     def census(self, one: Sampled) -> None:
-        """One more."""
-        self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
+        """A part of one more."""
+        self._latents.add(one)
+        if not one.first:
+            self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
     def due(self, now_ns: int) -> bool:
         """Whether the block is to be closed."""
@@ -185,7 +200,7 @@ class _Followed:
 
     def close(self, now_ns: int) -> list[AlertChanged]:
         """The block's alarms."""
-        step: Stepped = self.detector.step(self._blocks.close(), now_ns)
+        step: Stepped = self.detector.step(self._blocks.close(), now_ns, self._latents)
         self._held = step.held
         self._live.closed(self.detector.evidence.block)
         if not step.held:

@@ -13,7 +13,6 @@ from saewatch.monitor.drift.attribution import PANEL, Attribution
 from saewatch.monitor.drift.causes import PanelMoved
 from saewatch.monitor.drift.detector import Moved
 from saewatch.monitor.drift.known import KnownBaseline
-from saewatch.monitor.drift.overall import STATISTICS
 from saewatch.monitor.tables import WatchTable
 
 POLICY = "drift"
@@ -28,6 +27,10 @@ SAYS = {
     "dense": "fires in over 10 % of requests, {effect:.2f} times as many as the baseline expects",
     "pairs": "fire together in {effect:.2f} times as many requests as the baseline expects of their bucket",
 }
+LATENTS = {
+    "dead": "{count:.0f} latents have not fired on a sampled token for 7 days: 20 times their dispersion were expected",
+    "dense": "{count:.0f} latents fire on over 10 % of the sampled tokens, and did so on under 5 %",
+}
 TITLE = {"feature": "{name} has drifted", "pair": "{name} fire together as they did not"}
 WHOLE = {
     "shift": "the values of all features have moved together",
@@ -37,6 +40,8 @@ WHOLE = {
     "mass": "many features are off at once",
     "census_l0": "more or fewer latents of the whole dictionary fire on a token",
     "divergence": "the features' counts together are off",
+    "dead": "latents of the whole dictionary have died",
+    "dense": "latents of the whole dictionary have become dense",
 }
 
 
@@ -45,8 +50,8 @@ def alert_of(
 ) -> Alert:
     """The alert of an alarm in the streams of ``table``; one that is not told is kept and not delivered."""
     names = names_of(moved, known)
-    name = " + ".join(names) or (STATISTICS[moved.subject] if moved.kind == "overall" else f"bucket {moved.subject}")
-    own = name if moved.kind != "pair" else f"bucket {moved.subject}"  # named pairs may differ when it comes again
+    own = names[0] if moved.kind == "feature" else _own(moved)
+    name = " + ".join(names) or own
     features = {one.id: one for one in table.features}
     made = _alert(
         known,
@@ -58,7 +63,7 @@ def alert_of(
     )
     return replace(
         made,
-        title=WHOLE[moved.of] if moved.kind == "overall" else TITLE[moved.kind].format(name=name),
+        title=WHOLE[moved.of] if moved.kind in {"overall", "latents"} else TITLE[moved.kind].format(name=name),
         held_back="" if told else SHADOW,
         why=said(moved),
         changed_ns=moved.changed_ns,
@@ -137,8 +142,15 @@ def _alert(known: KnownBaseline, table: WatchTable, *, rule: str, what: str, sub
     )
 
 
+def _own(moved: Moved) -> str:
+    """What an alarm of no one feature is about. Pairs that are named may differ when it comes again."""
+    return {"overall": moved.of, "latents": moved.of}.get(moved.kind, f"bucket {moved.subject}")
+
+
 def said(moved: Moved) -> str:
     """In words, with the interval and the tolerance."""
+    if moved.kind == "latents":
+        return f"{LATENTS[moved.of].format(count=moved.effect)}; new: {', '.join(map(str, moved.latents))}"
     if moved.kind == "overall":
         return f"{WHOLE[moved.of]} ({moved.direction}; score {moved.score:.1f})"
     words = SAYS[moved.of].format(effect=moved.effect)

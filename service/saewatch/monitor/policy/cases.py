@@ -31,6 +31,8 @@ from saewatch.monitor.policy.mapped import Mapped
 
 STATES = (PENDING, ACTIVE, RESOLVED, INACTIVE)
 _VALUE_MAX = 1e30
+_TOKENS_MAX = 2**20
+"""Tokens of all cases of a file: some seconds, and 8 MiB before they are played. A case of `turns` has 64 requests."""
 
 Fired = Mapping[str, Mapping[int, float]]
 """What fires on a token: feature → which of its latents → value."""
@@ -68,14 +70,21 @@ def read(values: object, subject: str) -> Cases:
     """The cases in what YAML gave. Raises `ConfigError` with the path of the field that is wrong."""
     fields = Mapped(values, subject)
     known = fields.section("limits")
-    found = Cases(
-        limits={} if known is None else dict(_values(known)),
-        cases=tuple(_case(one) for one in fields.each("cases", limits.POLICY_CASES)),
-    )
+    assumed = {} if known is None else dict(_values(known))
+    found: dict[str, Case] = {}
+    tokens = 0
+    for one in fields.each("cases", limits.POLICY_CASES):
+        made = _case(one)
+        tokens += sum(len(turn.tokens) for turn in made.turns)
+        if made.name in found:
+            one.refuse("name", f"{made.name!r:.80} twice", "names that differ")
+        if tokens > _TOKENS_MAX:
+            one.refuse("tokens", f"{tokens} up to here", f"at most {_TOKENS_MAX} in all cases of a file")
+        found[made.name] = made
     fields.close()
-    if not found.cases:
+    if not found:
         raise ConfigError(f"{subject}: cases", found="none", expected="at least one case")
-    return found
+    return Cases(limits=assumed, cases=tuple(found.values()))
 
 
 def _case(fields: Mapped) -> Case:
@@ -87,9 +96,11 @@ def _case(fields: Mapped) -> Case:
         turns = tuple(_turn(one, closes=True) for one in fields.each("turns", limits.POLICY_LEAVES))
     else:
         turns = (_turn(fields, closes=False),)
+    if not request and not any(turn.tokens for turn in turns):
+        fields.refuse("tokens", "none", "at least one token; `{}` is one on which nothing fires")
     expect = fields.section("expect")
-    if expect is None:
-        fields.refuse("expect", "nothing", "states by rule")
+    if expect is None or not expect.members():
+        fields.refuse("expect", "nothing", "states by rule; `[]` is a rule that stays inactive")
     states = {rule: _history(expect, rule) for rule in expect.members()}
     made = Case(name=name, turns=turns, request=request, expect=states)
     fields.close()
@@ -150,7 +161,9 @@ def _history(fields: Mapped, rule: str) -> History:
     for one in fields.each(rule, limits.POLICY_CASE_TOKENS):
         states = [state for state in STATES if one.has(state)]
         if len(states) != 1:
-            raise ConfigError(fields.path(rule), found=" and ".join(states) or "none", expected=f"one of {STATES}")
+            found_states, hint = " and ".join(states) or "none", "" if states else one.misspelt(STATES)
+            expected = f"one of {', '.join(STATES)}"
+            raise ConfigError(fields.path(rule), found=found_states, expected=expected, hint=hint)
         found.append((states[0], one.integer(states[0], 0, 2**31 - 1)))
         one.close()
     return tuple(found)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,6 +20,8 @@ _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which YAML's escapes can spell and no encoding can write."""
 _EXPONENT = re.compile(r"\d+(\.\d*)?[eE]\d+", re.ASCII)
 """A number to people, and to YAML 1.1 none: it wants a point and a sign."""
+_COMPARED, _COMPARED_LETTERS = 32, 40
+"""Members, and letters of one, among which a misspelt key is looked for."""
 
 
 class Mapped:
@@ -28,6 +31,7 @@ class Mapped:
         if not isinstance(value, Mapping):
             raise ConfigError(subject, found=_kind(value), expected="a mapping of keys to values")
         self._left: dict[str, Any] = dict(value)
+        self._asked: dict[str, None] = {}
         self._subject = subject
 
     def path(self, key: str) -> str:
@@ -44,14 +48,25 @@ class Mapped:
 
     def take(self, key: str) -> Any:
         """The member as it is."""
+        self._asked[key] = None
         if key not in self._left:
-            raise ConfigError(self.path(key), found="nothing", expected="this key", hint="It is required.")
+            hint = f"It is required. {self.misspelt([key])}".rstrip()
+            raise ConfigError(self.path(key), found="nothing", expected="this key", hint=hint)
         return self._left.pop(key)
 
     def close(self) -> None:
         """Refuses every member that was not taken."""
         for key in sorted(map(str, self._left)):
-            raise ConfigError(self.path(f"{key:.40}"), found="an unknown key", expected="no such key")
+            hint, expected = self.misspelt(self._asked), f"one of {', '.join(self._asked)}"
+            raise ConfigError(self.path(f"{key:.40}"), found="an unknown key", expected=expected, hint=hint)
+
+    def misspelt(self, wanted: Iterable[str]) -> str:
+        """A question about a member that is left and is spelt nearly like one of these; empty without one."""
+        for key in self.members()[:_COMPARED]:
+            near = difflib.get_close_matches(key, wanted, 1, 0.75) if len(key) <= _COMPARED_LETTERS else []
+            if near and near[0] != key:
+                return f"Is {key} meant to be {near[0]}?"
+        return ""
 
     def text(self, key: str, *, pattern: str = r"(?s).{1,2048}", default: str | None = None) -> str:
         """Text that matches ``pattern`` as a whole."""
@@ -73,7 +88,7 @@ class Mapped:
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """An integer within bounds."""
-        if default is not None and not self.has(key):
+        if default is not None and not self._there(key):
             return default
         value = self.take(key)
         if not isinstance(value, int) or isinstance(value, bool):
@@ -110,25 +125,28 @@ class Mapped:
 
     def names(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """A list of texts, one at least."""
-        if default is not None and not self.has(key):
+        if default is not None and not self._there(key):
             return default
         value = self.items(key, limits.POLICY_LEAVES)
         if not value or not all(isinstance(one, str) and one for one in value):
             self.refuse(key, f"{value!r:.80}", "a list of names")
         if any(map(_HALF.search, value)):
             self.refuse(key, f"{value!a:.80}", "text without half a letter")
+        twice = next((one for number, one in enumerate(value) if one in value[:number]), None)
+        if twice is not None:
+            self.refuse(key, f"{twice!r:.80} twice", "names that differ")
         return tuple(value)
 
     def each(self, key: str, count: int, *, optional: bool = False) -> Iterator[Mapped]:
         """A list of mappings."""
-        if optional and not self.has(key):
+        if optional and not self._there(key):
             return
         for number, one in enumerate(self.items(key, count)):
             yield Mapped(one, f"{self.path(key)}[{number}]")
 
     def section(self, key: str) -> Mapped | None:
         """A member that is a mapping; None where it is not there."""
-        return Mapped(self.take(key), self.path(key)) if self.has(key) else None
+        return Mapped(self.take(key), self.path(key)) if self._there(key) else None
 
     def time_ns(self, key: str) -> int:
         """A time with its zone, in nanoseconds since 1970. YAML gives an object for what looks like one."""
@@ -150,7 +168,11 @@ class Mapped:
         raise ConfigError(self.path(key), found=found, expected=expected, hint=hint)
 
     def _or(self, key: str, default: Any) -> Any:
-        return self.take(key) if default is None or self.has(key) else default
+        return self.take(key) if default is None or self._there(key) else default
+
+    def _there(self, key: str) -> bool:
+        self._asked[key] = None
+        return key in self._left
 
 
 def _kind(value: object) -> str:

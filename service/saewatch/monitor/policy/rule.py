@@ -28,6 +28,7 @@ from saewatch.monitor.policy.statistic import AT_END, Statistic
 from saewatch.monitor.policy.statistic import read as read_statistic
 
 SELECTS = ("feature", "features", "concept", "category")
+_KINDS = (*SELECTS, "all", "any", "not", "at_least", "sequence")
 SUBJECTS = ("request", "conversation")
 ACTIONS = ("flag", "notify", "record")
 """What an alert asks for: mark the request, tell somebody, or only keep it. The application decides what it does."""
@@ -212,10 +213,11 @@ def _condition(value: object, subject: str, depth: int) -> Condition:
     fields = Mapped(value, subject)
     if depth > limits.POLICY_DEPTH:
         raise ConfigError(subject, found=f"{depth} levels", expected=f"at most {limits.POLICY_DEPTH}")
-    kinds = [name for name in (*SELECTS, "all", "any", "not", "at_least", "sequence") if fields.has(name)]
+    kinds = [name for name in _KINDS if fields.has(name)]
     if len(kinds) != 1:
-        expected = f"one of {', '.join(SELECTS)}, all, any, not, at_least, sequence"
-        raise ConfigError(subject, found=" and ".join(kinds) or "none", expected=expected)
+        expected = f"one of {', '.join(_KINDS)}"
+        hint = "" if kinds else fields.misspelt(_KINDS)
+        raise ConfigError(subject, found=" and ".join(kinds) or "none", expected=expected, hint=hint)
     if kinds[0] in SELECTS:
         return _leaf(fields, kinds[0])
     made = _group(fields, kinds[0], depth)
@@ -237,6 +239,9 @@ def _leaf(fields: Mapped, select: str) -> Leaf:
     fields.close()
     if made.statistic is not None and made.statistic.of_tokens and made.above is None:
         fields.refuse("above", "calibrated", f"a number: {spelt} has no calibrated limit")
+    if made.statistic is not None and made.above is not None and made.above >= made.statistic.most:
+        never = f"below {made.statistic.most:g}, or it never occurs"
+        fields.refuse("above", f"{made.above:g}", never)
     if made.above is not None and len(names) + (select != "feature") > 1 and not _counts(made):
         hint = "Values of two features are on two scales. Leave `above` out for each one's own limit."
         fields.refuse("above", "one number for several features", "calibrated, or a count or share", hint)
@@ -267,4 +272,6 @@ def _group(fields: Mapped, kind: str, depth: int) -> Group:
         fields.refuse(kind, count, f"at most {len(of)}, the number of conditions")
     if kind == "sequence" and any(isinstance(one, Group) and one.kind != "any" for one in of):
         fields.refuse(key, "a condition that does not occur on a token", "leaves, or any of leaves")
+    if within and within < len(of) - 1:
+        fields.refuse("within_tokens", within, f"{len(of) - 1} or more: its steps are on tokens of their own")
     return Group(kind=kind, of=of, count=count, within=within)

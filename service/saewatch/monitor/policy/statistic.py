@@ -12,6 +12,7 @@ Tokens that take no part are as if they were not there.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -46,6 +47,11 @@ class Statistic:
     def of_tokens(self) -> bool:
         """Whether it counts tokens that fire, and not their values."""
         return self.kind in {"count", "share"}
+
+    @property
+    def most(self) -> float:
+        """What it never passes: every token fires, and a request has no more of them than its length can say."""
+        return {"share": 1.0, "count": 2.0**31}.get(self.kind, math.inf)
 
     @property
     def steps(self) -> int:
