@@ -17,6 +17,8 @@ RATES = {1: 0.1, 2: 0.2, 3: 0.6}
 """In how many requests of each source a feature fires."""
 USUAL, MOVED = {1: 300, 2: 300, 3: 100}, {1: 300, 2: 300, 3: 900}
 """Requests of each source in a quarter of a day."""
+HOURS = 4
+"""Blocks in a quarter of a day."""
 
 
 def fires(count: int, rate: float) -> list[bool]:
@@ -140,8 +142,13 @@ def test_the_fewer_requests_there_are_the_less_is_said() -> None:
         assert verdict(matched([alarm(0, 2.2 * by, 0)], unsure, slices, loud)) == UNDECIDED
 
 
-HOURS = 4
-"""Blocks in a quarter of a day."""
+def test_what_came_before_makes_the_interval_wider() -> None:
+    baseline, slices = built()
+    traffic = live(slices, MOVED, before=2, blocks=2, block_ns=QUARTER_NS // HOURS)
+    whole, since = (matched([alarm(0, 1.9, began)], baseline, slices, traffic).ratios[0] for began in (0, 2))
+    share = 2 * 630 / (2 * 630 + 2 * 150)
+    assert since.high - 1.0 == pytest.approx((whole.high - 1.0) / share, rel=0.05)
+    assert 1.0 - since.low == pytest.approx((1.0 - whole.low) / share, rel=0.05)
 
 
 @pytest.mark.parametrize(("before", "blocks"), [(1, 3), (2, 2), (2, 4)])
@@ -160,7 +167,13 @@ def test_what_came_before_waters_nothing_down(before: int, blocks: int, mix: Map
 
 def test_where_most_came_before_nothing_is_compared() -> None:
     baseline, slices = built()
-    for before, mix, compared in ((2, USUAL, True), (3, USUAL, False), (1, {1: 900, 2: 300, 3: 20}, True)):
+    cases = (
+        (2, USUAL, True),
+        (3, USUAL, False),
+        (1, {1: 600, 2: 60, 3: 50}, True),
+        (1, {1: 600, 2: 40, 3: 2}, False),  # half of the requests, and less than a third of what is to be expected
+    )
+    for before, mix, compared in cases:
         traffic = live(slices, mix, before=before, blocks=1, block_ns=QUARTER_NS // HOURS)
         assert bool(matched([alarm(0, 0.7, before)], baseline, slices, traffic).ratios) == compared
 
@@ -256,4 +269,3 @@ def trials_without_a_wrong_one(seed: int, *, times: int) -> None:
         assert not [feature for feature, word in said.items() if word == PERSISTS and feature not in one.changed]
         if scenario in {"null", "content"}:
             assert not one.found.vanishes
-            assert not one.found.slices

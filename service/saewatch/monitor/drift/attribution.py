@@ -58,8 +58,8 @@ REASONS = {
     panel.NUMERICS: "the panel fires a little otherwise, by too little to matter: the numerics of serving have changed",
     "mix": "the panel fires as it did, and the traffic is of another kind",
     "slices": (
-        "the panel fires as it did, and so do the features that alarm among requests of the same source, length and"
-        " hours: there is another mix of them"
+        "the panel fires as it did, and so do features that alarm, among requests of the same source, length and hours:"
+        " there is another mix of them"
     ),
     DIRECT: "the panel fires as it did, and the features that alarm are among what it exercises: the content is new",
     INDIRECT: (
