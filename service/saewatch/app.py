@@ -384,15 +384,16 @@ def _prober(config: CanariesSection, probes: Sequence[Canary], pipeline: Pipelin
         raise ConfigError("canaries.period_s", found=str(config.period_s), expected=expected)
     if not probes:
         return None
+    panel = canaries.load_panel(Path(config.panel)) if config.panel else ()
+    period_s, priority = config.period_s, config.priority
     return Prober(
-        probes,
-        panel=canaries.load_panel(Path(config.panel)) if config.panel else (),
-        pipeline=pipeline,
-        url=config.url,
-        model=config.model,
-        period_s=config.period_s,
-        priority=config.priority,
+        probes, panel=panel, pipeline=pipeline, url=config.url, model=config.model, period_s=period_s, priority=priority
     )
+
+
+def check_canaries(config: CanariesSection) -> None:
+    """Refuses, with `ConfigError` or `UnreachableError`, canaries and a panel that a start would refuse."""
+    _prober(config, canaries.load(Path(config.file)) if config.file else (), Pipeline(dictionaries={}, queues=[]))
 
 
 def _joined(host: str, port: int) -> str:

@@ -332,6 +332,14 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+_WORDS = {
+    r"^a valid tuple$": "a list",
+    r"^a valid string$": "text",
+    r"^a valid dictionary or (instance|object) .*": "a mapping of keys to values",
+}
+"""YAML's words for what pydantic names after Python's types."""
+
+
 def _refused(error: ValidationError) -> ConfigError:
     """The first thing that pydantic found, in our words."""
     first = error.errors(include_url=False, include_input=True)[0]
@@ -340,6 +348,8 @@ def _refused(error: ValidationError) -> ConfigError:
         known = ", ".join(_keys(first["loc"][:-1]))
         return ConfigError(field, found="an unknown key", expected=f"one of {known}")
     expected = str(first.get("ctx", {}).get("error", "")) or first["msg"].removeprefix("Input should be ")
+    for theirs, ours in _WORDS.items():
+        expected = re.sub(theirs, ours, expected)
     return ConfigError(field, found=_shown(first["input"]), expected=expected)
 
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from saewatch import config as settings
-from saewatch.app import split_listen
-from saewatch.edge import dictionaries, policies, webhooks
+from saewatch.app import check_canaries, split_listen
+from saewatch.edge import baselines, dictionaries, policies, webhooks
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,8 @@ def run(options: argparse.Namespace) -> int:
     found = policies.checked(settings.read_policies(config.policies), known.values(), today)
     rules = sum(len(one.rules) for one in found)
     webhooks.load(config.webhooks)
+    baselines.load(config.baselines)
+    check_canaries(config.canaries)
     if options.json:
         print(json.dumps({"good": True, **config.model_dump(mode="json"), "weights": sorted(known)}))
     else:

@@ -106,6 +106,7 @@ def test_without_a_dictionary_it_reads_and_says_so(
     assert cli.main(["policy", "check", str(file)]) == cli.GOOD
     assert "resolved on no dictionary" in capsys.readouterr().out
     assert cli.main(["policy", "check", str(tmp_path / "absent.yaml")]) == cli.UNREACHED
+    assert cli.main(["policy", "check", str(file), "--store", str(tmp_path / "none")]) == cli.UNREACHED, "it was named"
     assert cli.main(["policy", "check", str(file), "--dictionary", str(tmp_path)]) == cli.FAILED
 
 

@@ -83,7 +83,7 @@ async def test_every_method_of_the_protos_is_served() -> None:
 @pytest.mark.parametrize("method", ["AlertService/GetAlert", "AlertService/WatchAlerts"])
 async def test_bytes_that_are_no_request_are_told_so(method: str) -> None:
     async with serving() as served:
-        kind = served.channel.unary_stream if "Watch" in method else served.channel.unary_unary
+        kind: Any = served.channel.unary_stream if "Watch" in method else served.channel.unary_unary
         call: Any = kind(f"/saewatch.v1.{method}")(b"\xff\xff\xff")
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "found bytes that cannot be read, expected a " in await call.details()

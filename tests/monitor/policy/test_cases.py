@@ -55,7 +55,7 @@ def test_turns_and_recorded_requests() -> None:
         ({**a_case(), "limits": {"x.l1": "calibrated"}}, "a number"),
         ({"cases": [{"name": "a", "tokens": [{}]}]}, "expect"),
         (a_case(expect={}), "expect"),
-        (a_case(expect={"r": [{"actve": 1}]}), "Is actve meant to be active"),
+        (a_case(expect={"r": [{"active_": 1}]}), "Is active_ meant to be active"),
         (a_case(tokens=[]), "at least one token"),
         ({"cases": [GOOD, GOOD]}, "'a' twice"),
         ({"cases": [{**GOOD, "name": str(n), "tokens": [{"repeat": 65_536}]} for n in range(17)]}, "in all cases"),

@@ -123,7 +123,7 @@ def test_a_leaf_alone_is_a_condition() -> None:
         (when({"feature": "a.l1", "statistic": "count", "above": 1e29}), "or it never occurs"),
         (when({"sequence": [{"feature": "a.l1"}] * 4, "within_tokens": 2}), "3 or more"),
         (when({"features": ["a.l1", "b.l1", "a.l1"]}), "'a.l1' twice"),
-        (when({"feeture": "a.l1"}), "Is feeture meant to be feature"),
+        (when({"feature_": "a.l1"}), "Is feature_ meant to be feature"),
         (when({"feature": "a.l1", "scope": "answer"}), "scope"),
         (when({"feature": "a.l1", "within_tokens": 0}), "within_tokens"),
         (when({"all": []}), "0 conditions"),

@@ -50,8 +50,11 @@ def today() -> dt.date:
 
 
 def chosen(options: argparse.Namespace) -> list[Named]:
-    """The dictionaries that were named, or the stable ones; none where there are none."""
-    registry = stored.opened_if_any(options)
+    """The dictionaries that were named, or the stable ones; none where there are none.
+
+    `UnreachableError` for a store that was named and is not there: what nothing was asked about is not good.
+    """
+    registry = stored.opened(options) if options.store is not None else stored.opened_if_any(options)
     if options.dictionary:
         return [
             Named(name=text, known=known_of(stored.contents_of(registry, text), text)) for text in options.dictionary
