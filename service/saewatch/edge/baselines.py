@@ -238,7 +238,7 @@ def _check(fitted: Fitted, features: int, subject: str) -> None:
         (baseline.axes.beta, 5),
         (baseline.n.rates.beta, 5),
     ]
-    indices.append((baseline.w.rates.beta, 5))
+    indices += [(baseline.w.rates.beta, 5), (fitted.strayed, features)]
     if any(len(index) and not (index.min() >= 0 and index.max() < bound) for index, bound in indices):
         raise ConfigError(subject, found="an index outside what it counts", expected="features and exponents")
     positive = (baseline.n.dispersion, baseline.w.dispersion, baseline.scale, baseline.z.variance, baseline.az.variance)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.drift_world import Change
+from benchmarks.drift_world import Change, Week
 from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift.counts import Counts
 from saewatch.monitor.drift.fit import Fitted, block, fit, parts
@@ -35,19 +36,43 @@ def test_one_week_is_a_baseline_that_only_lists(traffic: Traffic) -> None:
     assert [name for _, name in parts(traffic.history(5))] == ["every second day", "every other day"]
 
 
+def last_week_of(history: History, other: Week) -> History:
+    """A history whose last week is another one."""
+    columns = {name: getattr(history, name).copy() for name in ("n", "w", "z", "az")}
+    for name, column in columns.items():
+        column[-7 * BLOCKS_A_DAY :] = getattr(other, name)
+    return replace(history, **columns)
+
+
 def test_a_change_in_the_middle_is_refused_with_its_days(traffic: Traffic) -> None:
     rate = np.ones(FEATURES)
     rate[np.argsort(-traffic.world.rate)[5:15]] = 5.0
-    history = traffic.history(*SIZE.baseline)
-    other = traffic.changed(9, Change(rate=rate))
-    last = np.arange(history.blocks) >= 21 * BLOCKS_A_DAY
-    columns = {}
-    for name in ("n", "w", "z", "az"):
-        columns[name] = getattr(history, name).copy()
-        columns[name][last] = getattr(other, name)
-    mixed = History(**{**{one: getattr(history, one) for one in history.__slots__}, **columns})
+    mixed = last_week_of(traffic.history(*SIZE.baseline), traffic.changed(9, Change(rate=rate)))
     with pytest.raises(ConfigError, match="days 22 to 28"):
         fit(mixed, centre=ZEROS, scale=ONES)
+
+
+def strayed(traffic: Traffic, features: Sequence[int]) -> Fitted:
+    """A baseline of two weeks, in the second of which these, of those that fire most, fire at twice the value."""
+    shift = np.zeros(FEATURES)
+    shift[np.argsort(-traffic.world.rate)[list(features)]] = 0.7
+    history = traffic.history(*SIZE.baseline[:2])
+    return fit(last_week_of(history, traffic.changed(9, Change(shift=shift))), centre=ZEROS, scale=ONES)
+
+
+def test_of_a_short_baseline_a_feature_may_have_strayed_and_is_volatile_then(traffic: Traffic) -> None:
+    usual, found = strayed(traffic, []), strayed(traffic, [8])
+    (number,) = found.strayed
+    assert number == np.argsort(-traffic.world.rate)[8]
+    assert found.baseline.volatile[number]
+    assert found.baseline.z.tolerance[number] > 2 * usual.baseline.z.tolerance[number]
+    assert (len(usual.strayed), found.baseline.paging) == (0, "twice")
+    assert found.peak < 13
+
+
+def test_of_a_short_baseline_too_many_that_strayed_are_a_change(traffic: Traffic) -> None:
+    with pytest.raises(ConfigError, match=r"days 8 to 14 .* 3 features came so near .*but for 1 features"):
+        strayed(traffic, [3, 8, 60])
 
 
 def test_coverage_that_differs_between_days_is_refused(traffic: Traffic) -> None:

@@ -209,6 +209,7 @@ def _counts(found: _Found, fitted: Fitted) -> dict[str, Any]:
         "volatile": int(baseline.volatile.sum()),
         "smallest_visible_change": round(float(np.median(baseline.n.tolerance.astype(np.float64))), 4),
         "highest_score": round(fitted.peak, 2),
+        "strayed": [found.features[one] for one in fitted.strayed.tolist()],
         "left_out": _reasons(found.left_out),
     }
 
@@ -228,6 +229,8 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"from {told['first']} to {told['last']}"
     yield f"left out: {told['left_out']}"
     yield f"{told['features']} features, {told['volatile']} of them move by themselves"
+    if told["strayed"]:
+        yield f"strayed from week to week, and taken as such: {', '.join(told['strayed'])}; look whether they changed"
     yield f"smallest visible change of a rate: {told['smallest_visible_change']:.0%} (median)"
     yield f"alarms: {told['paging']}"
     panel = told["panel"]

@@ -29,7 +29,7 @@ from saewatch.monitor.drift.latents import LatentCounts, Latents
 from saewatch.monitor.drift.overall import STATISTICS, OverallEvidence, Reading, Usual
 from saewatch.monitor.drift.pairs import BUCKETS
 from saewatch.monitor.drift.rules import DEAD, DENSE, Expected, Ruled, Rules
-from saewatch.monitor.drift.spread import F32, Flags
+from saewatch.monitor.drift.spread import F32
 
 BLOCKS_A_MONTH = 4320
 BUDGET = 0.33
@@ -348,9 +348,3 @@ class Detector:
         shift = sums[bet.of] / fired
         reach = NORMAL_95 * float(np.sqrt(float(getattr(self.baseline, bet.of).crowded[number]) / fired))
         return shift, shift - reach, shift + reach
-
-
-def ordinary_peak(scores: F32, volatile: Flags) -> float:
-    """The highest score of a feature that does not move by itself."""
-    ordinary = scores[~volatile]
-    return float(ordinary.max()) if len(ordinary) else 0.0

@@ -97,8 +97,8 @@ class _Marks:
         return _Days(zero, zero, strayed=[off for off, _, _ in self._days], total=total, noise=noise)
 
 
-def measured(history: History) -> Spread:
-    """The spread of these blocks."""
+def measured(history: History, strayed: Flags | None = None) -> Spread:
+    """The spread of these blocks. ``strayed`` ``[F]``: features that are known to move by themselves."""
     zero = np.zeros(history.features)
     sums = {name: _Days(zero.copy(), zero.copy()) for name in STREAMS}
     marks = {name: _Marks(history.features) for name in MARKS}
@@ -110,7 +110,7 @@ def measured(history: History) -> Spread:
     excess = {name: _excess(one, dispersion[name]) for name, one in sums.items()}
     variance = {name: one.variance(group) for name, one in marks.items()}
     excess |= {name: _excess(one.days(variance[name]), np.ones(history.features)) for name, one in marks.items()}
-    volatile = np.zeros(history.features, np.bool_)
+    volatile = np.zeros(history.features, np.bool_) if strayed is None else strayed.copy()
     for name in STREAMS:
         value, error = excess[name]
         volatile |= value > VOLATILE_ERRORS * error + VOLATILE_EXCESS
