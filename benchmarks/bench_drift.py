@@ -184,6 +184,7 @@ def cold(ground: Ground) -> dict[str, Any]:
         found[f"cold_{count}_false_week"] = len(false) / len(weeks.size.null)
         found[f"cold_{count}_ordinary"] = sum(not volatile[feature] for _, feature in false)
         found[f"cold_{count}_told"] = len(seen.told)
+        found[f"cold_{count}_overall"], found[f"cold_{count}_told_overall"] = len(seen.overall), seen.told_overall
     return found
 
 

@@ -89,6 +89,7 @@ class Seen:
     overall: list[tuple[int, int, str]]  # week, block, statistic
     suspects: list[tuple[int, int, int]]
     told: set[tuple[int, int]]  # week and feature that somebody was called for
+    told_overall: int  # calls for statistics of the whole
     peak_ordinary: float
     peak_volatile: float
     first: dict[int, int]  # feature to the requests before its first alarm
@@ -105,6 +106,7 @@ def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | N
         overall=[],
         suspects=[],
         told=set(),
+        told_overall=0,
         peak_ordinary=0.0,
         peak_volatile=0.0,
         first={},
@@ -125,6 +127,7 @@ def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | N
             for moved in step.moved:
                 if moved.kind == "overall":
                     found.overall.append((seed, number, moved.of))
+                    found.told_overall += moved.told
                 else:
                     found.told |= {(seed, moved.subject)} if moved.told else set()
                     bet = f"{moved.of} {moved.direction}"

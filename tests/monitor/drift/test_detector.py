@@ -93,6 +93,16 @@ def test_short_baselines_do_not_page_at_once(traffic: Traffic, fitted: Fitted) -
             assert first.changed_ns // DAY_NS > first.opened_ns // DAY_NS
 
 
+def test_nor_does_the_whole(traffic: Traffic, fitted: Fitted) -> None:
+    many = [replace(counts, firings=2 * counts.firings) for counts in traffic.blocks(5)]
+    for days, told in ((10, 0), (20, 1), (28, 1)):
+        one = Detector(replace(fitted.baseline, days=days), reading=fitted.reading, usual=fitted.usual)
+        moved = [each for each in run(one, many) if each.kind == "overall" and each.of == "l0"]
+        assert len(moved) > 1
+        assert sum(each.told for each in moved) == told
+        assert moved[0].told == (days == 28)
+
+
 def test_blocks_that_say_nothing_are_held_and_counted(traffic: Traffic, fitted: Fitted) -> None:
     one, counts = of(fitted), traffic.blocks(5)[0]
     cases = {

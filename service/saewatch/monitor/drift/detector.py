@@ -283,7 +283,7 @@ class Detector:
                 began_block=self.evidence.block,
                 opened_ns=now_ns,
                 changed_ns=now_ns,
-                told=True,
+                told=self._tells("overall", int(number), now_ns),
             )
         )
 
@@ -324,7 +324,7 @@ class Detector:
         return moved
 
     def _tells(self, kind: str, number: int, now_ns: int) -> bool:
-        traffic = self._open.get(("overall", STATISTICS.index("traffic")))
+        traffic = self._open.get(("overall", STATISTICS.index("traffic"))) if kind != "overall" else None
         if traffic is not None and now_ns - traffic.changed_ns < TRAFFIC_NS:
             return False
         before = self._open.get((kind, number))
