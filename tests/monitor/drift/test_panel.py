@@ -18,6 +18,7 @@ def test_replays_as_they_were_are_clean_and_name_nothing() -> None:
     found = [judged(GOLDEN, replayed(chance)) for _ in range(100)]
     assert {one.state for one in found} == {CLEAN}
     assert max(abs(one.score) for one in found) < panel.REACH
+    assert not any(one.apart for one in found)
     assert sum(bool(one.moved) for one in found) <= 3, "one in a hundred is designed for"
     assert found[0].overlap == pytest.approx(found[0].usual, abs=1e-3)
 
@@ -41,6 +42,16 @@ def test_a_change_that_matters_and_one_that_does_not() -> None:
     assert judged(GOLDEN, replayed(chance, factors=dict.fromkeys(range(6), 1.1))).state == CHANGED
     assert judged(GOLDEN, replayed(chance, gone=0.05)).state == CHANGED
     assert judged(GOLDEN, replayed(chance, noise=1.4 * NOISE)).state == NUMERICS
+
+
+def test_a_feature_that_is_far_off_changes_the_panel_though_hardly_any_of_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(panel, "MATERIAL", 1.0)
+    chance = np.random.default_rng(12)
+    for factor, state, apart in ((0.75, CHANGED, 1), (1.3, CHANGED, 1), (0.9, NUMERICS, 0), (1.0, CLEAN, 0)):
+        found = judged(GOLDEN, replayed(chance, factors={3: factor}))
+        assert (found.state, found.apart) == (state, apart)
 
 
 def test_most_of_it_gone_is_a_collapse_whatever_the_noise() -> None:

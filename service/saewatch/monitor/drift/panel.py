@@ -7,7 +7,8 @@ they come to now, but for the noise that these replays showed.
 Two replays of a prompt are alike by J = sum min(v, v') / sum max(v, v') over tokens and features: 1 where they are the
 same, 0 where nothing is. The panel has *changed* where its prompts' J, each in units of its own noise, is further down
 than the golden replays' scatter allows, and by enough to matter; it has *collapsed* where most of it is gone. Which
-features moved is asked of each by itself: the median of ln(v / v0) over its golden firings.
+features moved is asked of each by itself: the median of ln(v / v0) over its golden firings. One that is far off changes
+the panel too: a light fine-tune may move a few features, and J by next to nothing.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ LEVEL = 0.01
 """Chance that a panel on which nothing moved names any feature, by Bonferroni."""
 MOVE_MIN = 0.02
 """Of the median log-ratio: a smaller move is not worth a name."""
+APART_LEVEL, APART_MIN = 1e-6, float(np.log(1.15))
+"""The same for a feature that changes the panel by itself: less than once in years of rounds, and by 15 % at least."""
 NOISE_MIN = 1e-3
 POOLED = 10.0
 """Replays' worth of all features' noise that each feature's own is shrunk to."""
@@ -116,6 +119,7 @@ class Round:
     usual: float  # the same of the golden replays
     score: float  # in standard deviations of theirs; below 0: less alike
     moved: tuple[PanelMove, ...]  # what moved most first
+    apart: int = 0  # features of these that change the panel by themselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,15 +185,16 @@ def judged(of: Golden, run: Sequence[Replay]) -> Round:
     usual, found = float(of.overlap.mean()), float(overlap.mean())
     significant = score < -REACH * of.score_sd * _widened(of)
     material = usual - found > MATERIAL
-    state = COLLAPSED if found < COLLAPSE else CHANGED if significant and material else NUMERICS
     steady = of.steady
-    moved = _moved(of, _medians(now[place][steady], of.value[steady], of.feature[steady], features))
+    moved, apart = _moved(of, _medians(now[place][steady], of.value[steady], of.feature[steady], features))
+    changed = (significant and material) or apart > 0
     return Round(
-        state=state if significant or state == COLLAPSED else CLEAN,
+        state=COLLAPSED if found < COLLAPSE else CHANGED if changed else NUMERICS if significant else CLEAN,
         overlap=found,
         usual=usual,
         score=score / of.score_sd,
         moved=moved,
+        apart=apart,
     )
 
 
@@ -247,18 +252,22 @@ def _noise(logs: F64, count: I64) -> tuple[F64, F64]:
     return usual, noise
 
 
-def _moved(of: Golden, medians: F64) -> tuple[PanelMove, ...]:
+def _moved(of: Golden, medians: F64) -> tuple[tuple[PanelMove, ...], int]:
+    """Features that moved, and how many of them change the panel by themselves."""
     some = np.flatnonzero(of.exercised)
     off = medians[some] - of.usual[some]
     spread = of.noise[some] * _widened(of)
     chance = student(off / spread, np.full(len(some), of.replays - 1 + POOLED))
     named = (chance * len(some) < LEVEL) & (np.abs(off) > MOVE_MIN)
-    order = np.argsort(-(np.abs(off) - Z95 * spread)[named], kind="stable")
+    least = np.abs(off) - Z95 * spread
+    apart = (chance * len(some) < APART_LEVEL) & (least > APART_MIN)
+    order = np.argsort(-least[named], kind="stable")
     ends = [np.exp(off + side * Z95 * spread)[named][order] for side in (0.0, -1.0, 1.0)]
-    return tuple(
+    moves = tuple(
         PanelMove(int(feature), float(effect), float(low), float(high))
         for feature, effect, low, high in zip(some[named][order], *ends, strict=True)
     )
+    return moves, int(apart.sum())
 
 
 def _widened(of: Golden) -> float:

@@ -80,11 +80,12 @@ def panel_alert(moved: PanelMoved, known: KnownBaseline, table: WatchTable) -> A
         known, table, rule=PANEL, what="", subject=f"panel of {known.about.deployment}", opened_ns=moved.opened_ns
     )
     alike = f"fixed prompts fire alike by {found.overlap:.3f}; when the baseline was made it was {found.usual:.3f}"
+    apart = f"; {found.apart} features fire there 15 % and more off" if found.apart else ""
     return replace(
         made,
         state="resolved" if moved.resolved else "active",
         title="the panel fires as it did again" if moved.resolved else "the panel's fixed prompts fire otherwise",
-        why=f"{alike} (score {found.score:.1f}, an alarm below -{panel.REACH:.0f})",
+        why=f"{alike} (score {found.score:.1f}, an alarm below -{panel.REACH:.0f}){apart}",
         changed_ns=moved.changed_ns,
         cause=cause_of(moved.attribution, known, table),
     )
