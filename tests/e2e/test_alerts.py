@@ -92,11 +92,8 @@ def test_a_request_that_meets_a_rule_is_heard_of_everywhere(pair: Pair, client: 
     assert risen.coverage.complete
 
     fed = len(answer.prompt) + len(answer.tokens) - 1
-    assert (verdict.state, verdict.covered_through, [one.id for one in verdict.alerts]) == (
-        FLAGGED,
-        fed - 1,
-        [risen.id],
-    )
+    found = (verdict.state, verdict.covered_through, [one.id for one in verdict.alerts])
+    assert found == (FLAGGED, fed - 1, [risen.id]), verdict
 
     [listed] = client.list_alerts(request=name)
     assert listed == client.get_alert(risen.id)
