@@ -68,7 +68,9 @@ def test_of_a_census_that_some_blocks_lack_the_others_are_used_and_one_that_most
     assert np.isnan(found.mean).tolist() == [number == 2 for number in range(len(STATISTICS))]
     assert found.mean[1] == pytest.approx(0.5, abs=0.01)
     assert found.within[1] == pytest.approx(0.5, abs=0.01)
-    assert found.tolerance[1] == pytest.approx(0.125, abs=0.01), "of a short baseline, a quarter of its usual distance"
+    assert found.tolerance[1] == pytest.approx(1.5 * 0.125, abs=0.01), (
+        "of a week: three weeks' worth of a quarter for each two"
+    )
     some, none = np.full(84, 20.0), np.full(84, np.nan)
     some[-1] = np.nan
     read = [reading(replace(history, l0=one), fitted.baseline).census_l0 for one in (some, none)]

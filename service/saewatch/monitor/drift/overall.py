@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.monitor.drift import bets
-from saewatch.monitor.drift.baseline import DAYS_FULL, Baseline
+from saewatch.monitor.drift.baseline import DAYS_FULL, DAYS_TWICE, Baseline
 from saewatch.monitor.drift.compared import Compared
 from saewatch.monitor.drift.counts import F64, I64
 from saewatch.monitor.drift.history import History, census_l0, unexplained
@@ -25,7 +25,7 @@ RELATIVE_FLOOR = 0.01
 """Of L0 and unexplained variance: a smaller move is not worth a call."""
 SHIFT_FLOOR = 0.003
 TRAFFIC_FLOOR = 0.25
-"""Of the state's usual distance, where a baseline is short: in two simulated weeks days' means hardly differ, and ten
+"""Of the state's usual distance, for each fortnight that a baseline lacks of four weeks: in two simulated weeks days' means hardly differ, and ten
 others raised 30 alarms without a floor, and none with it. Twice as high, half of the surges of a topic go unseen."""
 STAKES = (0.3, 1.5)
 BETWEEN_TIMES = 3.0
@@ -118,8 +118,8 @@ def usual(values: F64, day: I64, history: History) -> Usual:
     l0 = float(np.mean(history.firings / np.maximum(history.encoded, 1)))
     floors = dict.fromkeys(STATISTICS, 0.0)
     floors |= {"shift": SHIFT_FLOOR, "l0": RELATIVE_FLOOR * l0}
-    if len(history.days) < DAYS_FULL:
-        floors["traffic"] = TRAFFIC_FLOOR * float(mean[STATISTICS.index("traffic")])
+    lacking = max(DAYS_FULL - len(history.days), 0) / DAYS_TWICE
+    floors["traffic"] = TRAFFIC_FLOOR * lacking * float(mean[STATISTICS.index("traffic")])
     floors |= {
         "unexplained": RELATIVE_FLOOR * _mean(history.unexplained),
         "census_l0": RELATIVE_FLOOR * _mean(history.l0),
