@@ -25,8 +25,9 @@ RELATIVE_FLOOR = 0.01
 """Of L0 and unexplained variance: a smaller move is not worth a call."""
 SHIFT_FLOOR = 0.003
 TRAFFIC_FLOOR = 0.25
-"""Of the state's usual distance, for each fortnight that a baseline lacks of four weeks: in two simulated weeks days' means hardly differ, and ten
-others raised 30 alarms without a floor, and none with it. Twice as high, half of the surges of a topic go unseen."""
+"""Of the state's usual distance, for each fortnight that a baseline lacks of four weeks. In two simulated weeks days'
+means hardly differ: ten others raised 30 alarms without a floor, and none with it. Twice as high, half of the surges of
+a topic go unseen by three weeks."""
 STAKES = (0.3, 1.5)
 BETWEEN_TIMES = 3.0
 TERM_MAX = 30.0
