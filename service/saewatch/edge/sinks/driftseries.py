@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from saewatch.core import limits
 from saewatch.edge.sinks.series import PREFIX
 from saewatch.monitor.drift.attribution import CAUSES
-from saewatch.monitor.drift.following import ALARMS as ALARMS_OF
+from saewatch.monitor.drift.following import KINDS
 from saewatch.monitor.events import DriftState
 
 ALARMS = "Alarms of drift; one that comes again within 7 days is not counted again."
@@ -41,7 +41,7 @@ def drift_families(state: DriftState | None, series: int = limits.SERIES_DEFAULT
             caused.add_metric((cause,), state.causes.get(cause, 0))
         for weights, overlap in sorted(state.overlaps.items()):
             overlaps.add_metric((weights,), overlap)
-        for kind in ALARMS_OF:
+        for kind in KINDS:
             alarms.add_metric((kind,), state.alarms.get(kind, 0))
         for name, score in _highest(state.scores, series):
             scores.add_metric((name,), score)

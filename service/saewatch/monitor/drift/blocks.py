@@ -10,6 +10,7 @@ import numpy as np
 from saewatch.core import limits
 from saewatch.monitor.drift.counts import F64, I64, Counts, Floats, Indices
 from saewatch.monitor.drift.reducer import Reducer
+from saewatch.monitor.events import Sampled
 
 
 class Blocks:
@@ -34,9 +35,10 @@ class Blocks:
         self._begin(now_ns)
         self._reducer.partial()
 
-    def census(self, *, l0: float, unexplained: float, tokens: int) -> None:
-        """Of sampled tokens. It begins no block."""
-        self._reducer.census(l0=l0, unexplained=unexplained, tokens=tokens)
+    def census(self, one: Sampled) -> None:
+        """A part of one: what is of its tokens stands in each, and counts with the first. It begins no block."""
+        if not one.first:
+            self._reducer.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
 
     def due(self, now_ns: int) -> bool:
         """Whether it is to be closed."""

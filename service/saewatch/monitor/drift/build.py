@@ -64,12 +64,10 @@ class Builder:
     def census(self, one: Sampled) -> None:
         """A part of one. It belongs to the block that is open."""
         self._looked.add(one)
-        if one.first:
-            return
         if self._blocks is None:
             self._first.append(replace(one, count=one.count[:0]))  # it is counted
         else:
-            self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
+            self._blocks.census(one)
 
     def fitted(self, *, partial: int = 0, progress: Callable[[str], None] = lambda _: None) -> Fitted:
         """The baseline. ``partial`` requests were not whole. `ConfigError` for too few requests, or of many kinds."""
@@ -111,7 +109,7 @@ class Builder:
             if isinstance(each, Told):
                 self._count(self._blocks, each)
             else:
-                self._blocks.census(l0=each.l0, unexplained=each.unexplained, tokens=each.tokens)
+                self._blocks.census(each)
 
     def _count(self, blocks: Blocks, one: Told) -> None:
         self._now_ns = max(self._now_ns, one.ended_ns)

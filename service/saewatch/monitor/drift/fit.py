@@ -16,7 +16,7 @@ import numpy as np
 
 from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift import cofiring, latents, overall, slices, spread
-from saewatch.monitor.drift.baseline import FULL, Baseline, assembled, share
+from saewatch.monitor.drift.baseline import DAYS_FULL, Baseline, assembled, share
 from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.compared import compared
 from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, I32, I64, MILLION, Counts
@@ -77,12 +77,11 @@ def fit(
         values[held], peak = _watched(history.of(held), rest, overall.reading(history.of(~held), rest))
         names.append(name)
         peaks.append(np.where(moved.volatile, 0.0, peak))
+    strayed = _strayed(np.array(peaks), names, short=len(history.days) < DAYS_FULL)
     progress("whole")
-    baseline = assembled(history, moved, centre=centre, scale=scale)
-    strayed = _strayed(np.array(peaks), names, short=baseline.paging != FULL)
     if strayed.any():
         moved = spread.measured(history, strayed)
-        baseline = assembled(history, moved, centre=centre, scale=scale)
+    baseline = assembled(history, moved, centre=centre, scale=scale)
     reading = overall.reading(history, baseline)
     usual = overall.usual(values, history.day, history)
     progress("pairs")

@@ -37,7 +37,7 @@ COUNTED = frozenset({TrafficClass.LIVE, TrafficClass.UNLABELLED})
 SCOPE, NO_BASELINE, NOT_JUDGED, NO_NUMBER = "detector", "no_baseline", "not_judged", "no_number"
 JUDGED_WITHIN_NS = 2 * limits.DRIFT_BLOCK_NS_MAX
 """Half a day without a block that was judged is told: silence is not "as usual"."""
-ALARMS = ("feature", "overall", "pair", "latents")
+KINDS = ("feature", "overall", "pair", "latents")
 """What alarms may be about."""
 HINT = "Build a baseline of this dictionary, model and watch set: saewatch baseline build."
 
@@ -109,7 +109,7 @@ class Following:
     def state(self) -> DriftState:
         """As it stands."""
         counters = Counter(self.counters)
-        alarms = Counter(dict.fromkeys(ALARMS, 0))
+        alarms = Counter(dict.fromkeys(KINDS, 0))
         scores: dict[str, float] = {}
         causes, overlaps = Counter[str](), dict[str, float]()
         latents = dict[tuple[str, str], int]()
@@ -191,8 +191,7 @@ class _Followed:
     def census(self, one: Sampled) -> None:
         """A part of one more."""
         self._latents.add(one)
-        if not one.first:
-            self._blocks.census(l0=one.l0, unexplained=one.unexplained, tokens=one.tokens)
+        self._blocks.census(one)
 
     def due(self, now_ns: int) -> bool:
         """Whether the block is to be closed."""
