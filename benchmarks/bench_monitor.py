@@ -293,7 +293,7 @@ def memory(warm: int, requests: int, budget_s: float = float("inf")) -> dict[str
     """What the process grows by at most while so many short requests come and go, after the first ``warm``."""
     engine, began, marks, done = Engine(scale=4.0), time.monotonic(), list[tuple[int, float]](), 0
     every = max(AT_ONCE, requests // MARKS // AT_ONCE * AT_ONCE)
-    while done < (marks[0][0] if marks else warm) + requests and time.monotonic() - began < budget_s:
+    while done < warm + requests and time.monotonic() - began < budget_s:
         come_and_go(engine, range(done + 1, done + 1 + AT_ONCE))
         done += AT_ONCE
         if done >= warm + len(marks) * every:
@@ -304,7 +304,7 @@ def memory(warm: int, requests: int, budget_s: float = float("inf")) -> dict[str
         "case": "memory",
         "ours": max(after) - after[0] if after else None,
         "unit": "MiB",
-        "n": max(0, done - marks[0][0]) if marks else 0,
+        "n": done - warm if marks else 0,
         "mib": after[0] if after else None,
         "alerts_kept": len(engine.alerts.all()),
         "alerts_made": engine.alerts.faults["alerts_forgotten"] + len(engine.alerts.all()),
@@ -373,7 +373,7 @@ def goals(facts: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Less is better: seconds of CPU for the firings, and what memory grows by."""
     says = f"CPU seconds for {ACCEPT:,.0f} firings, {RULES} rules over {FEATURES} features, 64 firings a token"
     spent = ACCEPT / facts["firings_per_cpu_s"] if "firings_per_cpu_s" in facts else None
-    enough = facts.get("memory_requests", 0) > ALL_REQUESTS - AT_ONCE  # to a step
+    enough = facts.get("memory_requests", 0) >= ALL_REQUESTS
     grown = facts.get("memory_growth_mib") if enough else None
     memory_says = f"growth over {ALL_REQUESTS:,} requests after the first {WARM:,}"
     why = "" if enough else "fewer requests than the goal names"
