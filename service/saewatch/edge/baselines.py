@@ -47,6 +47,7 @@ DTYPES: Mapping[str, str] = {
     "bool": "BOOL",
 }
 Arrays = dict[str, npt.NDArray[Any]]
+REBUILD = "Was it built by another version? Build it again with `saewatch baseline build`."
 GOLDEN = "golden."
 """What the panel's arrays and numbers begin with."""
 
@@ -198,7 +199,7 @@ def _folded(kind: Any, prefix: str, arrays: Arrays, scalars: Mapping[str, str], 
         found, wanted = arrays.get(path), np.dtype(get_args(get_args(hint)[1])[0])
         if found is None or found.dtype != wanted:
             there = "nothing" if found is None else f"elements of type {found.dtype}"
-            raise ConfigError(f"{subject}: {path}", found=there, expected=f"elements of type {wanted}")
+            raise ConfigError(f"{subject}: {path}", found=there, expected=f"elements of type {wanted}", hint=REBUILD)
         made[name] = found
     return kind(**made)
 
