@@ -10,6 +10,7 @@ from pathlib import Path
 from saewatch import config as settings
 from saewatch.app import check_canaries, split_listen
 from saewatch.edge import baselines, dictionaries, policies, webhooks
+from saewatch.edge.shelf import Shelf
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
     rules = sum(len(one.rules) for one in found)
     webhooks.load(config.webhooks)
     baselines.load(config.baselines)
-    check_canaries(config.canaries)
+    shelf = Shelf(known, store=Path(config.store) if config.store else None)
+    check_canaries(config.canaries, shelf.within_reach())
     if options.json:
         print(json.dumps({"good": True, **config.model_dump(mode="json"), "weights": sorted(known)}))
     else:
