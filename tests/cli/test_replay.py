@@ -173,7 +173,7 @@ def test_its_figures_do_not_depend_on_the_pace(taped: Taped) -> None:
         "encoded": 20,
         "reused": 0,
         "missed": 4,
-        "missed_by_reason": {"gap": 4},
+        "missed_by_reason": {"no_slot": 4},
         "imbalance": 0,
         "coverage": 20 / 24,
         "slot_firings": 9,
