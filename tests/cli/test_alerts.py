@@ -14,7 +14,8 @@ from saewatch.client.fake import FakeServer
 from saewatch.core.batch import Reason
 from saewatch.edge.rpc import alerted
 from saewatch.monitor.alert import SliceMoved
-from saewatch.monitor.drift.attribution import Attribution, Effect
+from saewatch.monitor.drift.attribution import Attribution
+from saewatch.monitor.drift.effect import Effect
 from saewatch.monitor.drift.telling import alert_of
 from tests import deployed
 from tests.edge.rpc.alerting import PROBE, THREAT, alerting, begin, end, fire

@@ -14,6 +14,7 @@ from saewatch.core.errors import ConfigError, SaewatchError, UnreachableError
 from saewatch.edge import baselines
 from saewatch.edge.baselines import SHEET, TENSORS
 from saewatch.monitor.drift import cofiring
+from saewatch.monitor.drift.flips import Flips
 from saewatch.monitor.drift.known import KnownBaseline
 from saewatch.monitor.drift.panel import KnownPanel
 from tests import deployed
@@ -201,6 +202,8 @@ def test_a_panel_is_kept_with_its_baseline(tmp_path: Path) -> None:
         {"replays": 1},
         {"position": np.zeros(1, np.int64)},
         {"steady": np.ones(2, np.bool_)},
+        {"flips": Flips(gone=np.ones(3, np.int64), fresh=np.zeros(panels.FEATURES, np.int64))},
+        {"flips": Flips(gone=np.zeros(panels.FEATURES, np.int64), fresh=np.full(panels.FEATURES, -1))},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -36,6 +36,7 @@ MOVED = {
     "z": "fires so many of its scales higher:",
     "az": "fires so many of its scales further from its usual value:",
     "panel": "fires on fixed prompts with so many times its value:",
+    "panel_firings": "fires on so many times as many tokens of fixed prompts:",
 }
 _LISTS = ("policy", "rule", "severity", "kind", "state", "tenant", "request")
 

@@ -132,7 +132,7 @@ def _panel(
     golden: Golden = _folded(Golden, GOLDEN, arrays, scalars, subject)
     parts = unfolded(golden)[0]
     shapes = {"tokens": len(prompts), "overlap": len(prompts), "scatter": len(prompts)}
-    shapes |= {"noise": features, "usual": features}
+    shapes |= dict.fromkeys(("noise", "usual", "flips.gone", "flips.fresh"), features)
     for name, array in parts.items():
         length = shapes.get(name, len(golden.prompt))
         if array.shape != (length,):
@@ -144,7 +144,9 @@ def _panel(
         raise ConfigError(subject, found="an index outside what it counts", expected="prompts, tokens and features")
     key = (golden.prompt * TOKENS_MAX + golden.position) * features + golden.feature
     spreads = (golden.scatter, golden.noise[golden.exercised], np.array([golden.score_sd, golden.replays - 1]))
-    if any((one <= 0).any() for one in spreads) or (np.diff(key) <= 0).any() or len(set(prompts)) != len(prompts):
+    counts = (golden.flips.gone, golden.flips.fresh)
+    good = all((one > 0).all() for one in spreads) and all((one >= 0).all() for one in counts)
+    if not good or (np.diff(key) <= 0).any() or len(set(prompts)) != len(prompts):
         raise ConfigError(
             subject, found="a panel that was not made so", expected="ordered firings, and spreads above 0"
         )

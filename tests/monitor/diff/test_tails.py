@@ -29,6 +29,13 @@ def test_fair_coins_are_mcnemars_exact_test() -> None:
     assert tails.fair(left, right) == pytest.approx(expected, rel=1e-7)
 
 
+def test_a_count_after_others_is_scipys_negative_binomial() -> None:
+    pairs = [(0, 0), (1, 0), (3, 0), (7, 0), (40, 600), (2, 40), (900, 100), (30_000, 500_000)]
+    count, before = np.array([one for one, _ in pairs]), np.array([one for _, one in pairs])
+    expected = stats.nbinom.sf(count - 1, before + 0.5, 20.0 / 21.0)
+    assert tails.more_counted(count, before, 20) == pytest.approx(expected, rel=1e-7)
+
+
 def test_normal_is_scipys_and_keeps_what_is_no_number() -> None:
     z = np.array([0.0, 1.96, -5.0, 30.0])
     assert tails.normal(z) == pytest.approx(2.0 * stats.norm.sf(np.abs(z)), rel=1e-10)

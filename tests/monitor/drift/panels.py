@@ -34,27 +34,36 @@ def replayed(
     noise: float = NOISE,
     factors: Mapping[int, float] | None = None,
     gone: float = 0.0,
+    lost: Mapping[int, float] | None = None,
+    new: Mapping[int, float] | None = None,
     tokens: int = TOKENS,
 ) -> list[Replay]:
-    """One round. ``factors`` on values by feature; a share of all firings ``gone``."""
+    """One round. ``factors`` on values by feature; a share of all firings ``gone``, and by feature of its own ``lost``;
+    ``new``, by feature, of the tokens on which it did not fire.
+    """
     made = []
     for position, feature, value in prompts():
         times = np.array([(factors or {}).get(int(one), 1.0) for one in feature])
         seen: F32 = (value * times * np.exp(chance.normal(0.0, noise, len(value)))).astype(np.float32)
-        kept = chance.random(len(seen)) >= gone
-        made.append(Replay.of(position[kept], feature[kept], seen[kept], tokens))
+        kept = chance.random(len(seen)) >= np.array([max(gone, (lost or {}).get(int(one), 0.0)) for one in feature])
+        fired = [(position[kept], feature[kept], seen[kept])]
+        for one, share in (new or {}).items():
+            places = np.setdiff1d(np.flatnonzero(chance.random(TOKENS) < share), position[feature == one])
+            fired.append((places, np.full(len(places), one), np.ones(len(places), np.float32)))
+        where, which, height = (np.concatenate(side) for side in zip(*fired, strict=True))
+        made.append(Replay.of(where, which, height, tokens))
     return made
 
 
-def runs(noise: float = NOISE, count: int = RUNS) -> Sequence[Sequence[Replay]]:
+def runs(noise: float = NOISE, count: int = RUNS, lost: Mapping[int, float] | None = None) -> list[list[Replay]]:
     """Golden ones."""
     chance = np.random.default_rng(0)
-    return [replayed(chance, noise=noise) for _ in range(count)]
+    return [replayed(chance, noise=noise, lost=lost) for _ in range(count)]
 
 
-def a_golden(noise: float = NOISE) -> Golden:
+def a_golden(noise: float = NOISE, lost: Mapping[int, float] | None = None) -> Golden:
     """Of them."""
-    return golden(runs(noise), FEATURES)
+    return golden(runs(noise, lost=lost), FEATURES)
 
 
 def known(noise: float = NOISE) -> KnownPanel:

@@ -15,14 +15,14 @@ from saewatch.monitor.drift.attribution import (
     MODEL,
     SHOWN,
     TRAFFIC,
-    Effect,
     attributed,
     ranked,
 )
 from saewatch.monitor.drift.detector import Moved
+from saewatch.monitor.drift.effect import Effect
 from saewatch.monitor.drift.matched import PERSISTS, UNDECIDED, VANISHES, Matched, Ratio
 from saewatch.monitor.drift.overall import STATISTICS
-from saewatch.monitor.drift.panel import PanelMove, Round
+from saewatch.monitor.drift.panel import VALUES, Round
 
 EXERCISED = np.array([True, True, True, False])
 
@@ -60,11 +60,11 @@ def whole(name: str, direction: str = "up") -> Moved:
     )
 
 
-def a_round(state: str, *moved: PanelMove) -> Round:
+def a_round(state: str, *moved: Effect) -> Round:
     return Round(state=state, overlap=0.9, usual=0.99, score=-20.0, moved=moved)
 
 
-K = PanelMove(1, 0.5, 0.45, 0.55)
+K = Effect(1, VALUES, 0.5, 0.45, 0.55)
 X, UNEXPLAINED = whole("traffic"), whole("unexplained")
 TABLE = [
     ([alarm(0)], None, CANNOT_TELL, ""),
@@ -120,7 +120,7 @@ def test_a_model_names_what_moved_on_the_panel_and_traffic_what_alarms() -> None
     traffic = attributed([alarm(0)], a_round(panel.CLEAN, K), EXERCISED)
     assert model is not None
     assert traffic is not None
-    assert model.moved == (Effect(1, "panel", 0.5, 0.45, 0.55),)
+    assert model.moved == (Effect(1, VALUES, 0.5, 0.45, 0.55),)
     assert [(one.feature, one.of, one.value) for one in traffic.moved] == [(0, "n", 2.0)]
 
 
@@ -182,7 +182,7 @@ def test_how_many_were_compared_is_said() -> None:
         (a_round(panel.COLLAPSED), DICTIONARY),
         (a_round(panel.CHANGED), MODEL),
         (a_round(panel.NUMERICS), panel.NUMERICS),
-        (a_round(panel.CLEAN, PanelMove(0, 0.5, 0.45, 0.55)), MODEL),
+        (a_round(panel.CLEAN, Effect(0, VALUES, 0.5, 0.45, 0.55)), MODEL),
     ],
 )
 @pytest.mark.parametrize("verdict", [VANISHES, PERSISTS])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_one_feature_that_moved_is_named_with_its_effect() -> None:
     found = judged(GOLDEN, replayed(np.random.default_rng(4), factors={3: 0.8}))
     (moved,) = found.moved
     assert moved.feature == 3
-    assert moved.effect == pytest.approx(0.8, abs=0.01)
+    assert moved.value == pytest.approx(0.8, abs=0.01)
     assert moved.low < 0.8 < moved.high
     assert moved.high < 0.85
 
@@ -52,6 +53,37 @@ def test_a_feature_that_is_far_off_changes_the_panel_though_hardly_any_of_it_is_
     for factor, state, apart in ((0.75, CHANGED, 1), (1.3, CHANGED, 1), (0.9, NUMERICS, 0), (1.0, CLEAN, 0)):
         found = judged(GOLDEN, replayed(chance, factors={3: factor}))
         assert (found.state, found.apart) == (state, apart)
+
+
+@pytest.mark.parametrize(
+    ("change", "effect"),
+    [({"lost": {3: 0.3}}, 0.7), ({"new": {3: 0.08}}, 1.45), ({"lost": {3: 0.3}, "factors": {3: 0.97}}, 0.7)],
+    ids=["gone", "new", "lower too"],
+)
+def test_a_feature_that_fires_as_high_as_ever_and_on_other_tokens_changes_the_panel(
+    change: dict[str, Any], effect: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel, "MATERIAL", 1.0)
+    found = judged(GOLDEN, replayed(np.random.default_rng(13), **change))
+    (moved,) = found.moved
+    assert (found.state, found.apart) == (CHANGED, 1)
+    assert (moved.feature, moved.of) == (3, panel.FIRINGS)
+    assert moved.low < moved.value < moved.high
+    assert moved.value == pytest.approx(effect, abs=0.1)
+    if "factors" in change:
+        monkeypatch.setattr(panel, "APART_MIN", dict.fromkeys((panel.VALUES, panel.FIRINGS), 9.0))
+        assert judged(GOLDEN, replayed(np.random.default_rng(13), **change)).state != CHANGED
+
+
+def test_a_feature_whose_firings_come_and_go_by_themselves_is_told_when_more_of_them_do() -> None:
+    restless = a_golden(lost={3: 0.1})
+    chance = np.random.default_rng(14)
+    found = [judged(restless, replayed(chance, lost={3: 0.1})) for _ in range(100)]
+    assert {one.state for one in found} == {CLEAN}
+    assert sum(bool(one.moved) for one in found) <= 3
+    (moved,) = judged(restless, replayed(chance, lost={3: 0.4})).moved
+    assert (moved.feature, moved.of) == (3, panel.FIRINGS)
+    assert moved.value == pytest.approx(0.7, abs=0.1), "beside what it fired on average"
 
 
 def test_most_of_it_gone_is_a_collapse_whatever_the_noise() -> None:

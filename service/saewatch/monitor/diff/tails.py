@@ -1,6 +1,6 @@
-"""Chances of what was seen, by columns: normal, Student's t and the fair binomial; and q-values of many tests.
+"""Chances of what was seen, by columns: normal, Student's t, fair and negative binomial; and q-values of many tests.
 
-Student's t and the binomial are both regularised incomplete beta functions: DLMF 8.17.22 gives the continued fraction,
+Student's t and the binomials are regularised incomplete beta functions: DLMF 8.17.22 gives the continued fraction,
 evaluated with Lentz's method; tests compare them with scipy, which the product does not need for this.
 """
 
@@ -51,6 +51,16 @@ def fair(left: I64, right: I64) -> F64:
     more = np.maximum(n - k, 1).astype(np.float64)
     below = _beta_share(more, k + 1.0, np.full(len(n), 0.5))  # P(X <= k) = I_0.5(n - k, k + 1)
     return np.where(n == 0, 1.0, np.minimum(2.0 * below, 1.0))
+
+
+def more_counted(count: I64, before: I64, runs: int) -> F64:
+    """Chances that one more run counts at least ``count``, ``[K]``; ``runs`` of the same counted ``before`` in all.
+
+    With Jeffreys' prior of a Poisson rate the next count is negative binomial (Gelman et al., BDA, 2.6).
+    """
+    shape = np.asarray(before + 0.5, np.float64)
+    found = _beta_share(np.maximum(count, 1).astype(np.float64), shape, np.full(len(count), 1.0 / (runs + 1.0)))
+    return np.where(count > 0, found, 1.0)
 
 
 def q_values(p: F64) -> F64:

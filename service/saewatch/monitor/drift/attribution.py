@@ -26,15 +26,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from math import log
 
 from saewatch.monitor.alert import SliceMoved
 from saewatch.monitor.drift import panel
 from saewatch.monitor.drift.detector import Moved
+from saewatch.monitor.drift.effect import Effect
 from saewatch.monitor.drift.matched import NOTHING, Matched
 from saewatch.monitor.drift.panel import Round
-from saewatch.monitor.drift.rules import DENSE, SPARSE_SHARE
 from saewatch.monitor.drift.spread import Flags
 
 TRAFFIC, MODEL, BOTH, DICTIONARY = "traffic", "model", "model_and_traffic", "dictionary"
@@ -43,8 +42,6 @@ CAUSES = (TRAFFIC, MODEL, BOTH, DICTIONARY, panel.NUMERICS, CANNOT_TELL)
 DIRECT, INDIRECT = "direct", "indirect"
 SHOWN = 10
 """Features that an attribution names."""
-PANEL = "panel"
-"""The statistic of what moved there: a ratio of values on the same tokens."""
 STATE, UNEXPLAINED = "traffic", "unexplained"
 TOGETHER = frozenset({"mass", "divergence"})
 """Statistics of how often features fire, all in one; the others of the whole are of values, or of how many fire."""
@@ -73,25 +70,6 @@ REASONS = {
     ),
     "whole": "the panel fires as it did, and no feature alarms: numerics of the serving path, or content",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """By how much a feature moved, with a 95 % interval: a ratio; for marks a shift in scales, for `dense` a share."""
-
-    feature: int
-    of: str  # panel | n | w | z | az | dead | dense
-    value: float
-    low: float
-    high: float
-
-    @property
-    def least(self) -> float:
-        """How far it moved at least: the end of its interval that is nearest to nothing."""
-        if self.of == DENSE:  # a share, where the baseline had less than so much
-            return float(np.log(max(self.low, SPARSE_SHARE) / SPARSE_SHARE))
-        low, high = (self.low, self.high) if self.of in {"z", "az"} else np.log(np.maximum([self.low, self.high], 1e-9))
-        return 0.0 if low <= 0.0 <= high else float(min(abs(low), abs(high)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +107,7 @@ def _caused(
     if last is None:
         reason = because or "there is no panel: only fixed prompts tell another model from other traffic"
         return Attribution(cause=CANNOT_TELL, reason=reason, moved=live) if alarms else None
-    on_panel = tuple(Effect(one.feature, PANEL, one.effect, one.low, one.high) for one in last.moved[:SHOWN])
+    on_panel = last.moved[:SHOWN]
     if last.state == panel.COLLAPSED:
         return Attribution(cause=DICTIONARY, reason=REASONS[DICTIONARY], moved=on_panel or live)
     if last.state == panel.CHANGED:
@@ -163,8 +141,7 @@ def _clean(
     paired = {one for alarm in alarms for pair in alarm.pairs for one in pair}
     own = tuple(one for one in last.moved if one.feature in subjects)
     if own:
-        moved = ranked(Effect(one.feature, PANEL, one.effect, one.low, one.high) for one in own)
-        return Attribution(cause=MODEL, reason=REASONS["own"], exercised=DIRECT, moved=moved)
+        return Attribution(cause=MODEL, reason=REASONS["own"], exercised=DIRECT, moved=ranked(own))
     if within.vanishes:
         reason = f"{REASONS['slices']} ({_compared(within)})"
         return Attribution(cause=TRAFFIC, reason=reason, moved=live, slices=within.slices)
@@ -180,7 +157,7 @@ def _clean(
 def _compared(within: Matched) -> str:
     """Of how many it is said, and how sure that is."""
     low, high = min(one.low for one in within.ratios), max(one.high for one in within.ratios)
-    most = max(within.ratios, key=lambda one: abs(np.log(one.raw)))
+    most = max(within.ratios, key=lambda one: abs(log(one.raw)))
     of = f"{len(within.ratios)} of {within.alarms} could be compared"
     return f"{of}: {low:.2f} to {high:.2f} times as often there, and over all up to {most.raw:.2f} times"
 

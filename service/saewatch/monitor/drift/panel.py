@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +24,14 @@ import numpy.typing as npt
 from saewatch.core.errors import ConfigError
 from saewatch.monitor.diff.tails import Z95, student
 from saewatch.monitor.drift.counts import F64, I64
+from saewatch.monitor.drift.effect import RATIO_MIN, Effect, Ratios
+from saewatch.monitor.drift.flips import Flips, flipped
 from saewatch.monitor.drift.spread import F32, Flags
 
 CLEAN, NUMERICS, CHANGED, COLLAPSED = "clean", "numerics", "changed", "collapsed"
 STATES = (CLEAN, NUMERICS, CHANGED, COLLAPSED)
+VALUES, FIRINGS = "panel", "panel_firings"
+"""What of a feature may move there: how high it fires on the same tokens, and on how many of them."""
 REPLAYS = 20
 """Golden ones: their scatter is known to a sixth."""
 PROMPTS_MIN, PROMPTS_MAX = 16, 1024
@@ -49,8 +55,10 @@ LEVEL = 0.01
 """Chance that a panel on which nothing moved names any feature, by Bonferroni."""
 MOVE_MIN = 0.02
 """Of the median log-ratio: a smaller move is not worth a name."""
-APART_LEVEL, APART_MIN = 1e-6, float(np.log(1.15))
-"""The same for a feature that changes the panel by itself: less than once in years of rounds, and by 15 % at least."""
+APART_LEVEL = 1e-6
+"""The same for a feature that changes the panel by itself: less than once in years of rounds."""
+APART_MIN = {VALUES: float(np.log(1.15)), FIRINGS: float(np.log(1.1))}
+"""What it moved by at least. Where firings are counted an interval is wider than one of values."""
 NOISE_MIN = 1e-3
 POOLED = 10.0
 """Replays' worth of all features' noise that each feature's own is shrunk to."""
@@ -91,6 +99,7 @@ class Golden:
     scatter: F64  # [P] its standard deviation
     noise: F64  # [F] standard deviation of the median log-ratio; NaN: too few firings
     usual: F64  # [F] its mean
+    flips: Flips  # of all replays together
     score_sd: float
     replays: int
 
@@ -98,16 +107,6 @@ class Golden:
     def exercised(self) -> Flags:
         """``[F]`` features that the panel has something to say of."""
         return np.isfinite(self.noise)
-
-
-@dataclass(frozen=True, slots=True)
-class PanelMove:
-    """A feature that moved on the panel: a ratio of its values, with a 95 % interval."""
-
-    feature: int
-    effect: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +117,7 @@ class Round:
     overlap: float  # mean J
     usual: float  # the same of the golden replays
     score: float  # in standard deviations of theirs; below 0: less alike
-    moved: tuple[PanelMove, ...]  # what moved most first
+    moved: tuple[Effect, ...]  # what moved most first
     apart: int = 0  # features of these that change the panel by themselves
 
 
@@ -165,6 +164,7 @@ def golden(runs: Sequence[Sequence[Replay]], features: int) -> Golden:
         scatter=scatter,
         noise=noise,
         usual=usual,
+        flips=reduce(add, (Flips.of(one, steady, feature, features) for one in values)),
         score_sd=max(float(scores.std(ddof=1)), SCORE_SD_MIN),
         replays=len(runs),
     )
@@ -186,7 +186,10 @@ def judged(of: Golden, run: Sequence[Replay]) -> Round:
     significant = score < -REACH * of.score_sd * _widened(of)
     material = usual - found > MATERIAL
     steady = of.steady
-    moved, apart = _moved(of, _medians(now[place][steady], of.value[steady], of.feature[steady], features))
+    medians = _medians(now[place][steady], of.value[steady], of.feature[steady], features)
+    held = np.zeros(len(entries), np.bool_)
+    held[place] = steady
+    moved, apart = _moved(of, medians, Flips.of(now, held, entries % features, features))
     changed = (significant and material) or apart > 0
     return Round(
         state=COLLAPSED if found < COLLAPSE else CHANGED if changed else NUMERICS if significant else CLEAN,
@@ -252,22 +255,30 @@ def _noise(logs: F64, count: I64) -> tuple[F64, F64]:
     return usual, noise
 
 
-def _moved(of: Golden, medians: F64) -> tuple[tuple[PanelMove, ...], int]:
+def _moved(of: Golden, medians: F64, flips: Flips) -> tuple[tuple[Effect, ...], int]:
     """Features that moved, and how many of them change the panel by themselves."""
     some = np.flatnonzero(of.exercised)
+    steady = np.bincount(of.feature[of.steady], minlength=len(of.noise))
+    sides = {VALUES: _values(of, medians, some), FIRINGS: flipped(flips, of.flips, of.replays, steady, some)}
+    moved, apart = dict[int, Effect](), set[int]()
+    for name, tested in sides.items():
+        chance, least = tested.chance * len(some) * len(sides), tested.least
+        named = (chance < LEVEL) & (np.abs(np.log(np.maximum(tested.effect, RATIO_MIN))) > MOVE_MIN)
+        apart.update(some[(chance < APART_LEVEL) & (least > APART_MIN[name])].tolist())
+        columns = (some, tested.effect, tested.low, tested.high)
+        for feature, *ratio in zip(*(one[named].tolist() for one in columns), strict=True):
+            found = Effect(feature, name, *ratio)
+            moved[feature] = max(moved.get(feature, found), found, key=lambda one: one.least)
+    return tuple(sorted(moved.values(), key=lambda one: -one.least)), len(apart)
+
+
+def _values(of: Golden, medians: F64, some: I64) -> Ratios:
+    """How many times as high the features ``some`` fire."""
     off = medians[some] - of.usual[some]
     spread = of.noise[some] * _widened(of)
     chance = student(off / spread, np.full(len(some), of.replays - 1 + POOLED))
-    named = (chance * len(some) < LEVEL) & (np.abs(off) > MOVE_MIN)
-    least = np.abs(off) - Z95 * spread
-    apart = (chance * len(some) < APART_LEVEL) & (least > APART_MIN)
-    order = np.argsort(-least[named], kind="stable")
-    ends = [np.exp(off + side * Z95 * spread)[named][order] for side in (0.0, -1.0, 1.0)]
-    moves = tuple(
-        PanelMove(int(feature), float(effect), float(low), float(high))
-        for feature, effect, low, high in zip(some[named][order], *ends, strict=True)
-    )
-    return moves, int(apart.sum())
+    effect, low, high = np.exp(off + np.outer([0.0, -Z95, Z95], spread))
+    return Ratios(effect=effect, low=low, high=high, chance=chance)
 
 
 def _widened(of: Golden) -> float:

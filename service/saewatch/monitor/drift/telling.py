@@ -9,13 +9,15 @@ from saewatch.core.catalogue import Feature
 from saewatch.monitor import alert as alerts
 from saewatch.monitor.alert import SHADOW, Alert, Cause, Evidence, FeatureMoved, Judged, alert_id
 from saewatch.monitor.drift import panel
-from saewatch.monitor.drift.attribution import PANEL, Attribution
+from saewatch.monitor.drift.attribution import Attribution
 from saewatch.monitor.drift.causes import PanelMoved
 from saewatch.monitor.drift.detector import Moved
 from saewatch.monitor.drift.known import KnownBaseline
 from saewatch.monitor.tables import WatchTable
 
 POLICY = "drift"
+PANEL = "panel"
+"""The rule of a panel that is an alarm by itself."""
 SEVERITY, ACTION = "medium", "notify"
 RUNBOOK = "docs/drift.md"
 SAYS = {
@@ -80,7 +82,7 @@ def panel_alert(moved: PanelMoved, known: KnownBaseline, table: WatchTable) -> A
         known, table, rule=PANEL, what="", subject=f"panel of {known.about.deployment}", opened_ns=moved.opened_ns
     )
     alike = f"fixed prompts fire alike by {found.overlap:.3f}; when the baseline was made it was {found.usual:.3f}"
-    apart = f"; {found.apart} features fire there 15 % and more off" if found.apart else ""
+    apart = f"; {found.apart} features fire there far off by themselves" if found.apart else ""
     return replace(
         made,
         state="resolved" if moved.resolved else "active",
