@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from saewatch import config as settings
+from saewatch import logs
 from saewatch.app import check_canaries, split_listen
 from saewatch.edge import baselines, dictionaries, policies, webhooks
 from saewatch.edge.shelf import Shelf
@@ -21,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks it as `saewatch serve` would, up to the sockets."""
+    logs.set_up("warning")
     config = settings.load(options.file)
     for field, address in (("grpc.listen", config.grpc.listen), ("web.listen", config.web.listen)):
         split_listen(field, address)

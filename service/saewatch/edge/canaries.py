@@ -39,9 +39,14 @@ def configured(file: str, known: Iterable[KnownDictionary]) -> tuple[Canary, ...
     """
     if not file:
         return ()
-    found, there = load(Path(file)), {one.id for each in known for one in each.catalogue.features}
-    for one in found:
-        if there and one.feature not in there:
+    found, there = load(Path(file)), set[str]()
+    wanted = {one.feature for one in found}
+    for each in known:  # no further than it has to be: a store has many
+        there |= {feature.id for feature in each.catalogue.features}
+        if wanted <= there:
+            break
+    for one in found if there else ():
+        if one.feature not in there:
             near = difflib.get_close_matches(one.feature, there, NAMED, 0.5) or sorted(there)[:NAMED]
             rest = f" or one of {len(there) - len(near)} others" if len(there) > len(near) else ""
             expected = f"a feature of a dictionary: {', '.join(near)}{rest}"
