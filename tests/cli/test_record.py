@@ -194,13 +194,14 @@ def test_serving_and_recording_at_once(tmp_path: Path) -> None:
         told = json.loads(process.stdout.readline())
         assert told["socket"] == config["socket"]
         with urllib.request.urlopen(told["metrics"], timeout=5) as answer:
-            assert "saewatch_canary_blind" in answer.read().decode(), "canaries are sent, and a panel can be recorded"
+            metrics = answer.read().decode()
         with engine(tmp_path).ready() as one:
             one.start(7, name="plain")
             one.batch([(7, 0, 4)], [(0, 1, 2.0)])
             assert one.acked(1)
             process.terminate()
             assert process.wait(10) == 0
+    assert "saewatch_canary_blind" in metrics, "canaries are sent, and a panel can be recorded"
     assert index_of(tmp_path).firings == 1
     again = sidecar.run("serve", "-c", tmp_path / "c.yaml", "--record", tmp_path / "a.frames")
     assert again.returncode == 2
