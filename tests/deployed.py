@@ -13,11 +13,13 @@ from saewatch.core.batch import F32, Census
 from saewatch.core.marks import Happening, RecordingHead
 from saewatch.core.recording import Writer
 from saewatch.core.records import Record, RequestEnd, RequestLabel, RequestStart
-from saewatch.edge import dictionaries
+from saewatch.edge import baselines, dictionaries
 from saewatch.monitor import observe
 from saewatch.monitor.drift.build import Builder, Told
 from saewatch.monitor.drift.counts import Indices
+from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.known import About, KnownBaseline
+from saewatch.monitor.drift.panel import KnownPanel
 from saewatch.monitor.drift.reducer import summed
 from saewatch.monitor.drift.slices import source_of
 from saewatch.monitor.tables import StreamIdentity, join
@@ -77,6 +79,14 @@ def baseline(days: int = 28, shop: float = 0.0) -> KnownBaseline:
             )
     names = tuple(one.id for one in KNOWN.catalogue.features)
     return KnownBaseline(about=ABOUT, features=names, fitted=builder.fitted(), digest="sha256:" + "0" * 64)
+
+
+def written(folder: Path, *, fitted: Fitted | None = None, panel: KnownPanel | None = None) -> Path:
+    """The folder of `baseline`, or of another fit of the same."""
+    known = baseline()
+    of = fitted or known.fitted
+    baselines.write(folder, of, baselines.attested(of, known.about, known.features, {}, panel), panel)
+    return folder
 
 
 def request(number: int, one: Fired, now_ns: int, *, label: str = "", tenant: str = "") -> list[Record]:

@@ -124,7 +124,7 @@ class App:
     """One sidecar. Raises `ConfigError` or `ManifestError` from its constructor and from `start`.
 
     Without ``source`` it listens on the configured socket. ``known``: dictionaries beside the configured ones, which
-    have precedence. ``clock``: what the source's records are timed with.
+    have precedence. ``clock``: a replay's, by which its records are timed; it sends no canaries.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class App:
         self._history = _history(config.history)
         loaded = policies.checked(read_policies(config.policies), configured.values(), _today())
         written = [self._history.queue] if self._history else []
-        probes = canaries.load(Path(config.canaries.file)) if config.canaries.file and source is None else ()
+        probes = canaries.configured(config.canaries.file, shelf.within_reach()) if clock is None else ()
         self._pipeline = Pipeline(
             dictionaries=shelf,
             queues=[*queues, *written],
@@ -391,9 +391,9 @@ def _prober(config: CanariesSection, probes: Sequence[Canary], pipeline: Pipelin
     )
 
 
-def check_canaries(config: CanariesSection) -> None:
+def check_canaries(config: CanariesSection, known: Iterable[KnownDictionary]) -> None:
     """Refuses, with `ConfigError` or `UnreachableError`, canaries and a panel that a start would refuse."""
-    _prober(config, canaries.load(Path(config.file)) if config.file else (), Pipeline(dictionaries={}, queues=[]))
+    _prober(config, canaries.configured(config.file, known), Pipeline(dictionaries={}, queues=[]))
 
 
 def _joined(host: str, port: int) -> str:

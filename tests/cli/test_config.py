@@ -55,6 +55,17 @@ def test_what_serve_would_refuse(tmp_path: Path, text: str, said: str, capsys: p
     assert said in capsys.readouterr().err
 
 
+def test_a_canary_of_a_feature_that_no_dictionary_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fakes.write_bundle(tmp_path / "demo", fakes.dictionary())
+    text = "dictionaries: [demo]\nstore: ''\ncanaries: {file: c.jsonl, model: m}\n"
+    line = {"id": "a", "feature": "threat.l1", "fires": True, "prompt": "x"}
+    for feature, code in (("threat.l1", cli.GOOD), ("threat.l7", cli.FAILED)):
+        (tmp_path / "c.jsonl").write_text(json.dumps({**line, "feature": feature}) + "\n")
+        assert check(tmp_path, text) == code
+    said = capsys.readouterr().err
+    assert "c.jsonl: canary 'a': feature: found threat.l7, expected a feature of a dictionary: threat.l1" in said
+
+
 def test_what_the_readme_tells_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

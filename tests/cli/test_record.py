@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,18 +185,23 @@ def test_serving_and_recording_at_once(tmp_path: Path) -> None:
     bundle = fakes.write_bundle(tmp_path / "bundle", KNOWN)
     local = {"listen": "127.0.0.1:0"}
     config = {"socket": str(tmp_path / "s.sock"), "dictionaries": [str(bundle)], "grpc": local, "web": local}
-    config |= {"history": {"path": ""}}
+    config |= {"history": {"path": ""}, "canaries": {"file": "c.jsonl", "model": "m", "url": "http://127.0.0.1:9/v1"}}
     (tmp_path / "c.yaml").write_text(json.dumps(config))
+    (tmp_path / "c.jsonl").write_text('{"id": "a", "feature": "threat.l1", "fires": true, "prompt": "x"}\n')
     words = sidecar.command("serve", "-c", tmp_path / "c.yaml", "--record", tmp_path / "a.frames", "--json")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=sidecar.ENVIRONMENT) as process:
         assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["socket"] == config["socket"]
+        told = json.loads(process.stdout.readline())
+        assert told["socket"] == config["socket"]
+        with urllib.request.urlopen(told["metrics"], timeout=5) as answer:
+            metrics = answer.read().decode()
         with engine(tmp_path).ready() as one:
             one.start(7, name="plain")
             one.batch([(7, 0, 4)], [(0, 1, 2.0)])
             assert one.acked(1)
             process.terminate()
             assert process.wait(10) == 0
+    assert "saewatch_canary_blind" in metrics, "canaries are sent, and a panel can be recorded"
     assert index_of(tmp_path).firings == 1
     again = sidecar.run("serve", "-c", tmp_path / "c.yaml", "--record", tmp_path / "a.frames")
     assert again.returncode == 2

@@ -173,6 +173,7 @@ def test_its_figures_do_not_depend_on_the_pace(taped: Taped) -> None:
         "encoded": 20,
         "reused": 0,
         "missed": 4,
+        "missed_by_reason": {"no_slot": 4},
         "imbalance": 0,
         "coverage": 20 / 24,
         "slot_firings": 9,
@@ -270,7 +271,8 @@ def test_what_damage_took_is_told_alike_in_words_and_in_figures(tmp_path: Path) 
     said = sidecar.run("replay", tmp_path / "hurt.frames", "--fast", "--once").stdout
     for words in (
         f"fed {found['fed']:,} (encoded {found['encoded']:,}, missed {found['missed']:,})",
-        f"coverage {found['coverage']:.4f}, slot firings {found['slot_firings']:,}.",
+        f"coverage {found['coverage']:.4f} (missed: ",
+        f", slot firings {found['slot_firings']:,}.",
         f"{found['lost_tokens']:,} tokens with {found['lost_slot_firings']:,} slot firings that the file lacks",
     ):
         assert words in said

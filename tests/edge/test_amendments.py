@@ -19,10 +19,7 @@ SAID = {"actor": "ada", "reason": "a new product", "time": "2026-11-22T10:00:00+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    known = deployed.baseline()
-    attestation = baselines.attested(known.fitted, known.about, known.features, {})
-    baselines.write(tmp_path / "b", known.fitted, attestation)
-    return tmp_path / "b"
+    return deployed.written(tmp_path / "b")
 
 
 def level(known: KnownBaseline, name: str) -> float:

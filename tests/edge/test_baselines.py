@@ -23,10 +23,7 @@ from tests.monitor.drift import panels
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    known = deployed.baseline()
-    attestation = baselines.attested(known.fitted, known.about, known.features, {"data": ["sha256:" + "3" * 64]})
-    baselines.write(tmp_path / "b", known.fitted, attestation)
-    return tmp_path / "b"
+    return deployed.written(tmp_path / "b")
 
 
 def same(left: KnownBaseline, right: KnownBaseline) -> bool:
@@ -42,9 +39,8 @@ def test_what_was_written_is_read(folder: Path) -> None:
 
 
 def test_nothing_is_overwritten(folder: Path) -> None:
-    known = deployed.baseline()
     with pytest.raises(ConfigError, match="not overwritten"):
-        baselines.write(folder, known.fitted, baselines.attested(known.fitted, known.about, known.features, {}))
+        deployed.written(folder)
 
 
 def test_two_of_one_dictionary_are_refused(folder: Path) -> None:
@@ -111,7 +107,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
     before = getattr(place, last)
     object.__setattr__(place, last, kept)
     try:
-        baselines.write(tmp_path / "b", known.fitted, baselines.attested(known.fitted, known.about, known.features, {}))
+        deployed.written(tmp_path / "b")
     finally:
         object.__setattr__(place, last, before)
     with pytest.raises(ConfigError, match="no number"):
@@ -128,9 +124,7 @@ def test_pairs_that_lie_are_refused(tmp_path: Path) -> None:
     known = deployed.baseline()
     pairs = known.fitted.pairs
     for number, wrong in enumerate((replace(pairs, high=pairs.high[:9]), replace(pairs, level=-pairs.level))):
-        fitted = replace(known.fitted, pairs=wrong)
-        folder = tmp_path / str(number)
-        baselines.write(folder, fitted, baselines.attested(fitted, known.about, known.features, {}))
+        folder = deployed.written(tmp_path / str(number), fitted=replace(known.fitted, pairs=wrong))
         with pytest.raises(ConfigError, match=r"pairs\.(high|level)"):
             baselines.read(folder)
 
@@ -144,18 +138,14 @@ def test_latents_that_lie_are_refused(tmp_path: Path) -> None:
         replace(latents, dispersion=0 * latents.dispersion),
     )
     for number, wrong in enumerate(wrongs):
-        fitted = replace(known.fitted, latents=wrong)
-        attestation = baselines.attested(fitted, known.about, known.features, {})
-        baselines.write(tmp_path / f"{number}", fitted, attestation)
+        folder = deployed.written(tmp_path / str(number), fitted=replace(known.fitted, latents=wrong))
         with pytest.raises(ConfigError, match="latents"):
-            baselines.read(tmp_path / f"{number}")
+            baselines.read(folder)
 
 
 def test_a_baseline_may_know_of_no_pairs(tmp_path: Path) -> None:
-    known = deployed.baseline()
-    fitted = replace(known.fitted, pairs=cofiring.nothing())
-    baselines.write(tmp_path / "b", fitted, baselines.attested(fitted, known.about, known.features, {}))
-    assert not baselines.read(tmp_path / "b").fitted.pairs.known
+    folder = deployed.written(tmp_path / "b", fitted=replace(deployed.baseline().fitted, pairs=cofiring.nothing()))
+    assert not baselines.read(folder).fitted.pairs.known
 
 
 @pytest.mark.parametrize(
@@ -180,28 +170,21 @@ def test_slices_that_lie_are_refused(tmp_path: Path, name: str, lie: Callable[[A
     known = deployed.baseline()
     slices = known.fitted.slices
     fitted = replace(known.fitted, slices=replace(slices, **{name: lie(getattr(slices, name))}))
-    baselines.write(tmp_path / "b", fitted, baselines.attested(fitted, known.about, known.features, {}))
+    folder = deployed.written(tmp_path / "b", fitted=fitted)
     with pytest.raises(ConfigError, match="slices"):
-        baselines.read(tmp_path / "b")
+        baselines.read(folder)
 
 
 # --- the panel --------------------------------------------------------------------------------------------------------
-def with_panel(folder: Path, panel: KnownPanel) -> Path:
-    known = deployed.baseline()
-    attestation = baselines.attested(known.fitted, known.about, known.features, {}, panel)
-    baselines.write(folder, known.fitted, attestation, panel)
-    return folder
-
-
 def test_a_panel_is_kept_with_its_baseline(tmp_path: Path) -> None:
     panel = panels.known()
-    found = baselines.read(with_panel(tmp_path / "b", panel)).panel
+    found = baselines.read(deployed.written(tmp_path / "b", panel=panel)).panel
     assert found is not None
     assert found.prompts == panel.prompts
     left, right = (baselines.unfolded(one.golden) for one in (found, panel))
     assert all(np.array_equal(left[0][name], right[0][name], equal_nan=True) for name in right[0])
     assert left[1] == right[1]
-    assert baselines.read(with_panel(tmp_path / "c", panel)).panel is not None
+    assert baselines.read(deployed.written(tmp_path / "c", panel=panel)).panel is not None
     assert json.loads((tmp_path / "b" / SHEET).read_text())["body"]["panel"] == list(panel.prompts)
 
 
@@ -233,10 +216,10 @@ def test_a_panel_that_lies_is_refused(changes: dict[str, Any], tmp_path: Path) -
         made[name] = np.resize(given, before.shape).astype(before.dtype) if short else given
     panel = KnownPanel(prompts=panels.NAMES, golden=replace(golden, **made))
     with pytest.raises(ConfigError):
-        baselines.read(with_panel(tmp_path / "b", panel))
+        baselines.read(deployed.written(tmp_path / "b", panel=panel))
 
 
 def test_two_prompts_of_one_name_are_refused(tmp_path: Path) -> None:
     panel = KnownPanel(prompts=(panels.NAMES[1], *panels.NAMES[1:]), golden=panels.a_golden())
     with pytest.raises(ConfigError, match="not made so"):
-        baselines.read(with_panel(tmp_path / "b", panel))
+        baselines.read(deployed.written(tmp_path / "b", panel=panel))

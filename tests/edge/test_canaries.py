@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.edge import canaries
-from saewatch.edge.canaries import load, load_panel
+from saewatch.edge.canaries import configured, load, load_panel
 from saewatch.monitor.canary import Canary
 from saewatch.monitor.drift.panel import PROMPTS_MIN
+from tests import fakes
 
 GOOD = {"id": "a", "feature": "threat.p1", "fires": True, "prompt": "I know where you live"}
 
@@ -35,6 +37,17 @@ def test_a_file_is_read_in_its_order(tmp_path: Path) -> None:
         Canary(id="b", feature="threat.p1", fires=False, prompt=prompt, above=1.0),
         Canary(id="c", feature="threat.p1", fires=True, prompt=prompt, value=4.5, tolerance=0.1, tokens=7),
     )
+
+
+def test_a_canary_of_a_feature_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    file = str(written(tmp_path, {**GOOD, "feature": "threat.p1"}, {**GOOD, "id": "b", "feature": "threat.x1"}))
+    said = r"canary 'b': feature: found threat.x1, expected a feature of a dictionary: threat.*or one of \d others"
+    with pytest.raises(ConfigError, match=said):
+        configured(file, [fakes.dictionary()])
+    other = fakes.dictionary([replace(fakes.FEATURES[0], id="threat.x1")], seed=1)
+    assert len(configured(file, [fakes.dictionary(), other])) == 2, "each is in one of them"
+    assert len(configured(file, [])) == 2, "nothing is known that it could be compared with"
+    assert configured("", []) == ()
 
 
 @pytest.mark.parametrize(

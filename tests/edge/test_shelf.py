@@ -44,6 +44,20 @@ def test_it_meets_weights_that_were_applied(tmp_path: Path) -> None:
     assert [*shelf] == [OTHER.weights_digest]
 
 
+def test_within_reach_is_what_is_known_and_what_was_applied(tmp_path: Path) -> None:
+    put(tmp_path, OTHER)
+    put(tmp_path, RELABELLED)
+    broken = served.pointer_of(tmp_path, "sha256:" + "0" * 64)
+    broken.write_bytes(b"nonsense")
+    shelf = Shelf({ONE.weights_digest: ONE}, store=tmp_path)
+    assert {one.catalogue_digest for one in shelf.within_reach()} == {
+        OTHER.catalogue_digest,
+        RELABELLED.catalogue_digest,
+    }
+    assert [*shelf] == [ONE.weights_digest], "nothing was kept"
+    assert [*Shelf({}, store=tmp_path / "none").within_reach()] == [*Shelf({}).within_reach()] == []
+
+
 def test_what_was_applied_is_newer_than_the_configuration(tmp_path: Path) -> None:
     configured = {ONE.weights_digest: ONE}
     assert Shelf(configured, store=tmp_path)[ONE.weights_digest].catalogue_digest == ONE.catalogue_digest

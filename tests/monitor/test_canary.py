@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from saewatch.core.batch import Origin, Reason
+from saewatch.core.records import StreamBeat, StreamEnd
 from saewatch.monitor.canary import CANARY_FAILED, CANARY_OVERDUE, TOKENS, Canaries, Canary
 from saewatch.monitor.observe import COUNTED
+from saewatch.monitor.tables import KnownDictionary
 from tests import fakes
 from tests.monitor.stage import SECOND, Stage, observed
 
@@ -23,10 +26,11 @@ OTHER = Canary(id="animals.1", feature="animals.g1", fires=True, prompt="z", tok
 class Probed(Stage):
     """A monitor whose events canaries follow."""
 
-    def __init__(self, *canaries: Canary) -> None:
-        super().__init__()
+    def __init__(self, *canaries: Canary, others: Sequence[KnownDictionary] = ()) -> None:
+        super().__init__(None, *others)
         self.canaries = Canaries(canaries or (FIRES,), PERIOD * SECOND, self.now)
         self.number = 0
+        self.stream = 1
         self.changes = 0
 
     def probe(self, one: Canary = FIRES, firings: Any = ((0, THREAT, 2.0),), **how: Any) -> str:
@@ -36,7 +40,7 @@ class Probed(Stage):
         self.canaries.send(f"canary-{number}", one.id, self.now)
         self.label(number, client_id=f"canary-{number}", traffic_class=how.get("traffic_class", "canary"))
         self.start(number, prompt_len=how.get("prompt_len", fed))
-        self.batch(how.get("spans", [(number, 0, fed)]), firings, missed=how.get("missed", ()))
+        self.batch(how.get("spans", [(number, 0, fed)]), firings, missed=how.get("missed", ()), stream=self.stream)
         self.end(number, fed=fed)
         return self.follow()
 
@@ -148,6 +152,24 @@ def test_a_hook_that_is_gone_is_a_failure() -> None:
     stage.end(1, fed=FED)
     assert stage.follow() == CANARY_FAILED
     assert "nothing of it was seen" in stage.why
+
+
+def test_a_swap_to_a_dictionary_without_the_feature_makes_it_blind_and_no_other() -> None:
+    fewer = fakes.dictionary(fakes.FEATURES[:1], seed=1)
+    stage = Probed(FIRES, OTHER, others=(fewer,))
+    stage.ready()
+    assert stage.probe() == ""
+    assert stage.probe(OTHER, firings=((0, ANIMALS, 1.0),)) == ""
+    stage.put(StreamEnd(stream=1, reason="swap", final=StreamBeat(stream=1, seq=stage.seq)))
+    stage.stream, stage.seq = 2, 0
+    stage.put(fakes.stream_open(fewer, stream=2), fakes.watch_set(fewer, stream=2))
+    assert stage.probe(firings=()) == CANARY_FAILED
+    assert stage.why == "threat.1: nothing of it was seen in a stable stream that watches the feature"
+    assert stage.canaries.states()[0].failures == 1
+    assert stage.probe(OTHER, firings=((0, ANIMALS, 1.0),)) == CANARY_FAILED
+    [blind] = stage.canaries.blind
+    assert blind.subject == "threat.l1", "the other feature is there still"
+    assert blind.hint.endswith(f" {stage.why}."), "the log and the status say why"
 
 
 def test_a_shadow_satisfies_nothing() -> None:

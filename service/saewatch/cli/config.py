@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 
 from saewatch import config as settings
+from saewatch import logs
 from saewatch.app import check_canaries, split_listen
 from saewatch.edge import baselines, dictionaries, policies, webhooks
+from saewatch.edge.shelf import Shelf
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks it as `saewatch serve` would, up to the sockets."""
+    logs.set_up("warning")
     config = settings.load(options.file)
     for field, address in (("grpc.listen", config.grpc.listen), ("web.listen", config.web.listen)):
         split_listen(field, address)
@@ -29,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
     rules = sum(len(one.rules) for one in found)
     webhooks.load(config.webhooks)
     baselines.load(config.baselines)
-    check_canaries(config.canaries)
+    shelf = Shelf(known, store=Path(config.store) if config.store else None)
+    check_canaries(config.canaries, shelf.within_reach())
     if options.json:
         print(json.dumps({"good": True, **config.model_dump(mode="json"), "weights": sorted(known)}))
     else:

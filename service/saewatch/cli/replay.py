@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,7 @@ import structlog
 
 from saewatch import logs
 from saewatch.app import Addresses, serve
-from saewatch.cli import UsageError, scratch, sidecar
+from saewatch.cli import UsageError, recordings, scratch, sidecar
 from saewatch.cli.terminal import ProgressLine
 from saewatch.cli.values import above_zero, from_zero
 from saewatch.config import Config, Grpc, Web
@@ -157,8 +158,7 @@ class Replay:
 
     def _said(self, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"frames {facts['frames']:,}, requests {facts['requests']:,}, {_seen(facts)}."
-        if facts["damaged_frames"]:
-            yield f"{facts['damaged_frames']:,} damaged frames ({facts['damaged_bytes']:,} B) were left out."
+        yield from (f"{line}." for line in recordings.damaged(self._recording.defects()))
         if facts["lost_tokens"]:
             lacks = f"{facts['lost_tokens']:,} tokens with {facts['lost_slot_firings']:,} slot firings"
             yield f"The engine had told {lacks} that the file lacks: they count as missed (gap)."
@@ -171,6 +171,7 @@ class Replay:
         books, lost = [one for one, _ in told], source.lost
         fed = sum(one.fed for one in books)
         seen = sum(max(one.encoded + one.reused - unread, 0) for one, unread in told)
+        missed = sum((Counter(one.missed) for one in books), Counter[str]())
         facts = {
             "frames": source.progress.totals.frames,
             "damaged_frames": recording.damaged_frames,
@@ -182,9 +183,10 @@ class Replay:
             "fed": fed,
             "encoded": sum(one.encoded for one in books),
             "reused": sum(one.reused for one in books),
-            "missed": sum(sum(one.missed.values()) for one in books),
+            "missed": missed.total(),
+            "missed_by_reason": dict(missed),
             "imbalance": sum(abs(one.imbalance) for one in books),
-            "coverage": seen / fed if fed else None,
+            "coverage": recordings.coverage(seen, fed),
             "slot_firings": sum(stream.received_firings for stream in status.streams),
             "gaps": sum(stream.seq_gaps for stream in status.streams),
             "dropped": sum(queue.dropped for queue in self._pipeline.queues()),
@@ -203,7 +205,8 @@ def _seen(facts: Mapping[str, Any]) -> str:
     if not facts["fed"]:
         return "nothing was fed"
     shares = ", ".join(f"{name} {facts[name]:,}" for name in ("encoded", "reused", "missed") if facts[name])
-    return f"fed {facts['fed']:,} ({shares}), coverage {facts['coverage']:.4f}, slot firings {facts['slot_firings']:,}"
+    covered = recordings.covered(facts["coverage"], facts["missed_by_reason"])
+    return f"fed {facts['fed']:,} ({shares}), {covered}, slot firings {facts['slot_firings']:,}"
 
 
 def _configured(options: argparse.Namespace) -> Config:

@@ -5,13 +5,17 @@
 
 Members of the second line may be left out. Empty lines and lines that begin with ``#`` say nothing. The file of a panel
 has only ``{"prompt": "…"}`` on each line.
+
+A canary is of a feature of a dictionary that is known at start: configured, or applied to an engine out of the store.
+One whose feature goes later, with a bundle that is applied, fails from then on.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,35 @@ from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.wire import each_once
 from saewatch.monitor.canary import Canary
 from saewatch.monitor.drift.panel import PROMPTS_MAX, PROMPTS_MIN
+from saewatch.monitor.tables import KnownDictionary
 
 _KEYS = frozenset({"id", "feature", "fires", "prompt", "above", "value", "tolerance", "tokens"})
+NAMED = 5
+"""Features that a refusal lists: enough to see how they are spelt."""
+
+
+def configured(file: str, known: Iterable[KnownDictionary]) -> tuple[Canary, ...]:
+    """The canaries of a configuration; none without a file.
+
+    Raises as `load` does, and `ConfigError` for one whose feature none of the dictionaries has. Where no dictionary is
+    known there is nothing to compare with.
+    """
+    if not file:
+        return ()
+    found, there = load(Path(file)), set[str]()
+    wanted = {one.feature for one in found}
+    for each in known:  # no further than it has to be: a store has many
+        there |= {feature.id for feature in each.catalogue.features}
+        if wanted <= there:
+            break
+    for one in found if there else ():
+        if one.feature not in there:
+            near = difflib.get_close_matches(one.feature, there, NAMED, 0.5) or sorted(there)[:NAMED]
+            rest = f" or one of {len(there) - len(near)} others" if len(there) > len(near) else ""
+            expected = f"a feature of a dictionary: {', '.join(near)}{rest}"
+            hint = "Mend its feature, take the canary out, or name the dictionary's bundle in `dictionaries`."
+            raise ConfigError(f"{file}: canary {one.id!r}: feature", found=one.feature, expected=expected, hint=hint)
+    return found
 
 
 def load(path: Path) -> tuple[Canary, ...]:

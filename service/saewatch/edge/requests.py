@@ -117,6 +117,8 @@ class RecordedRequests:
         """Their tokens."""
         self.seen: Counter[str] = Counter()
         """Of these, those that were seen: computed or reused."""
+        self.missed: dict[str, Counter[str]] = {}
+        """The others by reason, as far as it was told."""
         self.tables: dict[int, WatchTable] = {}
         """Watch sets under which something was seen, by their number."""
         self.weights: Counter[str] = Counter()
@@ -190,6 +192,7 @@ class RecordedRequests:
             self.finished[item.identity.traffic_class] += 1
             self.fed[item.identity.traffic_class] += item.fed
             self.seen[item.identity.traffic_class] += found.seen if found else 0
+            self.missed.setdefault(item.identity.traffic_class, Counter()).update(found.missed if found else {})
         if found is None:
             self.left_out[LOST if item.lost else UNSEEN] += 1
         else:

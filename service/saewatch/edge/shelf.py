@@ -53,6 +53,25 @@ class Shelf(Mapping[str, KnownDictionary]):
         if weights and weights not in self._found:
             self._take_applied(weights)
 
+    def within_reach(self) -> Iterator[KnownDictionary]:
+        """Those that are known, and those of the store that an engine may come with."""
+        yield from self._found.values()
+        for weights in self._pointed() - self._found.keys():
+            known = self._applied(weights)
+            if known is not None:
+                yield known
+
+    def _pointed(self) -> set[str]:
+        """Weights that something of the store was applied with, the latest ones."""
+        if self._store is None:
+            return set()
+        try:
+            found = list((self._store / served.SERVED / served.BY_WEIGHTS).iterdir())
+            found.sort(key=lambda path: path.stat().st_mtime_ns)
+        except OSError:  # nothing was applied yet, or there is no store
+            return set()
+        return {f"sha256:{path.name}" for path in found[-limits.DICTIONARIES_KEPT :]}
+
     def read(self, bundle: str) -> KnownDictionary:
         """The dictionary of a bundle of the store, or of the configuration; nothing is in force by that.
 
@@ -90,19 +109,25 @@ class Shelf(Mapping[str, KnownDictionary]):
             self._found = found
 
     def _take_applied(self, weights: str) -> None:
+        known = self._applied(weights)
+        if known is not None:
+            self.keep(known)
+
+    def _applied(self, weights: str) -> KnownDictionary | None:
+        """What of the store is in force for these weights."""
         if self._store is None or not canonical.is_digest(weights):
-            return
+            return None
         pointer = served.pointer_of(self._store, weights)
         try:
             with pointer.open("rb") as file:
                 data = file.read(POINTER_BYTES)
         except OSError:  # nothing was applied with these weights, or there is no store
-            return
+            return None
         try:
             known = self.read(served.read_pointer(data, subject=str(pointer)))
             if known.weights_digest != weights:
                 raise ManifestError(str(pointer), found=known.weights_digest, expected=weights)
         except SaewatchError as error:
             logger.warning("dictionary of the store left out", weights=weights, reason=str(error))
-            return
-        self.keep(known)
+            return None
+        return known

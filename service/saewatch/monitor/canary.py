@@ -207,22 +207,26 @@ class Canaries:
         """What is blind now; requests of which nothing more came are forgotten."""
         for name in [name for name, one in self._sent.items() if now_ns - one.sent_ns > self._period_ns]:
             self.refuse(name, "nothing came of its request within a period", now_ns)
-        reasons: dict[str, str] = {}
+        reasons, whys = dict[str, str](), dict[str, str]()
         for one in self._kept.values():
             if one.why:
                 reasons[one.canary.feature] = CANARY_FAILED
+                whys.setdefault(one.canary.feature, f" {one.canary.id}: {one.why}.")
             elif now_ns - (one.last_pass_ns or one.began_ns) > self._period_ns:
                 reasons.setdefault(one.canary.feature, CANARY_OVERDUE)
         same = {name: one.reason for name, one in self._blind.items()} == reasons
         if not same:
-            self._blind = {name: self._blinded(name, reason, now_ns) for name, reason in reasons.items()}
+            self._blind = {
+                name: self._blinded(name, reason, whys.get(name, ""), now_ns) for name, reason in reasons.items()
+            }
         return not same
 
-    def _blinded(self, feature: str, reason: str, now_ns: int) -> BlindState:
+    def _blinded(self, feature: str, reason: str, why: str, now_ns: int) -> BlindState:
+        """With what was found first of all."""
         before = self._blind.get(feature)
         if before is not None and before.reason == reason:
             return before
-        return BlindState(scope="feature", reason=reason, subject=feature, hint=HINTS[reason], since_ns=now_ns)
+        return BlindState(scope="feature", reason=reason, subject=feature, hint=HINTS[reason] + why, since_ns=now_ns)
 
 
 def _refusal(sent: _Sent, event: RequestEnded) -> str:

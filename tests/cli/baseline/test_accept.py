@@ -12,10 +12,7 @@ from tests import deployed
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    known = deployed.baseline()
-    attestation = baselines.attested(known.fitted, known.about, known.features, {})
-    baselines.write(tmp_path / "b", known.fitted, attestation)
-    return tmp_path / "b"
+    return deployed.written(tmp_path / "b")
 
 
 def accept(folder: Path, *words: str, reason: str = "a new product") -> int:

@@ -1,7 +1,8 @@
-"""Rules that a promotion would break."""
+"""Rules and canaries that a promotion would break."""
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_without_its_feature_it_sees_nothing_and_one_in_shadow_is_no_loss() -> N
 
 
 def test_nothing_is_broken_where_nothing_was() -> None:
-    options = Namespace(policy=[], override=False, reason="")
+    options = Namespace(policy=[], canaries=[], override=False, reason="")
     assert breaking.check(options, None, KNOWN) == []
 
 
@@ -73,7 +74,7 @@ def test_a_promotion_lists_them_and_is_refused_unless_it_is_overridden(
     _, added = shop.ask("add", str(one))
     code, said = shop.promote(added["bundle"], shop.new, *policy)
     assert code == cli.FAILED
-    assert said["error"]["subject"] == "--policy"
+    assert said["error"]["subject"] == "--policy, --canaries"
     assert (
         "trust/latent would be elsewhere: nothing that it names is here: it lacks threat.l1" in said["error"]["found"]
     )
@@ -81,6 +82,22 @@ def test_a_promotion_lists_them_and_is_refused_unless_it_is_overridden(
     assert shop.ask("list")[1]["slots"]["demo/resid_post.1"]["stable"] == shop.new, "nothing has moved"
     code, said = shop.promote(added["bundle"], shop.new, *policy, "--override")
     assert (code, said["reason"]) == (cli.GOOD, "because")
+
+
+def test_a_canary_that_would_lose_its_feature_is_listed(shop: Shop, tmp_path: Path) -> None:
+    of = {"fires": True, "prompt": "text"}
+    lines = [{"id": "a", "feature": "threat.l1", **of}, {"id": "b", "feature": "never.l1", **of}]
+    file = tmp_path / "canaries.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    options = ["--canaries", str(file)]
+    assert shop.promote(shop.old, "none", *options)[0] == cli.GOOD, "nothing was judged before"
+    assert shop.promote(shop.new, shop.old, *options)[0] == cli.GOOD, "it has the same features"
+    _, added = shop.ask("add", str(bundle(tmp_path / "fewer", seed=7, features=())))
+    code, said = shop.promote(added["bundle"], shop.new, *options)
+    assert code == cli.FAILED
+    assert said["error"]["found"] == "canaries.jsonl/a would be blind: it lacks threat.l1"
+    assert shop.promote(added["bundle"], shop.new, *options, "--override")[0] == cli.GOOD
+    assert shop.promote(shop.old, "none", *options, ref="candidate")[0] == cli.USAGE
 
 
 def test_only_stable_raises_alerts(shop: Shop, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from saewatch import cli
+from saewatch.cli.dictionary import stored
 from tests import fakes
 from tests.cli.policy.taped import POLICY, recording
 from tests.dictionary.test_calibration import KNOWN, LATENT, PROBE
@@ -104,3 +105,21 @@ def test_cases_share_a_recorded_request_and_their_limits_hold_for_it(
     assert cli.main(words) == cli.FAILED
     said = json.loads(capsys.readouterr().out)
     assert [bool(one["wrong"]) for one in said["cases"]] == [False, True, False]
+
+
+def test_the_bundle_is_read_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits, written cases and recorded ones are all of it."""
+    read, taped = [], recording(tmp_path / "r.frames")
+    contents_of = stored.contents_of
+
+    def counted(registry: Any, name: str) -> Any:
+        read.append(name)
+        return contents_of(registry, name)
+
+    monkeypatch.setattr(stored, "contents_of", counted)
+    recorded = {"name": "recorded", "request": "client-2", "expect": {"probe": []}}
+    cases = {**CASES, "cases": [*CASES["cases"], recorded]}
+    code, said = tried(tmp_path, capsys, cases, "--on", str(taped))
+    assert (code, len(said["cases"]), len(read)) == (cli.GOOD, 3, 1)

@@ -4,7 +4,7 @@ A slot is a model's alias and a hook point, such as smollm2/resid_post.14. Its r
 runs beside the stable one; stable, may raise alerts. To stable the quality gate has to let it pass; where nobody
 evaluated it, --reason says why it is promoted all the same. Of two operators who expect the same, one wins, and the
 other is told who and when. --policy names rules that are to stay as they are: a promotion that would make an active one
-blind, or put it into shadow, is refused.
+blind, or put it into shadow, is refused. So is one that takes away the feature of a canary that --canaries names.
 
 --apply first asks the sidecar whether engines have a place for the bundle, then moves the ref, then brings the bundle
 to them between two of their steps. Where the ref points to it already, the bundle is brought all the same.
@@ -92,11 +92,13 @@ def _check_same(move: Move, line: Line, expect: str) -> None:
 
 
 def _check_policies(registry: Registry, move: Move, bundle: str, options: argparse.Namespace) -> None:
-    """Rules that the move would break: a refusal, or where it is overridden a line for each."""
-    if not options.policy:
+    """Rules and canaries that the move would break: a refusal, or where it is overridden a line for each."""
+    if not options.policy and not options.canaries:
         return
     if move.ref != STABLE:
-        raise cli.UsageError("--policy", found=move.ref, expected=f"{STABLE}: no other ref raises alerts")
+        raise cli.UsageError(
+            "--policy, --canaries", found=move.ref, expected=f"{STABLE}: no other ref raises alerts or is judged"
+        )
     current = registry.current(move.slot).get(STABLE)
     before = known_of(registry.store.contents(current), current) if current else None
     for one in breaking.check(options, before, known_of(registry.store.contents(bundle), bundle)):

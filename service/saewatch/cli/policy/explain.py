@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from saewatch import cli
+from saewatch.cli import recordings
 from saewatch.cli.dictionary import stored
 from saewatch.cli.policy import recorded, resolved
 from saewatch.cli.policy.recorded import Replayed, played
@@ -59,8 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"requests": found, "defects": replayed.defects}))
     else:
-        damaged = [f"THE RECORDING IS DAMAGED: {one}" for one in replayed.defects]
-        stored.show([*damaged, *(line for one in found for line in _lines(one))])
+        stored.show([*recordings.damaged(replayed.defects), *(line for one in found for line in _lines(one))])
     return cli.GOOD
 
 

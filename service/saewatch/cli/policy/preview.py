@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saewatch import cli
+from saewatch.cli import recordings
 from saewatch.cli.dictionary import stored
 from saewatch.cli.policy import recorded, resolved
 from saewatch.cli.policy.recorded import Replayed, played
@@ -75,7 +76,8 @@ class _Found:
     incomplete: int = 0
     fed: int = 0
     seen: int = 0
-    excluded: int = 0
+    missed: Counter[str] = field(default_factory=Counter)
+    """Tokens, by reason."""
     fired: Counter[str] = field(default_factory=Counter)
     """Alerts by rule."""
     held: dict[str, Counter[str]] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class _Found:
         self.requests += 1
         self.fed += len(request.seen)
         self.seen += int(request.seen.sum())
-        self.excluded += request.missed.get(EXCLUDED, 0)
+        self.missed.update(request.missed)
         # What is neither seen nor told as missed was in frames that the recording has lost.
         self.incomplete += int(request.seen.sum()) + request.missed.get(EXCLUDED, 0) < len(request.seen)
         active = {one.id: one for one in request.alerts if one.kind == FIRED and one.state == ACTIVE}
@@ -128,7 +130,6 @@ def _told(replayed: Replayed, found: _Found, options: argparse.Namespace) -> dic
     programme, known = replayed.programme, replayed.known
     assert programme is not None
     assert known is not None
-    partly = found.fed - found.excluded
     return {
         "policy": replayed.policy.name,
         "recording": str(options.on),
@@ -139,7 +140,8 @@ def _told(replayed: Replayed, found: _Found, options: argparse.Namespace) -> dic
         "left_out": replayed.left_out,
         "defects": replayed.defects,
         "incomplete": found.incomplete,
-        "coverage": found.seen / partly if partly else None,
+        "coverage": recordings.coverage(found.seen, found.fed),
+        "missed": dict(+found.missed),
         "requests_per_day": options.requests_per_day,
         "rules": [_rule(one, programme, replayed, found, options) for one in programme.rules],
     }
@@ -180,13 +182,12 @@ def _per_day(share: Share, seconds: float, requests_per_day: float | None) -> di
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
-    coverage = "no token to see" if told["coverage"] is None else f"coverage {told['coverage']:.4f}"
     yield (
-        f"{told['recording']}: {told['requests']} requests in {clock_time(told['seconds'])}, {coverage},"
+        f"{told['recording']}: {told['requests']} requests in {clock_time(told['seconds'])},"
+        f" {recordings.covered(told['coverage'], told['missed'])},"
         f" {told['incomplete']} not wholly seen"
     )
-    if told["defects"]:
-        yield f"THE RECORDING IS DAMAGED: {'; '.join(told['defects'])}"
+    yield from recordings.damaged(told["defects"])
     left = {**told["left_out"], **{f"class {name}": count for name, count in told["not_judged"].items()}}
     if left:
         yield "left out: " + "; ".join(f"{count} ({why})" for why, count in sorted(left.items()))

@@ -65,6 +65,7 @@ class Replayed:
     programme: Programme | None = None
     """On the recording's stream, once its first batch came."""
     known: KnownDictionary | None = None
+    """Looked for where it is not given."""
     left_out: dict[str, int] = field(default_factory=dict)
     defects: list[str] = field(default_factory=list)
     """What is wrong with the file, in words."""
@@ -84,7 +85,7 @@ class Replayed:
         line, path = ProgressLine(sys.stderr), self.options.on
         with replay.opened(path) as file:
             recording = replay.recording(file, path)
-            self.known = known_in(recording, self.options)
+            self.known = self.known or known_in(recording, self.options)
 
             def progress(seconds: float) -> None:
                 self.seconds = seconds

@@ -46,9 +46,10 @@ def run(options: argparse.Namespace) -> int:
     policy = read_policy(options.file)
     cases = read(config.read_yaml(options.cases), str(options.cases))
     _check_names(policy, cases, str(options.cases))
-    if cases.limits:
-        _check_limits(cases, _dictionary(options), str(options.cases))
-    found = {**_written(policy, cases, options), **_recorded(policy, cases, options)}
+    _check_recording(cases, options)
+    known = _dictionary(options)
+    _check_limits(cases, known, str(options.cases))
+    found = {**_written(policy, cases, known, options), **_recorded(policy, cases, known, options)}
     told = [_told(one, found[number]) for number, one in enumerate(cases.cases)]
     failed = [one for one in told if one["wrong"]]
     if options.json:
@@ -67,17 +68,22 @@ def _check_names(policy: Policy, cases: Cases, subject: str) -> None:
                 raise ConfigError(f"{subject}: {case.name}: expect", found=f"{name!r:.80}", expected=expected)
 
 
+def _check_recording(cases: Cases, options: argparse.Namespace) -> None:
+    asked = next((one.request for one in cases.cases if one.request), "")
+    if asked and options.on is None:
+        raise cli.UsageError("--on", found="nothing", expected=f"the recording with request {asked}")
+
+
 def _check_limits(cases: Cases, known: KnownDictionary, subject: str) -> None:
     for name in sorted(cases.limits.keys() - {one.id for one in known.catalogue.features}):
         raise ConfigError(f"{subject}: limits", found=f"{name!r:.80}", expected="a feature of the dictionary")
 
 
-def _written(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict[int, Played]:
+def _written(policy: Policy, cases: Cases, known: KnownDictionary, options: argparse.Namespace) -> dict[int, Played]:
     """Cases with tokens of their own. `ConfigError` for rules that see nothing on the dictionary."""
     chosen = {number: one for number, one in enumerate(cases.cases) if not one.request}
     if not chosen:
         return {}
-    known = _dictionary(options)
     limit_of = _assumed(cases, policies.stated(known, resolved.today()))
     made = resolved.programme(policy, known, str(options.file), limit_of)
     asked = {name for one in chosen.values() for name in one.expect}
@@ -89,7 +95,7 @@ def _written(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict[
     return {number: _histories(policy, played(one, policy, known, limit_of)) for number, one in chosen.items()}
 
 
-def _recorded(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict[int, Played]:
+def _recorded(policy: Policy, cases: Cases, known: KnownDictionary, options: argparse.Namespace) -> dict[int, Played]:
     """Cases that name a request of the recording."""
     chosen: dict[str, list[int]] = {}
     for number, one in enumerate(cases.cases):
@@ -97,13 +103,12 @@ def _recorded(policy: Policy, cases: Cases, options: argparse.Namespace) -> dict
             chosen.setdefault(one.request, []).append(number)
     if not chosen:
         return {}
-    if options.on is None:
-        raise cli.UsageError("--on", found="nothing", expected=f"the recording with request {next(iter(chosen))}")
     asked = {name for one in cases.cases if one.request for name in one.expect}
     part = Policy(name=policy.name, rules=tuple(one for one in policy.rules if one.id in asked), digest=policy.digest)
     found: dict[int, Played] = {}
     stated = policies.limits_of(resolved.today)
-    for request in Replayed(options, part, limits_of=lambda stream: _assumed(cases, stated(stream))).requests():
+    replayed = Replayed(options, part, limits_of=lambda stream: _assumed(cases, stated(stream)), known=known)
+    for request in replayed.requests():
         for name in {request.identity.client_id, request.identity.engine_id} & chosen.keys():
             found |= dict.fromkeys(chosen[name], _histories(policy, request.alerts))
     for name, numbers in chosen.items():

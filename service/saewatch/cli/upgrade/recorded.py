@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from saewatch.cli import replay
 from saewatch.cli.dictionary.scored_recording import lacking, one_served
+from saewatch.cli.recordings import coverage
 from saewatch.cli.sidecar import clock_time
 from saewatch.cli.terminal import ProgressLine
 from saewatch.core.batch import Census
@@ -41,6 +43,8 @@ class Side:
     served: Served | None
     shares: Mapping[str, float]
     """``coverage``: seen ÷ fed; ``whole``: requests that were wholly seen ÷ those that ended."""
+    missed: Mapping[str, int]
+    """Tokens of these, by reason."""
     left_out: Mapping[str, int]
     census: CensusFigures | None
     defects: Sequence[str] = ()
@@ -88,9 +92,10 @@ def read(path: Path, known: KnownDictionary, classes: Collection[str]) -> Side:
         tables=tuple(requests.tables.values()),
         served=one_served(path, requests.tables) if requests.tables else None,
         shares={
-            "coverage": seen / fed if fed else float("nan"),
+            "coverage": float("nan") if (share := coverage(seen, fed)) is None else share,
             "whole": sample.requests / finished if finished else float("nan"),
         },
+        missed=sum((requests.missed.get(name, Counter()) for name in classes), Counter[str]()),
         left_out={**requests.left_out, **({OTHERS: others} if others else {})},
         census=census,
         defects=recording.defects(),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saewatch.cli import recordings
 from saewatch.cli.upgrade.recorded import Side
 from saewatch.core.catalogue import Feature
 from saewatch.monitor.diff.sample import Units
@@ -80,6 +81,7 @@ def _side(side: Side, of: Units, unmatched: int) -> dict[str, Any]:
         "tokens": of.tokens,
         "firings_per_token": of.firings / of.tokens if of.tokens else None,
         **{name: _finite(value) for name, value in side.shares.items()},
+        "missed": dict(side.missed),
         "left_out": dict(side.left_out),
         "defects": list(side.defects),
         "census": side.census.json() if side.census else None,
@@ -145,14 +147,13 @@ def told(report: Report) -> Iterator[str]:
         yield (
             f"  {name:<6} {side.path.name}: {of.units} units of {of.requests} requests"
             f" ({of.alone} without a conversation, {unmatched} unmatched), {of.tokens} tokens,"
-            f" coverage {side.shares['coverage']:.4f}, {rate:.3f} watched firings a token"
+            f" {recordings.covered(_finite(side.shares['coverage']), side.missed)}, {rate:.3f} watched firings a token"
         )
         if side.census:
             yield f"         {side.census}"
         if side.left_out:
             yield "         left out: " + "; ".join(f"{count} ({why})" for why, count in sorted(side.left_out.items()))
-        if side.defects:
-            yield f"         THE RECORDING IS DAMAGED: {'; '.join(side.defects)}"
+        yield from (f"         {line}" for line in recordings.damaged(side.defects))
     for category, (changed, of_them) in report.categories().items():
         if changed:
             yield f"  {category}: {changed} of {of_them} features changed"
