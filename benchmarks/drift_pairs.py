@@ -1,7 +1,7 @@
 """New co-firings: simulated weeks as what the reducer would draw of their requests, and new pairs put into them.
 
 A pair's features fire high, so that they are among a request's strongest, in every request of some sessions: a share
-of all requests. Drawn features of a week are 12 numbers a request; a week is a minute's work and is kept.
+of all requests. Drawn features of a week are 16 numbers a request; a week is a minute's work and is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RATE = (5e-4, 2e-3)
 HIGH = 6.0
 """Their mark in these requests, in scales: among the strongest."""
 NEW_WEEKS = 2
-VERSION = 1
+VERSION = 2
 
 
 def planted(of: World) -> Mapping[float, Indices]:

@@ -11,14 +11,14 @@ from benchmarks.drift_world import Change
 from saewatch.monitor.drift import cofiring
 from saewatch.monitor.drift.baseline import Baseline
 from saewatch.monitor.drift.cofiring import Block, Found, PairEvidence
-from saewatch.monitor.drift.counts import Counts
+from saewatch.monitor.drift.counts import DRAWN, Counts
 from saewatch.monitor.drift.detector import COVERAGE, FEW, NOTHING, Detector, Moved
 from saewatch.monitor.drift.fit import Fitted
 from saewatch.monitor.drift.history import DAY_NS
 from saewatch.monitor.drift.overall import STATISTICS
 from tests.monitor.drift.conftest import BLOCKS_A_DAY, FEATURES, SIZE, Traffic
 
-ONE, FIVE, ROW = np.ones(FEATURES, np.int32), np.ones(5), np.array([[1, 2, *[-1] * 10]], np.int32)
+ONE, FIVE, ROW = np.ones(FEATURES, np.int32), np.ones(5), np.array([[1, 2, *[-1] * (DRAWN - 2)]], np.int32)
 BLOCK_NS = DAY_NS // BLOCKS_A_DAY
 
 

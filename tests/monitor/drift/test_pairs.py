@@ -32,7 +32,7 @@ def test_each_feature_and_pair_is_drawn_as_often() -> None:
     times = np.bincount(found.ravel(), minlength=STRONGEST)
     assert times == pytest.approx(np.full(STRONGEST, 20_000 * DRAWN / STRONGEST), rel=0.05)
     together = ((found == 3).any(axis=1) & (found == 17).any(axis=1)).mean()
-    assert together == pytest.approx(12 * 11 / (32 * 31), rel=0.1)
+    assert together == pytest.approx(DRAWN * (DRAWN - 1) / (STRONGEST * (STRONGEST - 1)), rel=0.1)
 
 
 def test_a_request_has_one_vote_for_each_pair() -> None:

@@ -32,7 +32,7 @@ PART = 8192
 TOLERANCE_MIN = 0.5
 """Half as often again is tolerated: pairs follow the mix of traffic."""
 LEVEL_MIN = 2e-6
-"""Of all votes: a pair that is in one of 1,000 requests, and drawn in 0.13 of them, has so many of their 66."""
+"""Of all votes: a pair that is in one of 1,000 requests, and drawn in 0.24 of them, has so many of their 120."""
 HALF_MAX = 60_000.0
 NORMAL_95 = 1.96
 WARM, WARM_BUCKETS, WARM_PAIRS = 8.0, 512, 8

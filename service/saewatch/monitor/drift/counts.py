@@ -38,7 +38,7 @@ REQUEST_FIRINGS = 32
 """Firings of a feature in one request that ``w`` counts: a request of one word repeated says it once."""
 
 
-DRAWN = 12
+DRAWN = 16
 """Features of a request of which it is counted that they fire together (`pairs`)."""
 COLUMNS = ("n", "w", "z", "az")
 TOTALS = ("requests", "whole", "seen", "encoded", "firings", "unexplained", "census", "l0", "sampled")
@@ -46,7 +46,7 @@ TOTALS = ("requests", "whole", "seen", "encoded", "firings", "unexplained", "cen
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Counts:
-    """One block. Columns are ``[F]`` but for ``exposure``, ``[5]``, and what was drawn for pairs, ``[R, 12]``."""
+    """One block. Columns are ``[F]`` but for ``exposure``, ``[5]``, and what was drawn for pairs, ``[R, 16]``."""
 
     n: Column
     w: Column

@@ -1,11 +1,11 @@
 """Which features fire together: of each request a few pairs, hashed into a bounded number of buckets.
 
 There are more pairs than can be counted: two thousand features have two million. Of a request's 32 features that fire
-highest beside how they usually do, 12 are drawn by a hash of the request and the feature, and their 66 pairs are
+highest beside how they usually do, 16 are drawn by a hash of the request and the feature, and their 120 pairs are
 hashed into 2^18 buckets. A request has one vote for a bucket. What is kept of a block are the features that were drawn,
 so that blocks are added up by putting them together, in any order, and an alarm can say which pairs it is about.
 
-A request that fires at least 32 features shows a pair of them with a chance of 12/32 x 11/31 = 0.13.
+A request that fires at least 32 features shows a pair of them with a chance of 16/32 x 15/31 = 0.24.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def strongest(feature: Indices, mark: F64) -> Indices:
 
 
 def drawn(strong: list[Indices], keys: list[int]) -> I32:
-    """``[R, 12]`` of requests' strongest features, ascending, then -1; ``keys``: of `key_of`."""
+    """``[R, 16]`` of requests' strongest features, ascending, then -1; ``keys``: of `key_of`."""
     table = np.full((len(strong), STRONGEST), NOBODY, np.int64)
     table[np.arange(STRONGEST) < np.array([len(one) for one in strong])[:, None]] = np.concatenate(strong)
     order = mixed(table.astype(np.uint64) ^ np.array(keys, np.uint64)[:, None]) >> np.uint64(1)
@@ -67,7 +67,7 @@ def drawn(strong: list[Indices], keys: list[int]) -> I32:
 
 
 def votes(requests: I32) -> Votes:
-    """Of requests ``[R, 12]``."""
+    """Of requests ``[R, 16]``."""
     left, right = np.triu_indices(DRAWN, 1)
     first, second = requests[:, left], requests[:, right]
     request, pair = np.nonzero(second != NOBODY)
