@@ -50,8 +50,8 @@ class Bell:
     def give_way(self) -> None:
         """Lets the engine's thread go on to its next forward pass, in which it needs the interpreter less.
 
-        Begun at once, settling and sending hold the engine up by 0.6 ms a step, since both threads run Python. The first
-        step after a pause says nothing about how long one takes, and a fast engine fills its slots meanwhile: the time
+        Begun at once, settling and sending hold the engine up by 0.6 ms a step, since both threads run Python. A pause
+        in front of a step says nothing about how long one takes, and a fast engine fills its slots meanwhile: the time
         between the two before it counts then.
         """
         now = self._clock()
