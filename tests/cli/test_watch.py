@@ -16,6 +16,7 @@ import pytest
 from saewatch import cli
 from saewatch.client.fake import FakeServer
 from tests import sidecar
+from tests.simulate.sidecar import wait_until
 
 
 @pytest.fixture
@@ -85,6 +86,29 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "DISCONNECTED, attempt 1" in captured.out
     assert "0 tokens seen" in captured.out
     assert "no connection in 0.5 s" in captured.err
+
+
+def test_nobody_there_when_the_time_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["watch", "--address", "127.0.0.1:1", "--for", "0.5"]
+    assert cli.main(words) == cli.UNREACHED
+    captured = capsys.readouterr()
+    assert "0 tokens seen" in captured.out
+    assert "no connection when the time was over, expected a sidecar" in captured.err
+    assert "Is `saewatch serve` running" in captured.err
+    assert cli.main([*words, "--json"]) == cli.UNREACHED
+    totals, error = map(json.loads, capsys.readouterr().out.splitlines()[-2:])
+    assert (totals["event"], error["error"]["found"]) == ("totals", "no connection when the time was over")
+
+
+def test_a_sidecar_that_leaves_before_the_time_is_over(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    ended: list[int] = []
+    watching = threading.Thread(target=lambda: ended.append(watch(server, "--for", "3")))
+    watching.start()
+    wait_until(lambda: server.watchers)
+    server.stop()
+    watching.join(60)
+    assert ended == [cli.UNREACHED]
+    assert "no connection when the time was over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--count", "0"], ["--for", "x"], ["--for", "inf"], ["--traffic-class", "life"]])

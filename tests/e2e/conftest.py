@@ -14,8 +14,9 @@ import pytest
 from benchmarks.form import ROOT
 from benchmarks.oracle import Oracle, Reading
 from benchmarks.rig import Rig, bundle_of_all, scaled
-from deploy.demo.collect import Collector
+from deploy.demo.collect import Collector, Seen
 from tests.edge.sinks.receiver import Receiver
+from tests.simulate.sidecar import wait_until
 
 FIXTURE = ROOT / "tests/fixture"
 SECRET = b"a secret of the tests of alerts"
@@ -90,6 +91,12 @@ def oracle() -> Oracle:
 def collector(pair: Pair) -> Iterator[Collector]:
     with Collector(pair.watched.addresses["grpc"]) as found:
         yield found
+
+
+def told(collector: Collector, name: str, child: int = 0) -> Seen:
+    """All that is told of one request: its end comes last."""
+    wait_until(lambda: (name, child) in collector.seen and collector.seen[name, child].fed >= 0, timeout_s=30)
+    return collector.seen[name, child]
 
 
 def _short(factory: pytest.TempPathFactory, name: str) -> Path:

@@ -48,8 +48,8 @@ class Running:
         return {name: count for name, count in self.source.counters.items() if count}
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> bool:
-    """Waits for a condition."""
+def until(holds: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+    """Waits for a condition, which a busy machine may take long for."""
     end = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > end:

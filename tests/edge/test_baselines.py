@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,21 @@ def test_what_was_written_is_read(folder: Path) -> None:
 def test_nothing_is_overwritten(folder: Path) -> None:
     with pytest.raises(ConfigError, match="not overwritten"):
         deployed.written(folder)
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(folder: Path) -> None:
+    known, other = deployed.baseline(), folder.with_name("other")
+    attestation = baselines.attested(known.fitted, known.about, known.features, {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UnreachableError, match="other"):
+            baselines.write(other, known.fitted, attestation)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [one.name for one in folder.parent.iterdir()] == [folder.name]
+    baselines.write(other, known.fitted, attestation)
+    assert same(baselines.read(other), known)
 
 
 def test_two_of_one_dictionary_are_refused(folder: Path) -> None:

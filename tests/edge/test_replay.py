@@ -158,14 +158,13 @@ def test_what_comes_out_does_not_depend_on_the_pace(live: tuple[Taped, list[Item
 
 
 def test_the_pace_is_the_recorded_one_times_the_speed() -> None:
-    data = recording(steps(11, gap_ns=S // 10))
-    for speed, seconds in ((2.0, 0.5), (10.0, 0.1)):
+    data = recording(steps(11, gap_ns=30 * S))
+    for speed, seconds in ((600.0, 0.5), (3000.0, 0.1)):
         one = Replayed(data, speed=speed, begin_s=0.0)
         began = time.monotonic()
         one.source.start()
-        assert until(partial(has_frames, one, 15))
-        took = time.monotonic() - began
-        assert seconds <= took < seconds + 1.0
+        assert until(partial(has_frames, one, 15)), "as it was recorded it takes 330 s"
+        assert time.monotonic() - began >= seconds
         one.source.stop()
 
 
@@ -173,7 +172,7 @@ def test_what_comes_before_the_first_request_is_not_waited_for() -> None:
     late = [(link, at + 600 * S, what) for link, at, what in steps(3, gap_ns=S // 10)]
     one = Replayed(recording([*beginning(), *late[4:]]), speed=1.0)
     one.source.start()
-    assert until(lambda: one.source.progress.totals.firings == 1, 3.0)
+    assert until(lambda: one.source.progress.totals.firings == 1)
     assert one.source.progress.seconds > 600
     one.source.stop()
 
@@ -247,7 +246,7 @@ def test_it_stops_in_the_middle() -> None:
     one.source.start()
     began = time.monotonic()
     one.source.stop()
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 50.0, "of 100 s"
     Replayed(recording([])).source.stop()  # before it was started
 
 

@@ -11,6 +11,7 @@ import pytest
 from saewatch.core import limits
 from saewatch.core.errors import UnreachableError
 from saewatch.core.records import Command
+from saewatch.edge import sources
 from tests import fakes
 from tests.edge.running import Running, until
 
@@ -28,15 +29,14 @@ def a_command(number: int) -> Command:
     return Command(command=number, verb="self_test")
 
 
-def test_a_command_reaches_its_engine_at_once(running: Running) -> None:
+def test_a_command_reaches_its_engine_at_once(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     with running.engine().ready(), running.engine(engine="b").ready() as right:
         assert until(lambda: running.pipeline.engines() == ["b", "engine-0"])
+        monkeypatch.setattr(sources, "TICK_S", 600.0)  # it does not wait for the next tick
         for number in range(1, 6):
             asked, _ = running.pipeline.ask("b")
-            began = time.monotonic()
             running.source.send(asked.link, a_command(number))
             assert right.commanded().command == number
-            assert time.monotonic() - began < 0.09, "it does not wait for the next tick"
         busy = time.process_time()
         time.sleep(0.4)
         assert time.process_time() - busy < 0.2, "the thread sleeps again"

@@ -6,6 +6,9 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
+
+import pytest
 
 from saewatch.engine.bell import CPUS, GIVE_WAY_S, Bell, unbind
 
@@ -40,13 +43,24 @@ def test_only_what_can_be_read_is_told() -> None:
         assert bell.wait(10.0, socket=ours.fileno(), writing=False), "the end is to be read too"
 
 
-def test_a_fast_engine_is_given_way_for_a_part_of_its_step() -> None:
-    pauses: list[float] = []
-    bell = Bell(sleep=pauses.append)
-    for _ in range(50):
+def pauses(steps: Sequence[float]) -> list[float]:
+    """How long an engine is given way that has begun to wait at these times."""
+    found: list[float] = []
+    bell = Bell(sleep=found.append, clock=iter(steps).__next__)
+    for _ in steps:
         bell.give_way()
-    assert pauses[0] == max(pauses) == GIVE_WAY_S, "the step before the first one was long ago"
-    assert min(pauses) < GIVE_WAY_S / 2
+    return found
+
+
+def test_an_engine_is_given_way_for_a_part_of_its_step() -> None:
+    assert pauses([100.0, 100.16, 100.32])[1:] == [GIVE_WAY_S] * 2
+    assert pauses([100.0, 100.008, 100.016])[1:] == pytest.approx([0.0005] * 2)
+
+
+def test_a_fast_engine_that_was_idle_is_given_way_no_longer_for_that() -> None:
+    """It has three slots, and three milliseconds are half a step or more."""
+    assert pauses([100.0, 100.008, 100.016, 160.0, 160.008])[3:] == pytest.approx([0.0005] * 2)
+    assert pauses([100.0])[0] == 0.0, "how long its steps take nobody knows yet"
 
 
 def test_a_thread_may_run_where_the_process_could() -> None:

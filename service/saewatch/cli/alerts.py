@@ -18,12 +18,11 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from saewatch import cli
-from saewatch.cli.asking import address_argument
+from saewatch.cli.asking import address_argument, unheard
 from saewatch.cli.terminal import printable
 from saewatch.cli.values import above_zero
 from saewatch.client import AlertChange, AlertsMissed, Client, Disconnected
 from saewatch.client.alerts import VERDICTS, WantedAlerts
-from saewatch.core.errors import UnreachableError
 from saewatch.edge.pb import alert_pb2, common_pb2
 
 ACTIONS = ("list", "watch", "show", "ack")
@@ -93,8 +92,7 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
         if not options.json and watch.resume_token:
             _print([f"go on with --resume-token {watch.resume_token}"])
     if isinstance(last, Disconnected):
-        expected = "a sidecar"
-        raise UnreachableError(options.address, found="no connection when the time was over", expected=expected)
+        raise unheard(options.address)
     return cli.GOOD
 
 

@@ -11,6 +11,7 @@ import grpc
 
 from saewatch.client.channel import ADDRESS
 from saewatch.client.failures import told
+from saewatch.core.errors import UnreachableError
 
 T = TypeVar("T")
 VARIABLE = "SAEWATCH_ADDRESS"
@@ -37,3 +38,9 @@ def ask(address: str, call: Callable[[grpc.Channel], T]) -> T:
             return call(channel)
         except grpc.RpcError as error:
             raise told(address, error) from None  # gRPC's own text is long and says nothing more
+
+
+def unheard(address: str) -> UnreachableError:
+    """Of a watch whose time is over while there was no connection."""
+    hint = "Is `saewatch serve` running, and is this its gRPC address?"
+    return UnreachableError(address, found="no connection when the time was over", expected="a sidecar", hint=hint)

@@ -1,7 +1,8 @@
 """Show what fires, as it happens: a line for each token on which something fires, and whatever keeps firings away.
 
 On a terminal the last line says how it goes: tokens a second, coverage, gaps, and what is blind. Ctrl-C ends it with
-the totals. With --json each event is one object on a line of its own.
+the totals. With --json each event is one object on a line of its own. When its time is over and there is no connection,
+that is an error: nothing was heard, which is not the same as silence.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 
 from saewatch import cli
 from saewatch.cli import terminal
-from saewatch.cli.asking import address_argument
+from saewatch.cli.asking import address_argument, unheard
 from saewatch.cli.screen import JsonLines, Screen
 from saewatch.cli.values import above_zero
-from saewatch.client import Client, Watch
+from saewatch.client import Client, Disconnected, Event, Watch
 from saewatch.client.decode import blind
 from saewatch.core.errors import UnreachableError
 from saewatch.core.records import TrafficClass
@@ -47,8 +48,9 @@ def run(options: argparse.Namespace) -> int:
         timer = threading.Timer(options.seconds or 0.0, watch.close)
         if options.seconds is not None:
             timer.start()
+        reached = True
         try:
-            _show(client, watch, shown, count=options.count)
+            reached = _show(client, watch, shown, count=options.count)
         except KeyboardInterrupt:
             pass  # how a person ends it
         except UnreachableError:
@@ -57,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
         finally:
             timer.cancel()
         shown.end(watch.totals, watch.resume_token)
+    if not reached:
+        raise unheard(options.address)
     return cli.GOOD
 
 
@@ -74,14 +78,17 @@ def _watch(client: Client, options: argparse.Namespace) -> Watch:
     )
 
 
-def _show(client: Client, watch: Watch, shown: Screen | JsonLines, *, count: int | None) -> None:
+def _show(client: Client, watch: Watch, shown: Screen | JsonLines, *, count: int | None) -> bool:
+    """Until it is closed, or so much has fired; whether there was a connection at the end."""
     if isinstance(shown, Screen):
         with contextlib.suppress(UnreachableError):  # the watch will say so, and go on trying
             shown.standing([blind(one) for one in client.status().blind])
-    for event in watch:
-        shown.show(event)
+    last: Event | None = None
+    for last in watch:
+        shown.show(last)
         if count is not None and watch.totals.firings >= count:
-            return
+            return True
+    return last is not None and not isinstance(last, Disconnected)  # a connection begins with an event
 
 
 def _screen() -> Screen:

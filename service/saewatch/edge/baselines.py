@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -79,9 +80,12 @@ def write(folder: Path, fitted: Fitted, attestation: Attestation, panel: KnownPa
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        (partial / TENSORS).write_bytes(_packed(_all(fitted, panel)[0]))
-        (partial / SHEET).write_bytes(attestation.data())
-        partial.rename(folder)
+        try:
+            (partial / TENSORS).write_bytes(_packed(_all(fitted, panel)[0]))
+            (partial / SHEET).write_bytes(attestation.data())
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # half of a baseline, where the disk is full
     except OSError as error:
         raise UnreachableError(str(folder), found=error.strerror or str(error), expected="a folder to write") from error
 

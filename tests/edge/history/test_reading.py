@@ -107,7 +107,7 @@ def test_a_page_always_gets_further_even_without_time(tmp_path: Path) -> None:
         ticks = iter(range(10**6))
         places = [Place.before(T0)]
         while len(places) < 10:
-            with Reader(one.path, wanted=Wanted(), clock=lambda: float(next(ticks))) as reader:
+            with Reader(one.path, wanted=Wanted(), clock=lambda: 1000.0 * next(ticks)) as reader:
                 snapshot = reader.snapshot(None, None)
                 span = Span.of(snapshot.start_ns, snapshot.end_ns)
                 page = firings.page(reader, snapshot, span, places[-1], 100)

@@ -201,6 +201,15 @@ class Watch:
         return (await self.until("batch"))[-1].batch
 
 
+async def becomes(holds: Callable[[], object]) -> None:
+    """Waits until it is so, however long a busy machine takes for it."""
+    for _ in range(12_000):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"not true after a minute: {holds}")
+
+
 @contextlib.asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Served]:
     """Serves until the block ends."""

@@ -17,7 +17,7 @@ from saewatch.edge.rpc import firing
 from saewatch.edge.rpc.places import name_of
 from saewatch.monitor.tables import StreamIdentity
 from tests import fakes
-from tests.edge.rpc.served import Response, Served, serving
+from tests.edge.rpc.served import Response, Served, becomes, serving
 
 
 def request(served: Served, number: int, **label: Any) -> None:
@@ -300,8 +300,7 @@ async def test_subscribers_are_limited_and_health_is_not() -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await served.check_health()
         watches[0].call.cancel()
-        await asyncio.sleep(0.1)
-        assert served.firing.subscribers == 1
+        await becomes(lambda: served.firing.subscribers == 1)
         await served.watch()
 
 

@@ -26,7 +26,7 @@ from saewatch.edge.history.sink import HistorySink
 from saewatch.edge.pb import common_pb2, history_pb2
 from saewatch.edge.rpc.history import HistoryQueries
 from tests import fakes
-from tests.edge.rpc.served import Served, serving
+from tests.edge.rpc.served import Served, becomes, serving
 
 S = 10**9
 T0 = 1_700_000_000 * S
@@ -392,9 +392,10 @@ async def test_a_caller_that_leaves_ends_its_query(tmp_path: Path, monkeypatch: 
         call = one.served.firings.QueryFirings(
             history_pb2.QueryFiringsRequest(aggregate=history_pb2.Aggregate(by=FEATURE))
         )
-        await asyncio.sleep(0.3)
+        await becomes(lambda: opened)
         call.cancel()
-        await asyncio.sleep(0.3)
-        count = len(opened)
-        await asyncio.sleep(0.3)
-        assert 0 < count == len(opened) < 300
+        count = 0
+        while count < len(opened):  # those that are read still
+            count = len(opened)
+            await asyncio.sleep(0.5)
+        assert count < 300

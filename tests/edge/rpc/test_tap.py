@@ -13,7 +13,7 @@ from saewatch.core.errors import RecordError
 from saewatch.core.records import Command, Result
 from saewatch.edge.pb import status_pb2, tap_pb2
 from tests import fakes
-from tests.edge.rpc.served import Served, serving
+from tests.edge.rpc.served import Served, becomes, serving
 
 GOOD, FAILED = tap_pb2.CHECK_STATE_GOOD, tap_pb2.CHECK_STATE_FAILED
 
@@ -166,10 +166,9 @@ async def test_a_forged_result_is_refused(fault: str) -> None:
             except RecordError as error:
                 refusals.append(error)
 
-        served.obey = obey
+        served.obey, ignored = obey, fault == "another command"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask(served, timeout_s=0.2)
-        ignored = fault == "another command"
+            await ask(served, timeout_s=0.2 if ignored else 60.0)
         expected = grpc.StatusCode.DEADLINE_EXCEEDED if ignored else grpc.StatusCode.FAILED_PRECONDITION
         assert caught.value.code() is expected
         assert len(refusals) == 1
@@ -190,10 +189,14 @@ async def test_one_engine_that_does_not_answer_does_not_cost_the_others() -> Non
 
 async def test_any_number_of_calls_cost_an_engine_one_self_test_at_a_time() -> None:
     async with serving() as served:
-        calls = [asyncio.create_task(ask(served)) for _ in range(50)]
+        calls = [asyncio.create_task(ask(served, timeout_s=60.0)) for _ in range(50)]
         await served.asked.wait()
-        await asyncio.sleep(0.2)
+        asked, new = served.pipeline.ask("engine-0")
+        assert not new
+        await becomes(lambda: asked.waiting == 51)
         calls[0].cancel()
+        await becomes(lambda: asked.waiting == 50)
+        served.pipeline.give_up(asked)
         ((link, command),) = served.commands
         served.pipeline.receive(link, fakes.self_test().result(command.command))
         answers = await asyncio.gather(*calls[1:])
@@ -205,8 +208,10 @@ async def test_a_call_that_is_given_up_leaves_nothing_behind() -> None:
     async with serving() as served:
         call = asyncio.create_task(ask(served))
         await served.asked.wait()
+        asked, _ = served.pipeline.ask("engine-0")
         call.cancel()
-        await asyncio.sleep(0.3)
+        await becomes(lambda: asked.waiting == 1)
+        served.pipeline.give_up(asked)
         served.obey = answering(served)
         assert (await ask(served)).self_tests[0].good
         assert len(served.commands) == 2, "asked anew"

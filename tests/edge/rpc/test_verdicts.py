@@ -117,8 +117,8 @@ async def test_many_requests_on_one_stream_and_those_that_were_left() -> None:
     async with alerting() as served:
         one = await asked(served, "client-1", "client-2")
         assert {verdict.name for verdict in await one.next()} == {"client-1", "client-2"}
-        await one.follow(leave=("client-2", "nobody"))
-        await asyncio.sleep(0.1)
+        await one.follow("client-3", leave=("client-2", "nobody"))
+        assert [verdict.name for verdict in await one.next()] == ["client-3"], "what was said was heard"
         for request in (1, 2):
             begin(served, request)
         served.batch([(1, 0, 1), (2, 0, 1)])
