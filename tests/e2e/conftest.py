@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,12 @@ def oracle() -> Oracle:
 def collector(pair: Pair) -> Iterator[Collector]:
     with Collector(pair.watched.addresses["grpc"]) as found:
         yield found
+
+
+def heard(collector: Collector, names: Iterable[str]) -> None:
+    """Until all is told of these requests, which have ended: the stream comes behind the books."""
+    for name in names:
+        told(collector, name)
 
 
 def told(collector: Collector, name: str, child: int = 0) -> Seen:

@@ -19,7 +19,7 @@ from benchmarks.rig import MODEL_NAME, Rig, bundle_of_all, mixed_load, send, tex
 from deploy.demo.chat import Answer, complete
 from deploy.demo.collect import Collector
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
-from tests.e2e.conftest import FIXTURE, FLOAT32
+from tests.e2e.conftest import FIXTURE, FLOAT32, heard
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -77,7 +77,7 @@ def served(rig: Rig, oracle: Oracle, name: str) -> status_pb2.StreamStatus:
     with Collector(rig.addresses["grpc"]) as collector:
         answers = send(rig.port, load(rig, name), at_once=8)
         state = collector.settled()
-        time.sleep(0.5)
+        heard(collector, answers)
         outcome = comparison(rig, oracle, collector).compare(answers)
     assert outcome.tally.compared > 1000
     assert (outcome.tally.mismatched, outcome.duplicates, outcome.missing, outcome.unknown) == (0, 0, 0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from benchmarks.oracle import Oracle
 from benchmarks.rig import Rig, bundle_of_all, mixed_load, send, text_tokens
 from deploy.demo.collect import Collector
 from deploy.setup_older import PYTHON
-from tests.e2e.conftest import FIXTURE, FLOAT32
+from tests.e2e.conftest import FIXTURE, FLOAT32, heard
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -31,7 +30,7 @@ def test_the_oldest_version_is_watched_as_this_one(tmp_path: Path, oracle: Oracl
         with Collector(rig.addresses["grpc"]) as collector:
             answers = send(rig.port, mixed_load(text_tokens(rig.model), 32, seed=3, prefix="older"), at_once=32)
             (stream,) = collector.settled().streams
-            time.sleep(0.5)
+            heard(collector, answers)
         outcome = comparison(rig, oracle, collector).compare(answers)
     finally:
         killed = rig.stop()

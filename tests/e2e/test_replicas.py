@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from benchmarks.bench_parity import comparison
 from benchmarks.oracle import Oracle
 from benchmarks.rig import Rig, bundle_of_all, mixed_load, send, text_tokens
 from deploy.demo.collect import Collector
-from tests.e2e.conftest import FIXTURE, FLOAT32
+from tests.e2e.conftest import FIXTURE, FLOAT32, heard
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -25,7 +24,7 @@ def test_each_replica_has_streams_of_its_own(tmp_path: Path, oracle: Oracle) -> 
         with Collector(rig.addresses["grpc"]) as collector:
             answers = send(rig.port, mixed_load(text_tokens(rig.model), 32, seed=4, prefix="replica"), at_once=16)
             streams = sorted(collector.settled().streams, key=lambda one: one.stream.dp_rank)
-            time.sleep(0.5)
+            heard(collector, answers)
         outcome = comparison(rig, oracle, collector).compare(answers)
     finally:
         killed = rig.stop()

@@ -23,7 +23,7 @@ from deploy.demo.collect import Collector, Seen
 from saewatch.core.batch import SlotKind
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
 from saewatch.score import Scorer
-from tests.e2e.conftest import FIXTURE, Pair
+from tests.e2e.conftest import FIXTURE, Pair, heard, told
 
 pytestmark = pytest.mark.engine
 
@@ -49,7 +49,7 @@ def vllm_counter(port: int, name: str) -> float:
 def test_firings_equal_those_of_transformers_and_saelens(pair: Pair, oracle: Oracle, collector: Collector) -> None:
     answers = send(pair.watched.port, load(pair, "parity"), at_once=48)
     collector.settled()
-    time.sleep(0.5)
+    heard(collector, answers)
     outcome = comparison(pair.watched, oracle, collector).compare(answers)
     assert outcome.rows > 3000
     assert outcome.tally.compared > 20_000
@@ -80,7 +80,7 @@ class Offline(Oracle):
 def test_scoring_without_serving_gives_the_served_firings(pair: Pair, collector: Collector) -> None:
     answers = send(pair.watched.port, load(pair, "offline", 24, seed=7), at_once=24)
     collector.settled()
-    time.sleep(0.5)
+    heard(collector, answers)
     outcome = comparison(pair.watched, Offline(pair.watched.bundle), collector).compare(answers)
     assert outcome.tally.compared > 10_000
     assert (outcome.tally.mismatched, outcome.missing, outcome.unknown, outcome.excluded_wrong) == (0, 0, 0, 0)
@@ -103,7 +103,7 @@ def test_every_firing_is_booked_to_its_request_and_tenant(pair: Pair, collector:
     headers = {"X-Saewatch-Tenant": "acme", "X-Saewatch-Class": "test", "X-Saewatch-Conversation": "c-7"}
     answers = send(pair.watched.port, load(pair, "who", 8), at_once=8, headers=headers)
     collector.settled()
-    time.sleep(0.5)
+    heard(collector, answers)
     assert not collector.unattributed
     for name, answer in answers.items():
         seen = collector.seen[name, 0]
@@ -135,8 +135,7 @@ def test_a_prompt_that_the_prefix_cache_knows_has_the_record_of_the_first_one(pa
     for name in ("first", "second"):
         send(pair.watched.port, [(f"{name}-{stamp}", body)], at_once=1)
     reused = books(collector.settled()).books.reused - before
-    time.sleep(0.5)
-    first, second = (collector.seen[f"{name}-{stamp}", 0] for name in ("first", "second"))
+    first, second = (told(collector, f"{name}-{stamp}") for name in ("first", "second"))
     assert (first.request.cached, second.request.cached) == (0, 256)
     assert first.missed == second.missed
     assert common_pb2.MISSED_REASON_CACHED not in second.missed
@@ -158,8 +157,7 @@ def test_several_answers_to_one_request_are_told_apart(pair: Pair, collector: Co
     name = f"many-{time.time_ns()}"
     send(pair.watched.port, [(name, body)], at_once=1)
     collector.settled()
-    time.sleep(0.5)
-    assert [collector.seen[name, child].fed for child in range(3)] == [9, 9, 9]
+    assert [told(collector, name, child).fed for child in range(3)] == [9, 9, 9]
 
 
 def test_beams_are_requests_of_their_own(pair: Pair, collector: Collector) -> None:
@@ -175,11 +173,10 @@ def test_beams_are_requests_of_their_own(pair: Pair, collector: Collector) -> No
     with urllib.request.urlopen(asked) as answer:
         assert len(json.load(answer)["choices"]) == beams
     state = books(collector.settled())
-    time.sleep(0.5)
     lengths = [len(prompt), *[len(prompt) + step for step in range(1, steps) for _ in range(beams)]]
     assert state.books.fed - before == sum(lengths)
     assert (state.books.imbalance, state.books.in_flight) == (0, 0)
-    assert "-beam-" in collector.seen[name, 0].request.engine_id
+    assert "-beam-" in told(collector, name).request.engine_id
 
 
 def test_greedy_output_is_the_same_without_the_tap(pair: Pair) -> None:

@@ -20,7 +20,7 @@ from saewatch.client import Client
 from saewatch.core.errors import SaewatchError
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
 from saewatch.engine.dictionary_file import load_bundle
-from tests.e2e.conftest import FIXTURE, Pair
+from tests.e2e.conftest import FIXTURE, Pair, heard
 
 pytestmark = pytest.mark.engine
 
@@ -49,7 +49,7 @@ def agrees(pair: Pair, oracle: Oracle, name: str) -> None:
     with Collector(pair.watched.addresses["grpc"]) as collector:
         answers = send(pair.watched.port, load(pair, name, 12), at_once=12)
         collector.settled()
-        time.sleep(0.5)
+        heard(collector, answers)
         outcome = comparison(pair.watched, oracle, collector).compare(answers)
     assert outcome.tally.compared > 3000
     assert (outcome.tally.mismatched, outcome.duplicates, outcome.missing, outcome.unknown) == (0, 0, 0, 0)
