@@ -49,6 +49,14 @@ def test_no_tolerance_is_below_its_floor_and_none_is_no_number(fitted: Fitted) -
     assert fitted.baseline.n.dispersion.min() >= 1
 
 
+def test_a_week_tolerates_more_than_two(traffic: Traffic) -> None:
+    floors = []
+    for seeds in (SIZE.baseline[:1], SIZE.baseline[:2]):
+        found = measured(traffic.history(*seeds))
+        floors.append([float(found.tolerance[name].min()) for name in ("n", "w")])
+    assert floors == [[spread.SHORT_FLOOR] * 2, [spread.COUNT_FLOOR] * 2]
+
+
 def test_an_excess_below_zero_gives_the_floor() -> None:
     below, error = np.array([-0.5, -0.1]), np.array([0.1, 0.1])
     group = np.zeros(2, np.intp)

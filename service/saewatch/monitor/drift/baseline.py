@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from saewatch.monitor.drift import spread, traffic
 from saewatch.monitor.drift.counts import F64
-from saewatch.monitor.drift.history import History
+from saewatch.monitor.drift.history import DAYS_FULL, DAYS_TWICE, History
 from saewatch.monitor.drift.spread import Flags, Spread
 from saewatch.monitor.drift.traffic import Axes, Rates
 
 F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
 
-DAYS_TWICE, DAYS_FULL = 14, 28
 HALF_MAX = 60_000.0
 """The largest number that is kept in 16 bits."""
 LIST, TWICE, FULL = "list", "twice", "full"

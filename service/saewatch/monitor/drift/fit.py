@@ -16,13 +16,13 @@ import numpy as np
 
 from saewatch.core.errors import ConfigError
 from saewatch.monitor.drift import cofiring, latents, overall, slices, spread
-from saewatch.monitor.drift.baseline import DAYS_FULL, Baseline, assembled, share
+from saewatch.monitor.drift.baseline import Baseline, assembled, share
 from saewatch.monitor.drift.cofiring import Pairs
 from saewatch.monitor.drift.compared import compared
 from saewatch.monitor.drift.counts import EXPOSURE_UNIT, F64, I32, I64, MILLION, Counts
 from saewatch.monitor.drift.detector import SUSPECT
 from saewatch.monitor.drift.evidence import Evidence
-from saewatch.monitor.drift.history import DAYS_A_WEEK, History
+from saewatch.monitor.drift.history import DAYS_A_WEEK, DAYS_FULL, History
 from saewatch.monitor.drift.latents import Latents
 from saewatch.monitor.drift.overall import Reading, Usual
 from saewatch.monitor.drift.slices import Slices

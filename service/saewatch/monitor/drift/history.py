@@ -15,6 +15,8 @@ from saewatch.monitor.drift.counts import F64, I64, MILLION, Counts
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
 DAYS_A_WEEK = 7
+DAYS_TWICE, DAYS_FULL = 14, 28
+"""Of a baseline whose alarms are told when they come again, and at once."""
 Table = npt.NDArray[np.integer]
 
 

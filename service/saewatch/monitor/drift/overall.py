@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from saewatch.monitor.drift import bets
-from saewatch.monitor.drift.baseline import DAYS_FULL, DAYS_TWICE, Baseline
+from saewatch.monitor.drift.baseline import Baseline
 from saewatch.monitor.drift.compared import Compared
 from saewatch.monitor.drift.counts import F64, I64
-from saewatch.monitor.drift.history import History, census_l0, unexplained
+from saewatch.monitor.drift.history import DAYS_FULL, DAYS_TWICE, History, census_l0, unexplained
 from saewatch.monitor.drift.traffic import F32, PART
 
 STATISTICS = ("shift", "traffic", "l0", "unexplained", "mass", "divergence", "census_l0")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from saewatch.monitor.drift import traffic
 from saewatch.monitor.drift.counts import F64, MARK_UNIT, Indices
-from saewatch.monitor.drift.history import History
+from saewatch.monitor.drift.history import DAYS_TWICE, History
 
 F32 = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -27,6 +27,9 @@ STREAMS = ("n", "w")
 MARKS = ("z", "az")
 COUNT_FLOOR, MARK_FLOOR = 0.15, 0.05
 """The smallest tolerances: of a rate, and of a mark in scales."""
+SHORT_FLOOR = 0.25
+"""Of a rate where there are fewer than 14 days: a week hardly shows which features stray by themselves. With the usual
+floor one simulated week as a baseline raised twice as many false alarms."""
 ORDINARY_TIMES, VOLATILE_TIMES = 3.0, 5.0
 BORROWED = 50.0
 """Counts' worth of its group's dispersion that a feature borrows."""
@@ -114,7 +117,8 @@ def measured(history: History, strayed: Flags | None = None) -> Spread:
     for name in STREAMS:
         value, error = excess[name]
         volatile |= value > VOLATILE_ERRORS * error + VOLATILE_EXCESS
-    floors = {**dict.fromkeys(STREAMS, COUNT_FLOOR), **dict.fromkeys(MARKS, MARK_FLOOR)}
+    floor = COUNT_FLOOR if len(history.days) >= DAYS_TWICE else SHORT_FLOOR
+    floors = {**dict.fromkeys(STREAMS, floor), **dict.fromkeys(MARKS, MARK_FLOOR)}
     tolerance = {name: tolerances(*excess[name], volatile, group, floors[name]) for name in excess}
     fired = history.n.sum(axis=0, dtype=np.int64) + 0.5
     for name, mark in marks.items():
