@@ -220,6 +220,7 @@ def test_what_fired_before_is_not_replayed(tmp_path: Path) -> None:
         until(lambda: bool(sidecar.of(Beat)))
         prompt("first", 0)
         prompt("second", 32)
+        until(lambda: len(running.batches()) == 3)  # a pause does not wait for steps that are on their way
         tap.pause("sleep")
         running.again()
         opened(running, 2)
