@@ -12,7 +12,6 @@ import numpy as np
 
 from saewatch.cli import replay
 from saewatch.cli.dictionary.scored_recording import lacking, one_served
-from saewatch.cli.recordings import coverage
 from saewatch.cli.sidecar import clock_time
 from saewatch.cli.terminal import ProgressLine
 from saewatch.core.batch import Census
@@ -92,7 +91,7 @@ def read(path: Path, known: KnownDictionary, classes: Collection[str]) -> Side:
         tables=tuple(requests.tables.values()),
         served=one_served(path, requests.tables) if requests.tables else None,
         shares={
-            "coverage": float("nan") if (share := coverage(seen, fed)) is None else share,
+            "coverage": seen / fed if fed else float("nan"),
             "whole": sample.requests / finished if finished else float("nan"),
         },
         missed=sum((requests.missed.get(name, Counter()) for name in classes), Counter[str]()),

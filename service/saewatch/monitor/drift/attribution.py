@@ -141,7 +141,7 @@ def _clean(
     paired = {one for alarm in alarms for pair in alarm.pairs for one in pair}
     own = tuple(one for one in last.moved if one.feature in subjects)
     if own:
-        return Attribution(cause=MODEL, reason=REASONS["own"], exercised=DIRECT, moved=ranked(own))
+        return Attribution(cause=MODEL, reason=REASONS["own"], exercised=DIRECT, moved=own[:SHOWN])
     if within.vanishes:
         reason = f"{REASONS['slices']} ({_compared(within)})"
         return Attribution(cause=TRAFFIC, reason=reason, moved=live, slices=within.slices)
