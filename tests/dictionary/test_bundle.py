@@ -11,7 +11,8 @@ import pytest
 from saewatch.core.attestation import Attestation
 from saewatch.core.catalogue import Catalogue
 from saewatch.core.errors import ConfigError, ManifestError, TensorFileError, UnreachableError
-from saewatch.dictionary.bundle import Parts, place, read_parts, write_bundle
+from saewatch.dictionary.bundle import Parts, read_parts, write_bundle
+from saewatch.dictionary.folder import place
 from saewatch.engine.dictionary_file import load_bundle
 from tests import made
 
