@@ -1,4 +1,4 @@
-"""Writing a bundle: the whole folder or none of it."""
+"""A bundle is written whole, and the same inputs give the same bytes."""
 
 from __future__ import annotations
 
