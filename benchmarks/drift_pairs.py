@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.drift_trial import told
 from benchmarks.drift_weeks import Weeks
 from benchmarks.drift_world import NOTHING, Fired, World, week
 from saewatch.monitor.drift import cofiring
@@ -134,6 +135,7 @@ def paired(weeks: Weeks, drawn: Drawn, seeds: Sequence[int], *, new: bool = Fals
     for at, seed in enumerate(seeds):
         exposure, requests = weeks.get(seed).exposure / EXPOSURE_UNIT, weeks.get(seed).requests
         n, rows = drawn.get(seed, new=new)
+        told(f"pairs: week {seed}{' with new ones' if new else ''}")
         for number, row in enumerate(rows):
             day = 7 * at + number // a_day
             yield seed, int(requests[number]), Block(n=n[number], exposure=exposure[number], drawn=row, day=day)

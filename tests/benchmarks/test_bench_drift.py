@@ -112,16 +112,12 @@ def test_a_goal_that_is_missed_is_said_to_be() -> None:
 
 
 def test_the_whole_takes_what_every_cell_took_and_the_weeks_when_they_were_made() -> None:
-    assert tuple(bench_drift.CELLS) == drift_goals.CELLS
-    rows = [{"cell": cell, "seconds": 60.0} for cell in drift_goals.CELLS if cell != "weeks"]
-    judged = {}
-    for seconds in (None, 600.0):
-        judged[seconds] = drift_goals.whole(
-            {row["cell"]: row for row in [*rows, {"cell": "weeks", "seconds": seconds}]}
-        )
-    assert judged[None]["met"] == "not run"
-    assert (judged[600.0]["value"], judged[600.0]["met"]) == (20.0, "accept")
-    assert drift_goals.whole({row["cell"]: row for row in rows})["value"] is None
+    rows: dict[str, dict[str, float | None]] = {cell: {"seconds": 60.0} for cell in bench_drift.CELLS}
+    judged = drift_goals.whole({**rows, "weeks": {"seconds": 600.0}})
+    assert (judged["value"], judged["met"]) == (20.0, "accept")
+    for cell, seconds in (("weeks", {"seconds": None}), ("peers", dict[str, float | None]())):
+        assert drift_goals.whole({**rows, cell: seconds})["met"] == "not run"
+    assert drift_goals.whole({})["met"] == "not run"
 
 
 def test_the_committed_result_is_of_full_size_and_within_its_budget() -> None:
