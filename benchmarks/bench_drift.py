@@ -4,7 +4,8 @@ A baseline of four weeks; ten weeks in which nothing changes, looked at after ev
 of 17 kinds change, each by a known effect; three days of a topic's surge, and three in which everything moves a little.
 Beside it what other tools do, on the same weeks; and what holds exactly, and what it costs.
 
-Weeks of full size are a minute's work each and are kept in --cache. With --resume, rows of the same code are kept.
+Weeks of full size are half a minute's work each, are made as many at once as there are processors, and are kept in
+--cache, with what they took. With --resume, rows of the same code are kept.
 
     python -m benchmarks.bench_drift [--quick] [--json OUT] [--cells null,drift] [--resume] [--check] [--cache FOLDER]
 """
@@ -13,20 +14,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import drift_cells, drift_costs, drift_goals, drift_pairs, drift_peers, form
+from benchmarks import drift_cells, drift_costs, drift_goals, drift_made, drift_pairs, drift_peers, form
 from benchmarks.drift_trial import Seen, detector, fitted, watched
 from benchmarks.drift_weeks import EFFECTS, FULL, QUICK, Effect, Weeks, chosen
-from saewatch.monitor.drift.detector import BUDGET
+from saewatch.monitor.drift.detector import BLOCKS_A_MONTH, BUDGET
 from saewatch.monitor.drift.fit import Fitted
 
 DIAL = (0.1, 0.33, 1.0, 3.0)
+COLD = (1, 2)
+"""Weeks of the short baselines."""
 PEER_WEEKS = 4
 DAYS_TO_FIND = 3
 PEER_EFFECTS = tuple(one for one in EFFECTS if one.name in {"prevalence x2 @1e-3", "prevalence x5 @1e-4"})
@@ -61,10 +66,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _prepared(options: argparse.Namespace) -> drift_cells.Measure:
     ground = Ground(Weeks(QUICK if options.quick else FULL, options.cache), options.cache, quick=options.quick)
-    return lambda name: CELLS[name](ground)
+    return lambda name: _measured(ground, name)
+
+
+def _measured(ground: Ground, name: str) -> dict[str, Any]:
+    """A cell's row and seconds; weeks that had to be made for it are booked apart."""
+    if name not in WITHOUT_WEEKS:
+        drift_made.simulated(ground.weeks, ground.cache)
+    began = time.monotonic()
+    row = CELLS[name](ground)
+    return {**row, "seconds": row.get("seconds", round(time.monotonic() - began, 1))}
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
+def weeks(ground: Ground) -> dict[str, Any]:
+    """How many weeks there are, and the seconds that they took when they were made, which may have been before."""
+    took = drift_made.took(ground.weeks, ground.cache)
+    count = len(drift_made.wanted(ground.weeks, ground.cache))
+    return {"weeks": count, "seconds": None if took is None else round(took, 1)}
+
+
 def null(ground: Ground) -> dict[str, Any]:
     """Alarms where nothing has changed: of a feature once in a week, whatever it says again."""
     seen, volatile = ground.null, ground.weeks.world.volatile
@@ -95,16 +116,16 @@ def null(ground: Ground) -> dict[str, Any]:
 
 
 def dial(ground: Ground) -> dict[str, Any]:
-    """False alarms at several budgets: features whose score crosses each threshold in a week."""
-    weeks, features = ground.weeks, ground.weeks.size.features
-    crossed = dict.fromkeys(DIAL, 0)
-    one = detector(ground.fitted, min(DIAL))
-    for seed in weeks.size.null:
-        highest = np.zeros(features, np.float32)
-        watched(weeks, [seed], one, peaks=highest)
-        for budget in DIAL:
-            crossed[budget] += int((highest >= np.log(features * 4320 / budget)).sum())
-    month = 30 / 7 / len(weeks.size.null)
+    """False alarms at several budgets: features whose score crosses each threshold in a week.
+
+    A budget changes a score only by the alarms that spend it. Where the null weeks had none, theirs are those of any
+    smaller budget.
+    """
+    size, seen = ground.weeks.size, ground.null
+    if seen.features:
+        seen = watched(ground.weeks, size.null, detector(ground.fitted, min(DIAL)))
+    crossed = {one: int((seen.highest >= np.log(size.features * BLOCKS_A_MONTH / one)).sum()) for one in DIAL}
+    month = 30 / 7 / len(size.null)
     return {f"alarms_30_days_at_{budget:g}": count * month for budget, count in crossed.items()}
 
 
@@ -166,26 +187,32 @@ def peers(ground: Ground) -> dict[str, Any]:
 
 def pairs(ground: Ground) -> dict[str, Any]:
     """New co-firings; and what would be called without the weights of features that fire more often by themselves."""
-    drift_pairs.simulated(ground.weeks, ground.cache)  # before anything else needs a week: both come of one simulation
     rates = ground.fitted.baseline.n.rates
-    plain = drift_pairs.measured(ground.weeks, ground.cache, rates, weighted=False)
-    found = drift_pairs.measured(ground.weeks, ground.cache, rates)
-    return {**found, "pair_plain_false_buckets": plain["pair_false_buckets"], "plain": plain["table"]}
+    unweighted = replace(rates, level=np.full_like(rates.level, np.inf))
+    measured = partial(drift_pairs.measured, ground.weeks, ground.cache)
+    rows = dict(drift_made.at_once(measured, (unweighted, rates)))
+    plain = rows[unweighted]
+    return {**rows[rates], "pair_plain_false_buckets": plain["pair_false_buckets"], "plain": plain["table"]}
 
 
 def cold(ground: Ground) -> dict[str, Any]:
     """False alarms of short baselines: all of them, and those that somebody is called for."""
-    weeks, found = ground.weeks, dict[str, Any]()
+    rows = dict(drift_made.at_once(partial(_cold, ground.weeks), COLD))
+    return {f"cold_{count}_{key}": value for count in COLD for key, value in rows[count].items()}
+
+
+def _cold(weeks: Weeks, count: int) -> dict[str, Any]:
+    """Of a baseline of so many weeks."""
     volatile = weeks.world.volatile
-    for count in (1, 2):
-        made = fitted(weeks, weeks.size.baseline[-count:])
-        seen = watched(weeks, weeks.size.null, detector(made, BUDGET))
-        false = {(seed, feature) for seed, _, feature, _, _ in seen.features}
-        found[f"cold_{count}_false_week"] = len(false) / len(weeks.size.null)
-        found[f"cold_{count}_ordinary"] = sum(not volatile[feature] for _, feature in false)
-        found[f"cold_{count}_told"] = len(seen.told)
-        found[f"cold_{count}_overall"], found[f"cold_{count}_told_overall"] = len(seen.overall), seen.told_overall
-    return found
+    seen = watched(weeks, weeks.size.null, detector(fitted(weeks, weeks.size.baseline[-count:]), BUDGET))
+    false = {(seed, feature) for seed, _, feature, _, _ in seen.features}
+    return {
+        "false_week": len(false) / len(weeks.size.null),
+        "ordinary": sum(not volatile[feature] for _, feature in false),
+        "told": len(seen.told),
+        "overall": len(seen.overall),
+        "told_overall": seen.told_overall,
+    }
 
 
 def silence(ground: Ground) -> dict[str, Any]:
@@ -223,6 +250,7 @@ CELLS: Mapping[str, Callable[[Ground], dict[str, Any]]] = {
     "exact": exactly,
     "silence": silence,
     "costs": costs,
+    "weeks": weeks,
     "pairs": pairs,
     "null": null,
     "drift": drift,
@@ -231,6 +259,7 @@ CELLS: Mapping[str, Callable[[Ground], dict[str, Any]]] = {
     "cold": cold,
     "peers": peers,
 }
+WITHOUT_WEEKS = frozenset({"exact", "silence", "costs"})
 
 
 def poisson(count: int) -> tuple[float, float]:

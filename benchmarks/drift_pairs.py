@@ -1,7 +1,7 @@
 """New co-firings: simulated weeks as what the reducer would draw of their requests, and new pairs put into them.
 
 A pair's features fire high, so that they are among a request's strongest, in every request of some sessions: a share
-of all requests. Drawn features of a week are 16 numbers a request; a week is a minute's work and is kept.
+of all requests. Drawn features of a week are 16 numbers a request; they are kept with the counts, 40 MB a week.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.drift_trial import told
 from benchmarks.drift_weeks import Weeks
 from benchmarks.drift_world import NOTHING, Fired, World, week
 from saewatch.monitor.drift import cofiring
@@ -55,28 +56,32 @@ class Drawing:
 
     def __call__(self, _: int, fired: Fired) -> None:
         """One block."""
-        feature, request, mark = fired.feature, fired.request, fired.mark
+        parts = [(fired.feature, fired.request, fired.mark)]
         for share, pairs in self._pairs.items():
             for pair in pairs:
                 chosen = self._chance.random(int(fired.session[-1]) + 1) < share
                 where = np.flatnonzero(chosen[fired.session])
-                feature = np.concatenate([feature, np.repeat(pair, len(where))])
-                request = np.concatenate([request, np.tile(where, 2)])
-                mark = np.concatenate([mark, np.full(2 * len(where), HIGH)])
+                parts.append((np.repeat(pair, len(where)), np.tile(where, 2), np.full(2 * len(where), HIGH)))
         keys = self._keys.integers(0, 2**63, fired.requests)
-        feature, request, mark = single(feature, request, mark)
+        feature, request, mark = single(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         edges = np.searchsorted(request, np.arange(fired.requests + 1)).tolist()
-        parts = itertools.pairwise(edges)
-        self.rows.append(drawn([strongest(feature[a:b], mark[a:b]) for a, b in parts], keys.tolist()))
+        strong = [strongest(feature[a:b], mark[a:b]) for a, b in itertools.pairwise(edges)]
+        self.rows.append(drawn(strong, keys.tolist()))
         self.n.append(np.bincount(feature, minlength=self._of.features).astype(np.int32))
 
 
 def single(feature: Indices, request: Indices, mark: F64) -> tuple[Indices, Indices, F64]:
     """By request and feature; of a feature that is in a request twice the higher mark counts."""
-    order = np.lexsort((-mark, feature, request))
-    feature, request, mark = feature[order], request[order], mark[order]
-    once = np.concatenate([[True], (feature[1:] != feature[:-1]) | (request[1:] != request[:-1])])
-    return feature[once], request[once], mark[once]
+    order = _order(feature)
+    order = order[_order(request[order])]
+    feature, request = feature[order], request[order]
+    once = np.flatnonzero(np.append(True, (feature[1:] != feature[:-1]) | (request[1:] != request[:-1])))
+    return feature[once], request[once], np.maximum.reduceat(mark[order], once)
+
+
+def _order(keys: Indices) -> Indices:
+    """A stable one. In the smallest type that holds the keys: numpy orders 8 and 16 bits by radix, in linear time."""
+    return np.argsort(keys.astype(np.min_scalar_type(keys.max())), kind="stable")
 
 
 class Drawn:
@@ -84,37 +89,34 @@ class Drawn:
 
     def __init__(self, weeks: Weeks, folder: Path) -> None:
         size = weeks.size
-        self._weeks, self._folder = weeks, folder / f"drawn-{size.name}-{VERSION}-{size.features}x{size.blocks_a_day}"
+        self.name = f"drawn-{size.name}-{VERSION}-{size.features}x{size.blocks_a_day}"
+        self._weeks, self._folder = weeks, folder / self.name
+
+    def has(self, seed: int, *, new: bool = False) -> bool:
+        """Whether they are there."""
+        return self._place(seed, new=new).exists()
 
     def get(self, seed: int, *, new: bool = False) -> tuple[I32, Sequence[I32]]:
         """Counts ``[T, F]`` of a week without a change, or of that week with the ``new`` pairs, and what was drawn."""
-        place = self._folder / f"{seed}{'-new' if new else ''}.npz"
-        if not place.exists():
-            self._make(place, seed, new=new)
-        with np.load(place) as kept:
+        if not self.has(seed, new=new):
+            self.make(seed, new=new)
+        with np.load(self._place(seed, new=new)) as kept:
             return kept["n"], np.split(kept["rows"], np.cumsum(kept["blocks"])[:-1])
 
-    def _make(self, place: Path, seed: int, *, new: bool) -> None:
-        of = self._weeks.world
+    def make(self, seed: int, *, new: bool = False) -> None:
+        """Simulates a week for them; the week itself is kept too, where no pairs were put into it."""
+        of, place = self._weeks.world, self._place(seed, new=new)
         one = Drawing(of, seed, planted(of) if new else {})
         made = week(of, seed, change=NOTHING, blocks_a_day=self._weeks.size.blocks_a_day, each=one)
         if not new:
             self._weeks.keep(seed, made)
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.stem}.{os.getpid()}.npz")
-        np.savez_compressed(
-            partial, rows=np.concatenate(one.rows), n=np.array(one.n), blocks=[len(each) for each in one.rows]
-        )
+        np.savez(partial, rows=np.concatenate(one.rows), n=np.array(one.n), blocks=[len(each) for each in one.rows])
         partial.rename(place)
 
-
-def simulated(weeks: Weeks, cache: Path) -> None:
-    """Makes what is not there yet."""
-    drawn, size = Drawn(weeks, cache), weeks.size
-    for seed in (*size.baseline, *size.null):
-        drawn.get(seed)
-    for seed in size.null[:NEW_WEEKS]:
-        drawn.get(seed, new=True)
+    def _place(self, seed: int, *, new: bool) -> Path:
+        return self._folder / f"{seed}{'-new' if new else ''}.npz"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,6 +135,7 @@ def paired(weeks: Weeks, drawn: Drawn, seeds: Sequence[int], *, new: bool = Fals
     for at, seed in enumerate(seeds):
         exposure, requests = weeks.get(seed).exposure / EXPOSURE_UNIT, weeks.get(seed).requests
         n, rows = drawn.get(seed, new=new)
+        told(f"pairs: week {seed}{' with new ones' if new else ''}")
         for number, row in enumerate(rows):
             day = 7 * at + number // a_day
             yield seed, int(requests[number]), Block(n=n[number], exposure=exposure[number], drawn=row, day=day)
@@ -152,11 +155,9 @@ def watched(blocks: Iterable[tuple[int, int, Block]], one: PairEvidence, thresho
     return found
 
 
-def measured(weeks: Weeks, cache: Path, rates: Rates, *, weighted: bool = True) -> dict[str, Any]:
-    """False buckets in the null weeks, and how soon new pairs are named. ``weighted``: by what features do alone."""
+def measured(weeks: Weeks, cache: Path, rates: Rates) -> dict[str, Any]:
+    """False buckets in the null weeks, and how soon new pairs are named. ``rates``: of what features do alone."""
     size, drawn, planned = weeks.size, Drawn(weeks, cache), planted(weeks.world)
-    if not weighted:
-        rates = replace(rates, level=np.full_like(rates.level, np.inf))
     fitted = cofiring.fit((block for _, _, block in paired(weeks, drawn, size.baseline)), rates)
     threshold = float(np.log(BUCKETS * BLOCKS_A_MONTH / BUDGET))
     null = watched(paired(weeks, drawn, size.null), PairEvidence(fitted, rates), threshold)

@@ -94,10 +94,11 @@ class Seen:
     peak_volatile: float
     first: dict[int, int]  # feature to the requests before its first alarm
     first_suspect: dict[int, int]
+    highest: F32  # [weeks, F] scores
 
 
-def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | None = None) -> Seen:
-    """Gives the weeks to a detector. ``peaks`` ``[F]`` gets the highest scores."""
+def watched(weeks: Weeks, seeds: Sequence[int], one: Detector) -> Seen:
+    """Gives the weeks to a detector."""
     start_ns = START_NS + one.evidence.block * DAY_NS // weeks.size.blocks_a_day
     found = Seen(
         blocks=0,
@@ -111,17 +112,17 @@ def watched(weeks: Weeks, seeds: Sequence[int], one: Detector, *, peaks: F32 | N
         peak_volatile=0.0,
         first={},
         first_suspect={},
+        highest=np.zeros((len(seeds), weeks.size.features), np.float32),
     )
     volatile = weeks.world.volatile  # as it is, not as it was recognised
-    for seed in seeds:
+    for seed, highest in zip(seeds, found.highest, strict=True):
         for number, counts in enumerate(blocks(weeks.get(seed))):
             found.blocks += 1
             found.requests += counts.requests
             step = one.step(counts, start_ns + found.blocks * DAY_NS // weeks.size.blocks_a_day)
             if step.held:
                 continue
-            if peaks is not None:
-                np.maximum(peaks, step.score, out=peaks)
+            np.maximum(highest, step.score, out=highest)
             found.peak_ordinary = max(found.peak_ordinary, float(step.score[~volatile].max()))
             found.peak_volatile = max(found.peak_volatile, float(step.score[volatile].max(initial=0.0)))
             for moved in step.moved:

@@ -1,7 +1,7 @@
 """The weeks that detectors of drift are measured on: which there are, what was done to them, and where they are kept.
 
-A week of 6,000 features is a minute's work and 400 MB. Each lies in a folder of its own once it is whole, so that a run
-that was ended goes on where it was.
+A week of 6,000 features is half a minute's work and 100 MB. Each lies in a folder of its own once it is whole, so that
+a run that was ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -136,17 +136,21 @@ class Weeks:
         self.world = world(size.seed, size.features)
         self._folder = folder / f"{size.name}-{VERSION}-{size.features}x{size.blocks_a_day}"
 
+    def has(self, seed: int) -> bool:
+        """Whether a week is there."""
+        return (self._folder / str(seed)).exists()
+
     def get(self, seed: int) -> Week:
         """One week."""
         place = self._folder / str(seed)
-        if not place.exists():
+        if not self.has(seed):
             change, days = self._change(seed)
             _save(week(self.world, seed, change=change, days=days, blocks_a_day=self.size.blocks_a_day), place)
         return _load(place)
 
     def keep(self, seed: int, made: Week) -> None:
         """A week of these that was simulated elsewhere."""
-        if not (self._folder / str(seed)).exists():
+        if not self.has(seed):
             _save(made, self._folder / str(seed))
 
     def all(self) -> Sequence[int]:

@@ -265,8 +265,7 @@ def _count(of: World, fired: Fired, traffic: _Traffic, made: Week, number: int) 
 
 def _keep_values(fired: Fired, values: npt.NDArray[np.int32]) -> None:
     bins = np.clip((fired.mark + VALUE_SPAN) * (VALUE_BINS / (2 * VALUE_SPAN)), 0, VALUE_BINS - 1).astype(np.int64)
-    cells, times = np.unique(fired.feature * VALUE_BINS + bins, return_counts=True)
-    values.reshape(-1)[cells] += times.astype(np.int32)
+    values += np.bincount(fired.feature * VALUE_BINS + bins, minlength=values.size).reshape(values.shape)
 
 
 def _counts(rates: F32, shapes: F64, chance: np.random.Generator, traffic: _Traffic) -> tuple[Ints, Ints, Ints]:
@@ -278,13 +277,13 @@ def _counts(rates: F32, shapes: F64, chance: np.random.Generator, traffic: _Traf
     expected = ((weight * traffic.tokens[:, None].astype(np.float32)) @ rates).ravel()
     arrival = chance.standard_exponential(len(expected), dtype=np.float32)
     pair = np.flatnonzero(arrival < expected)  # bursts are fewer than firings
-    session, feature = np.divmod(pair, rates.shape[1])
     mean = expected[pair].astype(np.float64)
-    shape = shapes[feature]
+    shape = shapes[pair % rates.shape[1]]
     bursts = shape * np.log1p(mean / shape)
     first = arrival[pair]
-    fires = first < bursts
-    session, feature, mean, shape = session[fires], feature[fires], mean[fires], shape[fires]
+    fires = np.flatnonzero(first < bursts)
+    session, feature = np.divmod(pair[fires], rates.shape[1])
+    mean, shape = mean[fires], shape[fires]
     more = chance.poisson(bursts[fires] - first[fires])
     several = np.repeat(np.arange(len(mean)), 1 + more)
     size = chance.logseries((mean / (mean + shape))[several])
@@ -301,6 +300,6 @@ def _scattered(chance: np.random.Generator, count: Ints, requests: Ints) -> tupl
     place = np.repeat(start[:-1], count)
     place += (chance.random(len(place), dtype=np.float32) * np.repeat(requests, count)).astype(np.int64)
     cells = np.bincount(place, minlength=int(start[-1]))
-    fired = np.flatnonzero(cells)
+    fired = np.flatnonzero(cells > 0)
     pair = np.repeat(np.arange(len(count)), requests)[fired]
     return pair, cells[fired], fired - start[pair]

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import bench_drift, drift_goals, drift_peers
 from benchmarks.bench_drift import poisson
+from benchmarks.drift_made import wanted
 from benchmarks.drift_weeks import EFFECTS, QUICK, Weeks, chosen
 from benchmarks.drift_world import Change, week, world
 
@@ -19,7 +20,7 @@ SMALL = replace(QUICK, name="small", features=200, blocks_a_day=8, null=(1202,))
 def test_the_short_form_runs_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_drift, "QUICK", SMALL)
     words = ["--quick", "--cache", str(tmp_path / "weeks"), "--json", str(tmp_path / "r.json")]
-    assert bench_drift.main([*words, "--cells", "silence,pairs,null,drift,short,dial,cold,peers"]) == 0
+    assert bench_drift.main([*words, "--cells", "silence,weeks,pairs,null,drift,short,dial,cold,peers"]) == 0
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["facts"]["null_windows"] == 56
     assert result["facts"]["false_alarms"] == 0
@@ -27,9 +28,28 @@ def test_the_short_form_runs_and_goes_on_where_it_was(tmp_path: Path, monkeypatc
     assert result["facts"]["silent"] == 0
     assert result["facts"]["pair_false_buckets"] == 0
     assert result["facts"]["pair_in_5_percent_found"] > 0
+    rows = {row["cell"]: row for row in result["rows"]}
+    assert rows["weeks"]["weeks"] == len(wanted(Weeks(SMALL, tmp_path), tmp_path)) == 9
+    assert all(row["seconds"] > 0 for row in (rows["weeks"], rows["pairs"]))
     assert {one["method"] for one in result["rows"][-1]["table"]} >= {"ADWIN, delta 0.002", "ours, unit request"}
     monkeypatch.setattr(bench_drift, "CELLS", {**bench_drift.CELLS, "null": lambda _: pytest.fail("it was there")})
     assert bench_drift.main([*words, "--cells", "null", "--resume"]) == 0
+
+
+def test_alarms_at_several_budgets_are_those_of_a_pass_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = bench_drift.Ground(Weeks(SMALL, tmp_path), tmp_path, quick=True)
+    assert not shared.null.features
+    own = bench_drift.Ground(shared.weeks, tmp_path, quick=True)
+    own.fitted = shared.fitted
+    monkeypatch.setattr(bench_drift, "BUDGET", 1e7)
+    assert own.null.features, "alarms spend evidence"
+    monkeypatch.setattr(bench_drift, "DIAL", (0.1, 1e5, 1e6))
+    found = bench_drift.dial(own)
+    assert found == bench_drift.dial(shared)
+    assert 0 < found["alarms_30_days_at_100000"] < found["alarms_30_days_at_1e+06"]
+    assert (own.null.highest != shared.null.highest).any()
 
 
 def test_an_unknown_cell_is_refused(tmp_path: Path) -> None:
@@ -89,6 +109,15 @@ def test_a_goal_that_is_missed_is_said_to_be() -> None:
     row = {"cell": "null", "false_alarms": 3, "false_alarms_ordinary": 0, "suspects": 0, "overall_alarms": 0}
     goals = drift_goals.goals([row])
     assert (goals["D1"]["met"], goals["D1b"]["met"], goals["D12"]["met"]) == ("no", "target", "not run")
+
+
+def test_the_whole_takes_what_every_cell_took_and_the_weeks_when_they_were_made() -> None:
+    rows: dict[str, dict[str, float | None]] = {cell: {"seconds": 60.0} for cell in bench_drift.CELLS}
+    judged = drift_goals.whole({**rows, "weeks": {"seconds": 600.0}})
+    assert (judged["value"], judged["met"]) == (20.0, "accept")
+    for cell, seconds in (("weeks", {"seconds": None}), ("peers", dict[str, float | None]())):
+        assert drift_goals.whole({**rows, cell: seconds})["met"] == "not run"
+    assert drift_goals.whole({})["met"] == "not run"
 
 
 def test_the_committed_result_is_of_full_size_and_within_its_budget() -> None:
