@@ -285,7 +285,8 @@ async def test_silences_survive_a_restart_and_prometheus_counts_them(tmp_path: P
     async def counted(app: App) -> str:
         assert app.addresses is not None
         page = f"{app.addresses.web}/metrics"
-        return await in_thread(lambda: urllib.request.urlopen(page).read().decode())
+        text: str = await in_thread(lambda: urllib.request.urlopen(page).read().decode())
+        return text
 
     async with running(tmp_path, **sections) as app, alerts_of(app) as stub:
         asked = [alert_pb2.CreateSilenceRequest(policy="trust", reason=why) for why in ("one", "two")]

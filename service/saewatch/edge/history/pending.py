@@ -109,8 +109,10 @@ class Pending:
             self.lost_alerts += 1
 
     def _silence(self, item: SilenceChanged) -> None:
-        if item.silence.by:  # what stands in a policy is read with it
-            self.silences[item.silence.id] = item
+        if not item.silence.by:
+            return  # what stands in a policy is read with it
+        self.silences.pop(item.silence.id, None)
+        self.silences[item.silence.id] = item
         if len(self.silences) > limits.ALERTS_STORED:
             del self.silences[next(iter(self.silences))]
             self.lost_alerts += 1
