@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import socket
 
 import pytest
 
@@ -135,6 +136,21 @@ def test_nobody_there() -> None:
 def test_a_watch_that_nobody_answered_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["alerts", "watch", "--for", "0.5", "--address", "127.0.0.1:9"]) == cli.UNREACHED
     assert "no connection when the time was over" in capsys.readouterr().err
+
+
+def test_a_watch_of_something_that_says_nothing_heard_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """It accepts the connection, and is no sidecar."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        for verb in (["alerts", "watch"], ["watch"]):
+            assert cli.main([*verb, "--for", "0.5", "--address", address]) == cli.UNREACHED
+            assert "no connection when the time was over" in capsys.readouterr().err
+
+
+def test_a_quiet_watch_heard_its_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeServer() as server:
+        assert cli.main(["alerts", "watch", "--for", "1", "--address", server.address]) == cli.GOOD
+    assert "no connection" not in capsys.readouterr().err
 
 
 def test_what_would_command_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ import datetime as dt
 import itertools
 import json
 import math
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,10 +20,10 @@ from google.protobuf.json_format import MessageToDict
 
 from saewatch import cli
 from saewatch.cli import silences
-from saewatch.cli.asking import address_argument, unheard
+from saewatch.cli.asking import address_argument, until_ended
 from saewatch.cli.terminal import printable
 from saewatch.cli.values import above_zero, seconds
-from saewatch.client import AlertChange, AlertsMissed, Client, Disconnected
+from saewatch.client import AlertChange, AlertsMissed, Client
 from saewatch.client.alerts import VERDICTS, WantedAlerts
 from saewatch.edge.pb import alert_pb2, common_pb2
 
@@ -104,20 +103,13 @@ def _list(client: Client, options: argparse.Namespace) -> int:
 
 def _watch(client: Client, options: argparse.Namespace) -> int:
     with client.watch_alerts(resume_token=options.resume_token, **_wanted(options)) as watch:
-        timer, last = threading.Timer(options.seconds or 0.0, watch.close), None
-        if options.seconds is not None:
-            timer.start()
         try:
-            for last in watch:
-                _tell(last, as_json=options.json)
-        except KeyboardInterrupt:
-            last = None  # how a person ends it
+            with until_ended(watch, options):
+                for event in watch:
+                    _tell(event, as_json=options.json)
         finally:
-            timer.cancel()
-        if not options.json and watch.resume_token:
-            _print([f"go on with --resume-token {watch.resume_token}"])
-    if isinstance(last, Disconnected):
-        raise unheard(options.address)
+            if not options.json and watch.resume_token:
+                _print([f"go on with --resume-token {watch.resume_token}"])
     return cli.GOOD
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import grpc
 
+from saewatch.client import AlertWatch, Watch
 from saewatch.client.channel import ADDRESS
 from saewatch.client.failures import told
 from saewatch.core.errors import UnreachableError
@@ -40,7 +43,22 @@ def ask(address: str, call: Callable[[grpc.Channel], T]) -> T:
             raise told(address, error) from None  # gRPC's own text is long and says nothing more
 
 
-def unheard(address: str) -> UnreachableError:
-    """Of a watch whose time is over while there was no connection."""
-    hint = "Is `saewatch serve` running, and is this its gRPC address?"
-    return UnreachableError(address, found="no connection when the time was over", expected="a sidecar", hint=hint)
+@contextlib.contextmanager
+def until_ended(watch: Watch | AlertWatch, options: argparse.Namespace) -> Iterator[None]:
+    """Ends a watch when the seconds of ``--for`` are over, or by Ctrl-C.
+
+    Raises `UnreachableError` where its time is over while there is no connection: nothing was heard, which is not the
+    same as silence.
+    """
+    timer = threading.Timer(options.seconds or 0.0, watch.close)
+    if options.seconds is not None:
+        timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        return  # how a person ends it
+    finally:
+        timer.cancel()
+    if not watch.connected:
+        found, hint = "no connection when the time was over", "Is `saewatch serve` running, and is this its address?"
+        raise UnreachableError(options.address, found=found, expected="a sidecar", hint=hint)

@@ -18,7 +18,8 @@ from saewatch.edge.pb import alert_pb2
 CHOOSES = ("policy", "rule", "tenant")
 """Filters of alerts that choose what is silenced; any other one would silence more than was meant."""
 MEANS = (
-    "Alerts that it covers are made and kept, and delivered to nobody; verdicts on requests do not count them.",
+    "Alerts that it covers are made and kept, and delivered to nobody.",
+    "Verdicts on requests do not count them, and may say `clear`.",
     "`saewatch alerts list --held-back` shows them, `saewatch alerts unsilence {id}` ends it.",
 )
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import threading
 from typing import Any
 
 from saewatch import cli
 from saewatch.cli import terminal
-from saewatch.cli.asking import address_argument, unheard
+from saewatch.cli.asking import address_argument, until_ended
 from saewatch.cli.screen import JsonLines, Screen
 from saewatch.cli.values import above_zero
-from saewatch.client import Client, Disconnected, Event, Watch
+from saewatch.client import Client, Watch
 from saewatch.client.decode import blind
 from saewatch.core.errors import UnreachableError
 from saewatch.core.records import TrafficClass
@@ -45,22 +44,13 @@ def run(options: argparse.Namespace) -> int:
     """Watches until it is told to end, and reports."""
     shown = JsonLines(sys.stdout) if options.json else _screen()
     with Client(options.address) as client, _watch(client, options) as watch:
-        timer = threading.Timer(options.seconds or 0.0, watch.close)
-        if options.seconds is not None:
-            timer.start()
-        reached = True
         try:
-            reached = _show(client, watch, shown, count=options.count)
-        except KeyboardInterrupt:
-            pass  # how a person ends it
+            with until_ended(watch, options):
+                _show(client, watch, shown, count=options.count)
         except UnreachableError:
             shown.end(watch.totals, watch.resume_token)
             raise
-        finally:
-            timer.cancel()
         shown.end(watch.totals, watch.resume_token)
-    if not reached:
-        raise unheard(options.address)
     return cli.GOOD
 
 
@@ -78,17 +68,15 @@ def _watch(client: Client, options: argparse.Namespace) -> Watch:
     )
 
 
-def _show(client: Client, watch: Watch, shown: Screen | JsonLines, *, count: int | None) -> bool:
-    """Until it is closed, or so much has fired; whether there was a connection at the end."""
+def _show(client: Client, watch: Watch, shown: Screen | JsonLines, *, count: int | None) -> None:
+    """Until it is closed, or so much has fired."""
     if isinstance(shown, Screen):
         with contextlib.suppress(UnreachableError):  # the watch will say so, and go on trying
             shown.standing([blind(one) for one in client.status().blind])
-    last: Event | None = None
-    for last in watch:
-        shown.show(last)
+    for event in watch:
+        shown.show(event)
         if count is not None and watch.totals.firings >= count:
-            return True
-    return last is not None and not isinstance(last, Disconnected)  # a connection begins with an event
+            return
 
 
 def _screen() -> Screen:

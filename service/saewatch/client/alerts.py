@@ -116,17 +116,17 @@ class AlertSession:
         """Behind the last event that was handed out."""
         self.totals = Totals()
         self._wanted = wanted
-        self._reconnect = Reconnect(address=address, give_up_after_s=give_up_after_s, random=random)
+        self.reconnect = Reconnect(address=address, give_up_after_s=give_up_after_s, random=random)
 
     def call(self, channel: Any) -> Any:
         """The call on a channel."""
-        self._reconnect.draining = ""
+        self.reconnect.draining = ""
         request = alert_pb2.WatchAlertsRequest(filter=self._wanted, resume_token=self.resume_token)
         return alert_pb2_grpc.AlertServiceStub(channel).WatchAlerts(request)
 
     def take(self, message: alert_pb2.WatchAlertsResponse, now_s: float) -> Sequence[AlertEvent]:
         """The events of a message, to be handed out."""
-        found: list[AlertEvent] = [*self._reconnect.back(now_s, self.resume_token)]
+        found: list[AlertEvent] = [*self.reconnect.back(now_s, self.resume_token)]
         kind, token = message.WhichOneof("event"), message.resume_token
         if kind == "alert":
             found.append(AlertChange(resume_token=token, alert=message.alert))
@@ -135,7 +135,7 @@ class AlertSession:
             found.append(AlertsMissed(resume_token=token, reason=reason.lower(), changes=message.missed.changes))
         else:
             if kind == "drain":
-                self._reconnect.draining = message.drain.reason or "it did not say why"
+                self.reconnect.draining = message.drain.reason or "it did not say why"
             self.totals.unknown_events += kind is None
             self.resume_token = token or self.resume_token  # nothing of it waits to be handed out
         return found
@@ -147,7 +147,7 @@ class AlertSession:
 
     def lost(self, error: Any, now_s: float, *, silent: bool = False) -> Disconnected:
         """As `Reconnect.lost`."""
-        return self._reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
+        return self.reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
 
     def broken(self, down: Disconnected) -> Sequence[AlertEvent]:
         """That it is so."""

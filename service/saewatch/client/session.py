@@ -34,6 +34,7 @@ class Watched(Protocol[E_co]):
 
     resume_token: str
     totals: Totals
+    reconnect: Reconnect
 
     def call(self, channel: Any) -> Any:
         """The call on a channel."""
@@ -70,6 +71,11 @@ class Watching(Generic[E_co]):
         """What was handed out so far."""
         return self._session.totals
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection on which the sidecar has said something; without one nothing was heard."""
+        return self._session.reconnect.connected
+
 
 class Reconnect:
     """When to connect again, and when to give up. The arguments are those of `Session`."""
@@ -84,6 +90,11 @@ class Reconnect:
         """When the connection gave its first message; None while there is none."""
         self._down_s: float | None = None
         """When the last connection was lost."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection gave a message, and is not lost."""
+        return self._up_s is not None
 
     def lost(self, error: Any, now_s: float, *, silent: bool, resume_token: str) -> Disconnected:
         """How long to wait after the connection broke; ``error`` is gRPC's, or None where the stream just ended.
@@ -159,13 +170,13 @@ class Session:
         self._wanted = wanted
         self._chosen = chosen(wanted)
         self._heartbeats = heartbeats
-        self._reconnect = Reconnect(address=address, give_up_after_s=give_up_after_s, random=random)
+        self.reconnect = Reconnect(address=address, give_up_after_s=give_up_after_s, random=random)
         self._tables: dict[int, Table] = {}
 
     def request(self) -> firing_pb2.WatchFiringsRequest:
         """What to ask for on a new connection. Tables do not outlive one: another sidecar numbers them anew."""
         self._tables.clear()
-        self._reconnect.draining = ""
+        self.reconnect.draining = ""
         return firing_pb2.WatchFiringsRequest(filter=self._wanted, resume_token=self.resume_token)
 
     def call(self, channel: Any) -> Any:
@@ -174,7 +185,7 @@ class Session:
 
     def take(self, message: firing_pb2.WatchFiringsResponse, now_s: float) -> Sequence[Event]:
         """The events of a message, to be handed out. Raises `RecordError` for what no sidecar should send."""
-        back: list[Event] = [*self._reconnect.back(now_s, self.resume_token)]
+        back: list[Event] = [*self.reconnect.back(now_s, self.resume_token)]
         event = self._event(message)
         if event is not None:
             return [*back, event]
@@ -189,7 +200,7 @@ class Session:
 
     def lost(self, error: Any, now_s: float, *, silent: bool = False) -> Disconnected:
         """As `Reconnect.lost`."""
-        return self._reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
+        return self.reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
 
     def broken(self, down: Disconnected) -> Sequence[Event]:
         """That it is so."""
@@ -213,7 +224,7 @@ class Session:
         if kind == "table":
             self._tables[message.table.number] = decode.feature_table(message.table, self._chosen)
         elif kind == "drain":
-            self._reconnect.draining = message.drain.reason or "it did not say why"
+            self.reconnect.draining = message.drain.reason or "it did not say why"
         elif kind is None:
             self.totals.unknown_events += 1
         return None

@@ -84,7 +84,7 @@ class VerdictSession:
         self._told: dict[str, dict[str, verdict_pb2.Verdict]] = {}
         """By the name that is followed and the request's key, what was told last."""
         self._lock = threading.Lock()
-        self._reconnect = Reconnect(address=address, give_up_after_s=give_up_after_s, random=random)
+        self.reconnect = Reconnect(address=address, give_up_after_s=give_up_after_s, random=random)
 
     def follow(self, *names: str) -> None:
         """Follows requests, now and after each break. Raises `SaewatchError` for too many."""
@@ -108,7 +108,7 @@ class VerdictSession:
         """The call on a channel. Requests that have ended are not followed again: their verdict was the last."""
         with self._lock:
             self._say(None)
-            self._reconnect.draining = ""
+            self.reconnect.draining = ""
             self._told = {name: told for name, told in self._told.items() if not _ended(told)}
             self._said = self._new_said()
             if self._told:
@@ -117,9 +117,9 @@ class VerdictSession:
 
     def take(self, message: verdict_pb2.WatchVerdictResponse, now_s: float) -> Sequence[verdict_pb2.Verdict]:
         """The verdicts of a message."""
-        self._reconnect.back(now_s, self.resume_token)
+        self.reconnect.back(now_s, self.resume_token)
         if message.drain:
-            self._reconnect.draining = "it ends every stream"
+            self.reconnect.draining = "it ends every stream"
         with self._lock:
             for one in message.verdicts:
                 if one.name in self._told:
@@ -133,7 +133,7 @@ class VerdictSession:
 
     def lost(self, error: Any, now_s: float, *, silent: bool = False) -> Disconnected:
         """As `Reconnect.lost`."""
-        return self._reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
+        return self.reconnect.lost(error, now_s, silent=silent, resume_token=self.resume_token)
 
     def broken(self, down: Disconnected) -> Sequence[verdict_pb2.Verdict]:
         """What is unknown now and was not before."""

@@ -12,7 +12,6 @@ One whose feature goes later, with a bundle that is applied, fails from then on.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError, UnreachableError
+from saewatch.core.spelling import near
 from saewatch.core.wire import each_once
 from saewatch.monitor.canary import Canary
 from saewatch.monitor.drift.panel import PROMPTS_MAX, PROMPTS_MIN
@@ -47,9 +47,9 @@ def configured(file: str, known: Iterable[KnownDictionary]) -> tuple[Canary, ...
             break
     for one in found if there else ():
         if one.feature not in there:
-            near = difflib.get_close_matches(one.feature, there, NAMED, 0.5) or sorted(there)[:NAMED]
-            rest = f" or one of {len(there) - len(near)} others" if len(there) > len(near) else ""
-            expected = f"a feature of a dictionary: {', '.join(near)}{rest}"
+            like = near(one.feature, sorted(there), NAMED, alike=0.5) or sorted(there)[:NAMED]
+            rest = f" or one of {len(there) - len(like)} others" if len(there) > len(like) else ""
+            expected = f"a feature of a dictionary: {', '.join(like)}{rest}"
             hint = "Mend its feature, take the canary out, or name the dictionary's bundle in `dictionaries`."
             raise ConfigError(f"{file}: canary {one.id!r}: feature", found=one.feature, expected=expected, hint=hint)
     return found

@@ -207,18 +207,16 @@ class Canaries:
         """What is blind now; requests of which nothing more came are forgotten."""
         for name in [name for name, one in self._sent.items() if now_ns - one.sent_ns > self._period_ns]:
             self.refuse(name, "nothing came of its request within a period", now_ns)
-        reasons, whys = dict[str, str](), dict[str, str]()
+        found = dict[str, tuple[str, str]]()  # by feature the reason, and what is said beside it
         for one in self._kept.values():
-            if one.why:
-                reasons[one.canary.feature] = CANARY_FAILED
-                whys.setdefault(one.canary.feature, f" {one.canary.id}: {one.why}.")
+            feature = one.canary.feature
+            if one.why and found.get(feature, ("",))[0] != CANARY_FAILED:
+                found[feature] = CANARY_FAILED, f" {one.canary.id}: {one.why}."
             elif now_ns - (one.last_pass_ns or one.began_ns) > self._period_ns:
-                reasons.setdefault(one.canary.feature, CANARY_OVERDUE)
-        same = {name: one.reason for name, one in self._blind.items()} == reasons
+                found.setdefault(feature, (CANARY_OVERDUE, ""))
+        same = {name: one.reason for name, one in self._blind.items()} == {name: one[0] for name, one in found.items()}
         if not same:
-            self._blind = {
-                name: self._blinded(name, reason, whys.get(name, ""), now_ns) for name, reason in reasons.items()
-            }
+            self._blind = {name: self._blinded(name, *one, now_ns) for name, one in found.items()}
         return not same
 
     def _blinded(self, feature: str, reason: str, why: str, now_ns: int) -> BlindState:

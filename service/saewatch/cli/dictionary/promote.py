@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     bundle = stored.digest_of(registry, options.bundle)
     move = move_of(options)
     needed = needed_by(registry, move, bundle, options)
-    _check_policies(registry, move, bundle, options)
+    _check_breaking(registry, move, bundle, options)
 
     def promote() -> Line:
         current, expect = registry.journal(move.slot).last(move.ref), stored.expected(registry, options.expect)
@@ -91,7 +91,7 @@ def _check_same(move: Move, line: Line, expect: str) -> None:
         raise ConfigError(where, found=found, expected="a move to record the reason of", hint=hint)
 
 
-def _check_policies(registry: Registry, move: Move, bundle: str, options: argparse.Namespace) -> None:
+def _check_breaking(registry: Registry, move: Move, bundle: str, options: argparse.Namespace) -> None:
     """Rules and canaries that the move would break: a refusal, or where it is overridden a line for each."""
     if not options.policy and not options.canaries:
         return

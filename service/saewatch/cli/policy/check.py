@@ -9,7 +9,6 @@ serves what was calibrated is judged where its stream opens.
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -22,10 +21,11 @@ from saewatch.cli.policy import resolved
 from saewatch.cli.policy.resolved import ACTIVE, BLIND, SHADOW, Named
 from saewatch.config import read_policy
 from saewatch.core import limits
+from saewatch.core.spelling import near
 from saewatch.monitor.policy.rule import Policy, leaves
 
-NAMES, COMPARED, MOST_LETTERS = 8, 4096, 100
-"""Misspelt names that are told, and features, of so many letters, that each is compared with: some 0.1 s in all."""
+NAMES = 8
+"""Misspelt names that are told."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +82,7 @@ def _meant(policy: Policy, unseen: Sequence[str], here: Sequence[str]) -> dict[s
     blind = (leaf for rule in policy.rules if rule.id in unseen for leaf in leaves(rule.when))
     of = (name for leaf in blind if leaf.select in {"feature", "features"} for name in leaf.names)
     missing = itertools.islice((name for name in dict.fromkeys(of) if name not in here), NAMES)
-    near = {name: difflib.get_close_matches(name[:MOST_LETTERS], here[:COMPARED], 1, 0.8) for name in missing}
-    return {name: found[0] for name, found in near.items() if found}
+    return {name: found[0] for name in missing if (found := near(name, here, alike=0.8))}
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
@@ -101,5 +100,5 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         yield "resolved on no dictionary: name one with --dictionary, or promote one to stable. Costs are not known."
     if told["unseen"]:
         yield f"NOT SEEN: {', '.join(told['unseen'])}"
-    for name, near in told["meant"].items():
-        yield f"Is {name} meant to be {near}?"
+    for name, like in told["meant"].items():
+        yield f"Is {name} meant to be {like}?"

@@ -6,7 +6,6 @@ an engine's thread should not open a bundle whose firings nobody could read.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import grpc
 from saewatch.core import limits
 from saewatch.core.catalogue import Catalogue
 from saewatch.core.errors import ConfigError, MisfitError, UnreachableError
+from saewatch.core.spelling import near
 from saewatch.edge.commands import LOAD, OFF, ON, WATCH
 from saewatch.edge.pb import tap_pb2
 from saewatch.edge.rpc.refusals import Refusal, invalid, missing
@@ -139,8 +139,8 @@ def _check_ids(ids: Sequence[str], known: KnownDictionary | None) -> None:
 
 def _nearest(unknown: Sequence[str], catalogue: Catalogue) -> str:
     ids = [one.id for one in catalogue.features]
-    near = [match for one in unknown[:NAMED] for match in difflib.get_close_matches(one[:64], ids, n=1)]
-    return f"The nearest that there are: {', '.join(dict.fromkeys(near))}." if near else "ListFeatures has them all."
+    like = [match for one in unknown[:NAMED] for match in near(one, ids)]
+    return f"The nearest that there are: {', '.join(dict.fromkeys(like))}." if like else "ListFeatures has them all."
 
 
 def _listed(ids: Sequence[str]) -> str:

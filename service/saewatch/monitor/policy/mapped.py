@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ import numpy as np
 
 from saewatch.core import limits
 from saewatch.core.errors import ConfigError
+from saewatch.core.spelling import near
 
 _TIME = re.compile(
     r"(?P<local>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:Z|(?P<sign>[+-])(?P<hours>\d\d):(?P<minutes>\d\d))", re.ASCII
@@ -20,8 +20,8 @@ _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which YAML's escapes can spell and no encoding can write."""
 _EXPONENT = re.compile(r"\d+(\.\d*)?[eE]\d+", re.ASCII)
 """A number to people, and to YAML 1.1 none: it wants a point and a sign."""
-_COMPARED, _COMPARED_LETTERS = 32, 40
-"""Members, and letters of one, among which a misspelt key is looked for."""
+_COMPARED = 32
+"""Members among which a misspelt key is looked for."""
 
 
 class Mapped:
@@ -63,9 +63,9 @@ class Mapped:
     def misspelt(self, wanted: Iterable[str]) -> str:
         """A question about a member that is left and is spelt nearly like one of these; empty without one."""
         for key in self.members()[:_COMPARED]:
-            near = difflib.get_close_matches(key, wanted, 1, 0.75) if len(key) <= _COMPARED_LETTERS else []
-            if near and near[0] != key:
-                return f"Is {key} meant to be {near[0]}?"
+            like = near(key, wanted, alike=0.75)
+            if like and like[0] != key:
+                return f"Is {key:.80} meant to be {like[0]}?"
         return ""
 
     def text(self, key: str, *, pattern: str = r"(?s).{1,2048}", default: str | None = None) -> str:
