@@ -121,6 +121,16 @@ def test_it_starts_without_the_heavy_modules() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_only_verbs_that_touch_a_tensor_load_torch() -> None:
+    """It takes seconds, which a verb that reads sheets, recordings or a sidecar's answers need not."""
+    makes = {"import", "encode", "conformance", "align", "calibrate", "label", "autolabel", "review", "evaluate", "certify"}
+    light = [verb.module for name, verb in cli.VERBS.items() if name.removeprefix("dictionary ") not in makes]
+    program = f"import sys, {', '.join(light)}; print('torch' in sys.modules)"
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, env=sidecar.ENVIRONMENT, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_reader_that_leaves() -> None:
     words = " ".join(sidecar.command("version"))
     done = subprocess.run(

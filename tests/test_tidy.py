@@ -24,6 +24,7 @@ LAZY_IMPORTS = {
     "deploy/demo/model.py: gguf": MODEL_LOADS_LATE,
     "deploy/demo/model.py: torch": MODEL_LOADS_LATE,
     "deploy/demo/model.py: safetensors.torch": MODEL_LOADS_LATE,
+    "service/saewatch/dictionary/folder.py: saewatch.engine.dictionary_file": "torch: most verbs need none",
     "service/saewatch/dictionary/signatures.py: saewatch.dictionary": "keys need an extra, and only signed stores do",
     "service/saewatch/engine/encoder.py: saewatch.engine.kernels.launch": "Triton: not there without a GPU",
     "service/saewatch/engine/encoder.py: saewatch.engine.kernels.inside": "Triton: not there without a GPU",

@@ -1,4 +1,4 @@
-"""What every verb that reads a recording says of it: how much was seen, and what is wrong with the file.
+"""Recordings as every verb opens them, and says of them how much was seen and what is wrong with the file.
 
 Coverage is that of docs/glossary.md, as the sidecar tells it of a live stream: (encoded + reused) ÷ fed. Tokens that
 the dictionary was not trained on were fed like all others, and stand among the reasons (`excluded`).
@@ -6,7 +6,32 @@ the dictionary was not trained on were fed like all others, and stand among the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from saewatch.core.errors import FrameError, UnreachableError
+from saewatch.core.recording import Recording
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Recording]:
+    """The recording in a file. Raises `UnreachableError` for a file that cannot be read, or not from its middle.
+
+    Raises `FrameError` that names ``path`` for what is no recording.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UnreachableError(str(path), found=error.strerror, expected="a recording that can be read") from error
+    with file:
+        if not file.seekable():
+            raise UnreachableError(str(path), found="a pipe", expected="a file")
+        try:
+            found = Recording(file)
+        except FrameError as error:
+            raise type(error)(str(path), found=error.found, expected=error.expected, hint=error.hint) from error
+        yield found
 
 
 def coverage(seen: int, fed: int) -> float | None:

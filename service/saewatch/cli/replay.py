@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import structlog
 
@@ -26,7 +25,7 @@ from saewatch.cli import UsageError, recordings, scratch, sidecar
 from saewatch.cli.terminal import ProgressLine
 from saewatch.cli.values import above_zero, from_zero
 from saewatch.config import Config, Grpc, Web
-from saewatch.core.errors import ConfigError, FrameError, ManifestError, UnreachableError
+from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.core.recording import Recording
 from saewatch.edge import dictionaries
 from saewatch.edge.pipeline import Pipeline
@@ -61,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
     config = _configured(options)
     sidecar.return_memory()
     logs.set_up(config.log.level)
-    with opened(options.file) as file, scratch.folder() as folder:
-        replay = Replay(options, recording(file, options.file))
+    with recordings.opened(options.file) as recording, scratch.folder() as folder:
+        replay = Replay(options, recording)
         asyncio.run(replay.run(_history_in(folder, config)))
         if options.once:
             print(replay.text())
@@ -220,27 +219,6 @@ def _configured(options: argparse.Namespace) -> Config:
 def _history_in(folder: Path, config: Config) -> Config:
     """With a history of its own: that of `saewatch serve` is about what really happened, and happened once."""
     return config.model_copy(update={"history": config.history.model_copy(update={"path": str(folder / "history.db")})})
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A recording's file. Raises `UnreachableError` for one that cannot be read, or not from its middle."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UnreachableError(str(path), found=error.strerror, expected="a recording that can be read") from error
-    with file:
-        if not file.seekable():
-            raise UnreachableError(str(path), found="a pipe", expected="a file")
-        yield file
-
-
-def recording(file: BinaryIO, path: Path) -> Recording:
-    """The recording in ``file``. Raises `FrameError` that names ``path`` for what is none."""
-    try:
-        return Recording(file)
-    except FrameError as error:
-        raise type(error)(str(path), found=error.found, expected=error.expected, hint=error.hint) from error
 
 
 def _began() -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from saewatch.core import canonical, hookpoint, limits
 from saewatch.core.canonical import Json
@@ -240,6 +241,22 @@ class BundleSheet:
     def digest(self) -> str:
         """The bundle digest."""
         return canonical.digest(self.data())
+
+
+def read_sheet(folder: Path, name: str) -> bytes:
+    """The bytes of a JSON sheet of the bundle; ManifestError when it is missing or too large."""
+    path = folder / name
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.MANIFEST_BYTES + 1)
+    except OSError as error:
+        hint = "A bundle is made by importing a dictionary."
+        raise ManifestError(
+            str(path), found=error.strerror or str(error), expected="a readable file", hint=hint
+        ) from error
+    if len(data) > limits.MANIFEST_BYTES:
+        raise ManifestError(str(path), found="a longer file", expected=f"at most {limits.MANIFEST_BYTES} bytes")
+    return data
 
 
 def read_bundle_sheet(data: bytes, *, subject: str = BUNDLE_FILE) -> BundleSheet:

@@ -15,7 +15,6 @@ from saewatch.core.attestation import Attestation, read_attestation, read_confor
 from saewatch.core.catalogue import Catalogue, read_catalogue
 from saewatch.core.errors import ManifestError
 from saewatch.core.manifest import BundleSheet, Manifest, TensorSheet, attestation_path
-from saewatch.engine.dictionary_file import read_sheet
 
 Fetch = Callable[[str, str], bytes]
 """(name in a bundle's folder, digest) -> bytes."""
@@ -91,5 +90,5 @@ def read_contents(data: bytes, fetch: Fetch, *, where: str) -> Contents:
 
 def read_folder(folder: Path) -> Contents:
     """What the bundle in ``folder`` says; ManifestError where a sheet is missing, malformed or another one."""
-    data = read_sheet(folder, sheets.BUNDLE_FILE)
-    return read_contents(data, lambda name, _: read_sheet(folder, name), where=f"{folder}/")
+    data = sheets.read_sheet(folder, sheets.BUNDLE_FILE)
+    return read_contents(data, lambda name, _: sheets.read_sheet(folder, name), where=f"{folder}/")

@@ -15,9 +15,9 @@ from pathlib import Path
 from saewatch.core import canonical, limits, served
 from saewatch.core.errors import ConfigError, SaewatchError
 from saewatch.dictionary.disk import held, read
+from saewatch.dictionary.folder import whole
 from saewatch.dictionary.registry import Registry, Slot
 from saewatch.dictionary.store import APPLY, BUNDLES, TMP, Store
-from saewatch.engine.dictionary_file import load_bundle
 
 
 def folder(store: Store, bundle: str) -> Path:
@@ -74,7 +74,7 @@ def damage(store: Store) -> Iterator[tuple[Path, str]]:
             yield path, "no bundle of the store"
         else:
             try:
-                found = load_bundle(path, decoder=True).sheet.digest
+                found = whole(path).sheet.digest
                 if found != bundle:
                     yield path, f"holds {found}"
             except SaewatchError as error:

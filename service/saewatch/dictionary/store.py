@@ -32,10 +32,9 @@ from saewatch.core.manifest import BundleSheet, TensorSheet
 from saewatch.core.served import SERVED
 from saewatch.core.tensorfile import Entry, read_header
 from saewatch.dictionary import signatures
-from saewatch.dictionary.bundle import place
 from saewatch.dictionary.contents import Contents, read_contents, read_folder
 from saewatch.dictionary.disk import Disk, held, read
-from saewatch.engine.dictionary_file import load_bundle
+from saewatch.dictionary.folder import place, whole
 
 SCHEMA = "saewatch.store/1"
 MARKER = "store.json"
@@ -105,7 +104,7 @@ class Store:
         )
         with held(self.root / SWEEP, shared=True):
             if self.missing(contents):  # then the engine's own reader judges what is new
-                load_bundle(folder, decoder=True)
+                whole(folder)
             for name, tensors in contents.files().items():
                 self._add_tensors(folder / name, tensors)
             for data in contents.sheets.values():

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from saewatch.core import canonical, limits
+from saewatch.core import canonical
 from saewatch.core import manifest as sheets
 from saewatch.core.attestation import Attestation, Fit, read_attestation, read_fit
 from saewatch.core.catalogue import Catalogue, read_catalogue
@@ -117,7 +117,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 def _sheets(folder: Path) -> tuple[BundleSheet, Manifest]:
     path = folder / sheets.BUNDLE_FILE
-    sheet = sheets.read_bundle_sheet(read_sheet(folder, sheets.BUNDLE_FILE), subject=str(path))
+    sheet = sheets.read_bundle_sheet(sheets.read_sheet(folder, sheets.BUNDLE_FILE), subject=str(path))
     data = _named(folder, sheets.MANIFEST_FILE, digest=sheet.weights)
     return sheet, sheets.read_manifest(data, subject=str(folder / sheets.MANIFEST_FILE))
 
@@ -183,24 +183,8 @@ def sheet_of(name: str, tensor: Tensor) -> TensorSheet:
     return TensorSheet(dtype=dtype, shape=shape, sha256=tensor_digest(name, dtype, shape, data))
 
 
-def read_sheet(folder: Path, name: str) -> bytes:
-    """The bytes of a JSON sheet of the bundle; ManifestError when it is missing or too large."""
-    path = folder / name
-    try:
-        with path.open("rb") as file:
-            data = file.read(limits.MANIFEST_BYTES + 1)
-    except OSError as error:
-        hint = "A bundle is made by importing a dictionary."
-        raise ManifestError(
-            str(path), found=error.strerror or str(error), expected="a readable file", hint=hint
-        ) from error
-    if len(data) > limits.MANIFEST_BYTES:
-        raise ManifestError(str(path), found="a longer file", expected=f"at most {limits.MANIFEST_BYTES} bytes")
-    return data
-
-
 def _named(folder: Path, name: str, *, digest: str) -> bytes:
-    data = read_sheet(folder, name)
+    data = sheets.read_sheet(folder, name)
     found = canonical.digest(data)
     if found != digest:
         hint = "It was changed after the bundle was made; a change makes a new bundle."

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from saewatch import cli, logs
-from saewatch.cli import replay
+from saewatch.cli import recordings
 from saewatch.cli.dictionary import labelled
 from saewatch.cli.sidecar import clock_time
 from saewatch.cli.terminal import ProgressLine
@@ -95,9 +95,9 @@ class _Found:
 
     def read(self, path: Path, line: ProgressLine) -> None:
         """One recording."""
-        with replay.opened(path) as file:
+        with recordings.opened(path) as recording:
             requests = RecordedRequests(
-                replay.recording(file, path),
+                recording,
                 self.known,
                 on_progress=lambda seconds: line.show(f"{path.name}: {clock_time(seconds)}"),
                 on_census=self._look,

@@ -23,8 +23,9 @@ from saewatch.cli.values import bundle
 from saewatch.core.attestation import read_fit
 from saewatch.core.errors import MisfitError
 from saewatch.dictionary.align import LIVE, Alignment, Pair, kept
-from saewatch.dictionary.bundle import Parts, check_new, read_parts, write_bundle
+from saewatch.dictionary.bundle import Parts, read_parts, write_bundle
 from saewatch.dictionary.carry import Move, Moved, move, moved_parts
+from saewatch.dictionary.folder import check_new
 
 if TYPE_CHECKING:  # an extra of its own, and seconds to load
     from saewatch.score import Scorer

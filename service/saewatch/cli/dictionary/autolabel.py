@@ -28,9 +28,10 @@ from saewatch.core.errors import ConfigError, UnreachableError
 from saewatch.core.label import Source
 from saewatch.dictionary import autolabel, labels
 from saewatch.dictionary.autolabel import Measured, Split
-from saewatch.dictionary.bundle import check_new, check_replaceable, read_parts, write_bundle
+from saewatch.dictionary.bundle import read_parts, write_bundle
 from saewatch.dictionary.endpoint import Endpoint, loopback
 from saewatch.dictionary.examplefile import TEXT, ExampleFile, read_examples
+from saewatch.dictionary.folder import check_new, check_replaceable
 from saewatch.dictionary.labels import Proposal
 
 FAULTS_IN_A_ROW = 3

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saewatch import cli, logs
-from saewatch.cli import prompts, replay
+from saewatch.cli import prompts, recordings
 from saewatch.cli.dictionary import labelled, shown, stored
 from saewatch.cli.output import whole
 from saewatch.cli.terminal import counting
@@ -166,8 +166,8 @@ def _recorded(options: argparse.Namespace, collector: Collector) -> Head:
     texts = _texts(options) if options.texts else {}
     model, encoded = "", 0
     logs.set_up("warning")
-    with replay.opened(options.recording) as file:
-        requests = RecordedRequests(replay.recording(file, options.recording), known)
+    with recordings.opened(options.recording) as recording:
+        requests = RecordedRequests(recording, known)
         for one in counting(iter(requests), "requests"):
             model, encoded = one.table.stream.opening.model_digest, encoded + int(one.seen.sum())
             collector.add(_replayed(one, places, texts, options.content))

@@ -12,7 +12,8 @@ from saewatch.cli import UsageError
 from saewatch.cli.output import check_place, whole
 from saewatch.core.attestation import Attestation
 from saewatch.core.errors import ConfigError
-from saewatch.dictionary.bundle import check_new, read_parts, write_bundle
+from saewatch.dictionary.bundle import read_parts, write_bundle
+from saewatch.dictionary.folder import check_new
 
 AHEAD_DAYS = 1
 """A day may have begun where somebody is, and not where days are counted (UTC)."""

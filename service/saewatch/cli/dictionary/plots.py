@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from saewatch.dictionary.area import Area
-from saewatch.dictionary.figures import Histogram
+
+if TYPE_CHECKING:
+    from saewatch.dictionary.figures import Histogram
 
 WIDE, HIGH = 320, 150
 _LEFT, _BOTTOM = 8, 22

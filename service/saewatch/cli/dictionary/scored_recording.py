@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from saewatch import logs
-from saewatch.cli import replay
+from saewatch.cli import recordings
 from saewatch.cli.dictionary import labelled
 from saewatch.cli.sidecar import clock_time
 from saewatch.cli.terminal import ProgressLine
@@ -46,10 +46,10 @@ def read(options: argparse.Namespace) -> Scores:
     logs.set_up("warning")
     line = ProgressLine()
     found = _Found(features, set(options.feature), benign=_Chosen(options.traffic_class, options.tenant), named=named)
-    with replay.opened(options.recording) as file:
+    with recordings.opened(options.recording) as recording:
         name = options.recording.name
         requests = RecordedRequests(
-            replay.recording(file, options.recording),
+            recording,
             known,
             on_progress=lambda seconds: line.show(f"{name}: {clock_time(seconds)}, {found.requests} requests"),
         )

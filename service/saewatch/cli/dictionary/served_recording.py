@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from saewatch import logs
-from saewatch.cli import replay
+from saewatch.cli import recordings
 from saewatch.cli.dictionary import labelled
 from saewatch.cli.dictionary.scored_recording import lacking, one_served
 from saewatch.cli.sidecar import clock_time
@@ -40,9 +40,9 @@ class RecordedReading:
         wanted, line = set(names), ProgressLine()
         logs.set_up("warning")
         self._found: dict[str, RecordedRequest] = {}
-        with replay.opened(options.served) as file:
+        with recordings.opened(options.served) as recording:
             requests = RecordedRequests(
-                replay.recording(file, options.served),
+                recording,
                 load_one(options.bundle),
                 on_progress=lambda seconds: line.show(f"{options.served.name}: {clock_time(seconds)}"),
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from saewatch import logs
-from saewatch.cli import replay
+from saewatch.cli import recordings
 from saewatch.cli.dictionary import stored
 from saewatch.cli.dictionary.scored_recording import lacking
 from saewatch.cli.policy import resolved
@@ -83,8 +83,7 @@ class Replayed:
         """
         logs.set_up("warning")
         line, path = ProgressLine(sys.stderr), self.options.on
-        with replay.opened(path) as file:
-            recording = replay.recording(file, path)
+        with recordings.opened(path) as recording:
             self.known = self.known or known_in(recording, self.options)
 
             def progress(seconds: float) -> None:

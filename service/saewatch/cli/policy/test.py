@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saewatch import cli, config
-from saewatch.cli import replay
+from saewatch.cli import recordings
 from saewatch.cli.dictionary import stored
 from saewatch.cli.policy import recorded, resolved
 from saewatch.cli.policy.recorded import Replayed
@@ -119,8 +119,8 @@ def _recorded(policy: Policy, cases: Cases, known: KnownDictionary, options: arg
 
 def _dictionary(options: argparse.Namespace) -> KnownDictionary:
     if options.on is not None:
-        with replay.opened(options.on) as file:
-            return recorded.known_in(replay.recording(file, options.on), options)
+        with recordings.opened(options.on) as recording:
+            return recorded.known_in(recording, options)
     options = argparse.Namespace(dictionary=[options.dictionary] if options.dictionary else [], store=options.store)
     found = resolved.chosen(options)
     if len(found) != 1:

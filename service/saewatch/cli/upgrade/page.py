@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from saewatch.cli.dictionary import plots
-from saewatch.cli.dictionary.page import framed
+from saewatch.cli.framed import framed
 from saewatch.cli.upgrade.report import CAVEAT, TRAFFIC, Report, headline, told
 from saewatch.monitor.diff.statistic import STATISTICS
 from saewatch.monitor.diff.verdict import CHANGED, INSUFFICIENT, MATTERS, Effect, Moved

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saewatch.cli import replay
+from saewatch.cli import recordings
 from saewatch.cli.dictionary.scored_recording import lacking, one_served
 from saewatch.cli.sidecar import clock_time
 from saewatch.cli.terminal import ProgressLine
@@ -69,8 +69,7 @@ def read(path: Path, known: KnownDictionary, classes: Collection[str]) -> Side:
     line, features = ProgressLine(sys.stderr), known.catalogue.features
     sample, others = Sample(features=len(features)), 0
     places = {feature.id: (place, PARTS_OF_SCOPE[feature.scope]) for place, feature in enumerate(features)}
-    with replay.opened(path) as file:
-        recording = replay.recording(file, path)
+    with recordings.opened(path) as recording:
         requests = RecordedRequests(
             recording,
             known,
@@ -81,7 +80,7 @@ def read(path: Path, known: KnownDictionary, classes: Collection[str]) -> Side:
                 _add(sample, one, places)
             else:
                 others += 1
-        census = _census(replay.recording(file, path), known.weights_digest)
+        census = _census(recording, known.weights_digest)
     line.clear()
     fed, seen, finished = (sum(of[name] for name in classes) for of in (requests.fed, requests.seen, requests.finished))
     return Side(
@@ -148,9 +147,8 @@ def _add(sample: Sample, one: RecordedRequest, places: Mapping[str, tuple[int, t
 
 
 def _sheets(path: Path) -> dict[str, KnownDictionary]:
-    with replay.opened(path) as file:
-        found = replay.recording(file, path).sheets
-        known = [dictionaries.known(files, where=f"{path}: ") for files in found.values()]
+    with recordings.opened(path) as recording:
+        known = [dictionaries.known(files, where=f"{path}: ") for files in recording.sheets.values()]
     return {one.weights_digest: one for one in known}
 
 
