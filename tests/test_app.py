@@ -275,6 +275,42 @@ async def test_verdicts_on_alerts_survive_a_restart(tmp_path: Path) -> None:
             assert [one.precision.true_positives for one in later] == [1, 1], "the rule goes on with what is known"
 
 
+async def test_silences_survive_a_restart_and_prometheus_counts_them(tmp_path: Path) -> None:
+    rule = {"id": "threat", "severity": "high", "uncalibrated": "a test", "when": {"feature": "threat.l1", "above": 1}}
+    own = {"until": "2999-12-01T00:00:00Z", "reason": "known"}
+    (tmp_path / "p.yaml").write_text(json.dumps({"policy": "trust", "rules": [rule]}))
+    (tmp_path / "q.yaml").write_text(json.dumps({"policy": "other", "rules": [rule], "silences": [own]}))
+    sections = {"history": {"path": "h.db"}, "policies": ("p.yaml", "q.yaml")}
+
+    async def counted(app: App) -> str:
+        assert app.addresses is not None
+        page = f"{app.addresses.web}/metrics"
+        text: str = await in_thread(lambda: urllib.request.urlopen(page).read().decode())
+        return text
+
+    async with running(tmp_path, **sections) as app, alerts_of(app) as stub:
+        asked = [alert_pb2.CreateSilenceRequest(policy="trust", reason=why) for why in ("one", "two")]
+        for one in asked:
+            one.duration.FromSeconds(3600)
+        first, last = [(await stub.CreateSilence(one)).silence for one in asked]
+        assert 'saewatch_silences_active{policy="trust"} 2.0' in await counted(app)
+        await stub.DeleteSilence(alert_pb2.DeleteSilenceRequest(id=last.id))
+        text = await counted(app)
+        assert 'saewatch_silences_active{policy="trust"} 1.0' in text
+        assert 'saewatch_silences_active{policy="other"} 1.0' in text
+    async with running(tmp_path, **sections) as app, alerts_of(app) as stub:
+        found = (await stub.ListSilences(alert_pb2.ListSilencesRequest())).silences
+        assert [one.id for one in found] == [first.id, "other#0"]
+        assert found[0] == first
+        text = await counted(app)
+        assert 'saewatch_silences_active{policy="trust"} 1.0' in text
+        assert 'saewatch_silences_active{policy="other"} 1.0' in text
+        await stub.DeleteSilence(alert_pb2.DeleteSilenceRequest(id=first.id))
+    async with running(tmp_path, **sections) as app, alerts_of(app) as stub:
+        found = (await stub.ListSilences(alert_pb2.ListSilencesRequest())).silences
+        assert [one.id for one in found] == ["other#0"], "what was ended stays so"
+
+
 async def test_an_alert_reaches_a_webhook_and_prometheus(tmp_path: Path) -> None:
     rule = {"id": "threat", "severity": "high", "uncalibrated": "a test", "when": {"feature": "threat.l1", "above": 1}}
     (tmp_path / "p.yaml").write_text(json.dumps({"policy": "trust", "rules": [rule]}))

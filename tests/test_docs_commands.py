@@ -64,6 +64,8 @@ REFUSED: Mapping[str, str] = {
     "tap": "a recording carries out no command",
     "alerts show": "there is no alert of that id",
     "alerts ack": "the same",
+    "alerts silence": "there is no policy of that name",
+    "alerts unsilence": "nor a silence of that id",
     "dictionary certify": "on one text nothing is measured",
     "doctor": "the recorded engine is not there any more, so the stream is blind",
 }

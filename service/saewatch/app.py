@@ -204,7 +204,7 @@ class App:
         return [
             SinkQueue("metrics", self._wake, wake_at=METRICS_AT_ONCE),
             SinkQueue("grpc", self._wake),
-            SinkQueue("log", self._wake, wants=(Standing,)),
+            SinkQueue("log", self._wake, wants=StateLog.wants),
             SinkQueue("alerts", self._wake, wants=changes),
             SinkQueue("verdicts", self._wake, wants=(Observed, RequestEnded, AlertChanged, Standing)),
             *(SinkQueue(one.name, self._wake, wants=changes) for one in self._webhooks),
@@ -229,7 +229,7 @@ class App:
         if self._history:
             self._history.start()
             kept = self._history.remembered
-            self._pipeline.remember(kept.alerts, kept.judged)
+            self._pipeline.tell_alerts(kept.give)
         self._pipeline.tick()  # nothing is ready before it was looked at
         grpc_port = await self._rpc.start(*self._grpc_at)
         web_port = await self._web.start(*self._web_at)

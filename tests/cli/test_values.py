@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from saewatch.cli.values import above_zero, bundle, from_zero
+from saewatch.cli.values import above_zero, bundle, from_zero, length_ns, seconds
 from saewatch.core.errors import UnreachableError
 
 
@@ -20,6 +20,9 @@ from saewatch.core.errors import UnreachableError
         (above_zero(float), "0.5", 0.5),
         (from_zero(int), "0", 0),
         (from_zero(float, 2), "2", 2.0),
+        (length_ns, "1.5h", 5400 * 10**9),
+        (seconds, "1.5", 1.5),
+        (seconds, "2h", 7200.0),
     ],
 )
 def test_numbers(read: Callable[[str], Any], text: str, found: float) -> None:
@@ -42,6 +45,14 @@ def test_numbers(read: Callable[[str], Any], text: str, found: float) -> None:
 )
 def test_what_is_none_is_said(read: Callable[[str], Any], text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a number"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("read", "text"), [(length_ns, "90"), (seconds, "0"), (seconds, "0s"), (seconds, "1w"), (seconds, "inf")]
+)
+def test_what_is_no_length_is_said(read: Callable[[str], Any], text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no"):
         read(text)
 
 

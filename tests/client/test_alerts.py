@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from saewatch.client import AlertChange, AlertsMissed, AsyncClient, Client, Disconnected, Reconnected
-from saewatch.client.alerts import AlertSession, acknowledgement, alert_filter
+from saewatch.client.alerts import SILENCE_S_MAX, AlertSession, acknowledgement, alert_filter, silence
 from saewatch.core.errors import SaewatchError, UnreachableError
 from saewatch.edge.pb import alert_pb2, common_pb2
 from saewatch.edge.rpc.ring import BEGINNING
+from saewatch.monitor.silences import SILENCE_NS_MAX
 from tests.client.watching import Eager
 from tests.edge.rpc.alerting import alerting, begin, end, fire
 
@@ -105,3 +106,32 @@ async def test_both_clients_against_the_sidecar() -> None:
             assert (await client.get_alert(name)).acknowledgement.reason == "a real one"
             again = await client.acknowledge_alert(name, "false_positive", "on second thoughts")
             assert (again.precision.true_positives, again.precision.false_positives) == (0, 1)
+
+
+async def test_both_clients_silence_and_end_it() -> None:
+    async with alerting() as served:
+
+        def blocking() -> alert_pb2.Silence:
+            with Client(served.address) as client:
+                made = client.create_silence(
+                    "trust", "threat", duration_s=0.5 * 3600, reason="a release", tenant="acme"
+                )
+                assert list(client.list_silences().silences) == [made]
+                assert client.delete_silence(made.id) == made
+                return made
+
+        made = await served.in_thread(blocking)
+        assert (list(made.rules), made.tenant) == (["threat"], "acme")
+        assert made.until_time.ToNanoseconds() - made.create_time.ToNanoseconds() == 1800 * 10**9
+        async with AsyncClient(served.address) as client:
+            again = await client.create_silence("trust", duration_s=60, reason="a release")
+            assert list((await client.list_silences()).silences) == [again]
+            assert (await client.delete_silence(again.id)).policy == "trust"
+            assert not (await client.list_silences()).silences
+
+
+@pytest.mark.parametrize("duration_s", [0, -1, 604_801, float("nan"), float("inf")])
+def test_a_duration_that_is_none_is_refused(duration_s: float) -> None:
+    assert SILENCE_S_MAX * 10**9 == SILENCE_NS_MAX, "the client says what the sidecar says"
+    with pytest.raises(SaewatchError, match="duration"):
+        silence("trust", None, tenant="", duration_s=duration_s, reason="why")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.events import Event, Standing
 from saewatch.monitor.policy.rule import Policy
 from saewatch.monitor.policy.rule import read as read_policy
+from saewatch.monitor.silences import SilenceChanged
 from tests import deployed, fakes
 from tests.edge.running import until
 from tests.edge.taped import KNOWN, told
@@ -34,10 +35,13 @@ GAPS_NS = (1, S // 20, S // 10, S // 2, S, S + 1, 2 * S, 3 * S - 1, 3 * S, 61 * 
 """Around everything that is due: labels after 1 s, beats after 3 s, an engine that has gone after 60 s."""
 
 
-def policy(**fields: str) -> Policy:
+SILENCES = [{"until": f"1970-01-01T00:{minute:02}:07Z", "reason": "known"} for minute in range(2, 60, 4)]
+
+
+def policy(silences: Sequence[Mapping[str, str]] = (), **fields: str) -> Policy:
     """One rule that holds on some requests, and tells of what is blind."""
     rule = {"id": "a", "severity": "low", "on_blind": "alert", "when": {"feature": "threat.l1", "above": 1.0}, **fields}
-    return read_policy({"policy": "p", "rules": [rule]}, "p.yaml")
+    return read_policy({"policy": "p", "rules": [rule], "silences": list(silences)}, "p.yaml")
 
 
 class EveryTick(Pipeline):
@@ -67,6 +71,8 @@ def seen(event: Event) -> object:
     """Of an event what can be compared."""
     if isinstance(event, Standing):
         return [(one.reason, one.subject, one.since_ns) for one in event.blind], [one.blind for one in event.streams]
+    if isinstance(event, SilenceChanged):
+        return event.silence.id, event.over
     return asdict(event.alert) if isinstance(event, AlertChanged) else told([event])
 
 
@@ -120,12 +126,14 @@ def test_what_is_told_and_when_does_not_depend_on_ticks_at_which_nothing_is_due(
     kinds, reasons = set[str](), set[str]()
     for seed in range(8):
         data = recording(life(seed))
-        (wanted, stood), (found, stands) = (dated(data, one, policy()) for one in (EveryTick, Pipeline))
+        (wanted, stood), (found, stands) = (dated(data, one, policy(SILENCES)) for one in (EveryTick, Pipeline))
         assert found.given == wanted.given, seed
         assert stands == stood, seed
         kinds |= {kind for _, kind, _ in found.given}
         reasons |= found.reasons
-    assert kinds >= {"Standing", "Observed", "RequestEnded", "AlertChanged"}, "or the lives show too little"
+    assert kinds >= {"Standing", "Observed", "RequestEnded", "AlertChanged", "SilenceChanged"}, (
+        "or the lives show too little"
+    )
     assert reasons >= {"no_beat", "no_engine"}
 
 
@@ -150,21 +158,22 @@ def requests_of(path: Path) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("more", "idle"),
+    ("more", "due"),
     [
-        ({}, True),
-        ({"policies": [policy()]}, True),
-        ({"policies": [policy(subject="conversation")]}, False),
-        ({"baselines": [deployed.baseline(8)]}, False),
+        ({}, math.inf),
+        ({"policies": [policy()]}, math.inf),
+        ({"policies": [policy([{"until": "1970-01-01T00:00:09Z", "reason": "known"}])]}, 9 * S),
+        ({"policies": [policy(subject="conversation")]}, 0),
+        ({"baselines": [deployed.baseline(8)]}, 0),
     ],
-    ids=["nothing", "requests", "conversations", "baselines"],
+    ids=["nothing", "requests", "a silence", "conversations", "baselines"],
 )
-def test_what_has_times_of_its_own_gets_every_tick(more: dict[str, Any], idle: bool) -> None:
+def test_what_has_times_of_its_own_gets_every_tick(more: dict[str, Any], due: float) -> None:
     one = Pipeline(dictionaries={}, clock=RecordedClock(S), **more)
     one.tick()
     assert one.due_ns() == 0, "no engine: that was told"
     one.tick()
-    assert one.due_ns() == (math.inf if idle else 0)
+    assert one.due_ns() == due
 
 
 def test_an_idle_week_has_few_ticks() -> None:

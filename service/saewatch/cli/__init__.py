@@ -42,7 +42,7 @@ VERBS: Mapping[str, Verb] = {
     "watch": Verb("saewatch.cli.watch", "show what fires, as it happens"),
     "fake-server": Verb("saewatch.cli.fake_server", "serve made-up events, to test a client with"),
     "query": Verb("saewatch.cli.query", "ask what fired before"),
-    "alerts": Verb("saewatch.cli.alerts", "list, watch, show and judge the alerts of a running sidecar"),
+    "alerts": Verb("saewatch.cli.alerts", "list, watch, show, judge and silence the alerts of a running sidecar"),
     "tap": Verb("saewatch.cli.tap", "test the taps of running engines, and change what they watch"),
     "doctor": Verb("saewatch.cli.doctor", "examine an installation, and say what to do"),
     "plan": Verb("saewatch.cli.plan", "tell beforehand what watching will cost"),

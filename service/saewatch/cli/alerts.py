@@ -1,5 +1,7 @@
 """Alerts of a running sidecar: list them, watch them change, show one with all its evidence, or say what you found.
 
+Or have peace from a rule for a while: silence it, see what is silenced, end it.
+
 An alert is evidence of a correlation. With its rule's precision stand the number of alerts that people judged and the
 interval; with its limits what they rest on; and how much of the request was seen.
 """
@@ -17,14 +19,17 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from saewatch import cli
+from saewatch.cli import silences
 from saewatch.cli.asking import address_argument, until_ended
 from saewatch.cli.terminal import printable
-from saewatch.cli.values import above_zero
+from saewatch.cli.values import above_zero, seconds
 from saewatch.client import AlertChange, AlertsMissed, Client
 from saewatch.client.alerts import VERDICTS, WantedAlerts
 from saewatch.edge.pb import alert_pb2, common_pb2
 
-ACTIONS = ("list", "watch", "show", "ack")
+ACTIONS = ("list", "watch", "show", "ack", "silence", "silences", "unsilence")
+OF_ONE = ("show", "ack", "unsilence")
+"""Actions on what an id names."""
 LIMIT = 50
 BLOCK = "block"
 """Scope of evidence that has no positions."""
@@ -36,33 +41,53 @@ MOVED = {
     "panel": "fires on fixed prompts with so many times its value:",
     "panel_firings": "fires on so many times as many tokens of fixed prompts:",
 }
+_SILENCED = {
+    "policy": "; for silence: all rules of this one",
+    "rule": "; for silence: POLICY/RULE",
+    "tenant": "; for silence: of one only",
+}
 _LISTS = ("policy", "rule", "severity", "kind", "state", "tenant", "request")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which alerts."""
     parser.add_argument("action", choices=ACTIONS, help="what to do")
-    parser.add_argument("id", nargs="?", default="", metavar="ID", help="of the alert, for show and ack")
+    parser.add_argument("id", nargs="?", default="", metavar="ID", help="of the alert, or of the silence that ends")
     address_argument(parser)
     several: dict[str, Any] = {"action": "append", "metavar": "NAME"}
     for name in _LISTS:
-        parser.add_argument(f"--{name}", **several, help=f"only alerts of this {name}; repeatable")
+        parser.add_argument(
+            f"--{name}", **several, help=f"only alerts of this {name}; repeatable{_SILENCED.get(name, '')}"
+        )
     parser.add_argument("--held-back", action="store_true", help="those that are not delivered, too")
     parser.add_argument("--limit", type=above_zero(int), default=LIMIT, metavar="N", help="list so many (%(default)s)")
-    parser.add_argument("--for", dest="seconds", type=above_zero(float), metavar="SECONDS", help="watch for so long")
+    parser.add_argument(
+        "--for", dest="seconds", type=seconds, metavar="TIME", help="watch, or silence, for so long: 90s, 2h"
+    )
     parser.add_argument("--resume-token", default="", metavar="TOKEN", help="go on where an earlier watch ended")
     parser.add_argument("--verdict", choices=[one for one in VERDICTS if one], help="what you found, for ack")
-    parser.add_argument("--reason", default="", help="why, for ack")
+    parser.add_argument("--reason", default="", help="why, for ack and silence")
 
 
 def run(options: argparse.Namespace) -> int:
     """Does it."""
-    if options.action in {"show", "ack"} and not options.id:
-        raise cli.UsageError(f"alerts {options.action}", found="no id", expected="the id of an alert")
-    if options.action in {"list", "watch"} and options.id:
-        raise cli.UsageError(f"alerts {options.action}", found=f"the id {options.id}", expected="filters, or nothing")
+    _check(options)
+    actions = (_list, _watch, _show, _acknowledge, silences.create, silences.show, silences.delete)
     with Client(options.address) as client:
-        return {"list": _list, "watch": _watch, "show": _show, "ack": _acknowledge}[options.action](client, options)
+        return dict(zip(ACTIONS, actions, strict=True))[options.action](client, options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises `UsageError` for what does not go with the action."""
+    verb = f"alerts {options.action}"
+    if options.action in OF_ONE and not options.id:
+        what = "a silence" if options.action == "unsilence" else "an alert"
+        raise cli.UsageError(verb, found="no id", expected=f"the id of {what}")
+    if options.action not in OF_ONE and options.id:
+        raise cli.UsageError(verb, found=f"the id {options.id}", expected="filters, or nothing")
+    more = [name for name in _LISTS if getattr(options, name) is not None and name not in silences.CHOOSES]
+    if options.action == "silence" and more:
+        raise cli.UsageError(verb, found=f"--{more[0]}", expected="a policy or rules, and a tenant")
 
 
 def _list(client: Client, options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from saewatch.cli import rows
 from saewatch.cli.asking import address_argument, ask
 from saewatch.cli.output import whole
 from saewatch.cli.terminal import printable
+from saewatch.cli.values import length_ns
 from saewatch.client import Client, questions
 from saewatch.client.plain import time_text
 from saewatch.client.questions import GROUPS
@@ -42,7 +43,6 @@ _MOMENT = re.compile(r"(.*:\d\d)\.(\d{1,9})(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 LIMIT = 100
 BY = "feature"
 TABLE = "table"
-_UNITS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 24 * 3600 * 10**9, "ms": 10**6}
 _LISTS = (
     "feature",
     "category",
@@ -298,7 +298,7 @@ def _parquet(path: Path, fields: Sequence[Any]) -> Any:
 def _time(text: str) -> int:
     """A time, or an age, in nanoseconds since 1970."""
     with contextlib.suppress(argparse.ArgumentTypeError):
-        return max(0, time.time_ns() - _length(text))
+        return max(0, time.time_ns() - length_ns(text))
     match = _MOMENT.fullmatch(text)
     try:
         found = datetime.fromisoformat(f"{match[1]}{match[3] or ''}" if match else text).astimezone()
@@ -311,16 +311,8 @@ def _time(text: str) -> int:
     return time_ns
 
 
-def _length(text: str) -> int:
-    """A length of time in nanoseconds."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length such as 90s, 15m, 2h or 3d")
-    return round(float(match[1]) * _UNITS[match[2]])
-
-
 def _bucket(text: str) -> int:
-    found = _length(text)
+    found = length_ns(text)
     if not limits.BUCKET_NS_MIN <= found <= limits.BUCKET_NS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 100ms and 366d")
     return found

@@ -55,6 +55,7 @@ def _lines(status: status_pb2.GetStatusResponse) -> list[str]:
     )
     lines = [first, *(line for one in status.streams for line in (_stream_line(one), *_evidence_lines(one)))]
     lines += [line for one in status.policies for line in _policy_lines(one)]
+    lines += [_silences_line(status.active_silences)] if status.active_silences else []
     lines += [f"BLIND {one.scope} {one.reason} {one.subject}: {one.hint}" for one in status.blind]
     lines += [f"{name} {count}" for name, count in sorted(status.counters.items()) if count]
     return lines
@@ -88,6 +89,11 @@ def _policy_lines(policy: status_pb2.PolicyStatus) -> Iterator[str]:
         if one.state != status_pb2.RULE_STATE_ELSEWHERE:
             state = status_pb2.RuleState.Name(one.state).removeprefix("RULE_STATE_").lower()
             yield f"  {one.id}: {state}: {one.why}"
+
+
+def _silences_line(silences: int) -> str:
+    are = "1 silence is" if silences == 1 else f"{silences} silences are"
+    return f"SILENCED {are} in force, whose alerts nobody is told of: `saewatch alerts silences` lists them"
 
 
 def _books_text(books: common_pb2.StreamBooks) -> str:

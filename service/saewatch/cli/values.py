@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from saewatch.core.errors import UnreachableError
 from saewatch.core.manifest import BUNDLE_FILE
 
 Number = TypeVar("Number", int, float)
+_UNITS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 24 * 3600 * 10**9, "ms": 10**6}
 
 
 def above_zero(kind: Callable[[str], Number]) -> Callable[[str], Number]:
@@ -23,6 +25,25 @@ def from_zero(kind: Callable[[str], Number], most: float = math.inf) -> Callable
     """Reads a finite number from 0 on, up to ``most``."""
     says = "a number of 0 or more" if most == math.inf else f"a number between 0 and {most:g}"
     return _reader(kind, lambda found: 0 <= found <= most and found != math.inf, says)
+
+
+def length_ns(text: str) -> int:
+    """Reads a length of time."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length such as 90s, 15m, 2h or 3d")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def seconds(text: str) -> float:
+    """Reads a length of time above 0: a number of seconds, or with a unit."""
+    try:
+        return above_zero(float)(text)
+    except argparse.ArgumentTypeError:
+        found = length_ns(text) / 1e9
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return found
 
 
 def bundle(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import grpc
 
 from saewatch.client import asks, questions, stored
 from saewatch.client.aiowatches import AsyncAlertWatch, AsyncVerdicts, AsyncWatch
-from saewatch.client.alerts import AlertSession, WantedAlerts, acknowledgement, alert_filter
+from saewatch.client.alerts import AlertSession, WantedAlerts, acknowledgement, alert_filter, silence
 from saewatch.client.channel import ADDRESS, OPTIONS, TIMEOUT_S
 from saewatch.client.failures import told
 from saewatch.client.filters import Several, firing_filter
@@ -210,6 +210,24 @@ class AsyncClient:
     async def acknowledge_alert(self, name: str, verdict: str = "", reason: str = "") -> alert_pb2.Alert:
         """Says that an alert was right (``true_positive``), wrong (``false_positive``), or just seen; and why."""
         return await self._drive(asks.acknowledge(acknowledgement(name, verdict, reason)))
+
+    async def create_silence(
+        self, policy: str, rules: Several = None, *, duration_s: float, reason: str, tenant: str = ""
+    ) -> alert_pb2.Silence:
+        """Holds the alerts of these rules (none: all of the policy) and tenant (none: all) back for so long.
+
+        They are made and kept, and delivered to nobody; verdicts do not count them.
+        """
+        asked = silence(policy, rules, tenant=tenant, duration_s=duration_s, reason=reason)
+        return await self._drive(asks.create_silence(asked))
+
+    async def list_silences(self) -> alert_pb2.ListSilencesResponse:
+        """Those in force, policies' own among them; what ends first comes first."""
+        return await self._drive(asks.silences())
+
+    async def delete_silence(self, name: str) -> alert_pb2.Silence:
+        """Ends one before its time; gives it as it stood."""
+        return await self._drive(asks.delete_silence(name))
 
     def verdicts(self, *, give_up_after_s: float | None = None) -> AsyncVerdicts:
         """Verdicts on the requests that are followed, as `Client.verdicts` gives them."""

@@ -19,6 +19,9 @@ from saewatch.edge.pb import alert_pb2, alert_pb2_grpc, common_pb2
 VERDICTS = ("true_positive", "false_positive", "")
 """What a person may find; the empty one marks an alert as seen."""
 
+SILENCE_S_MAX = 7 * 24 * 3600
+"""As the sidecar has it: what is to stay quiet for longer belongs in its policy."""
+
 
 class WantedAlerts(TypedDict, total=False):
     """Which alerts. What is left out does not filter; all that is given must hold; of each text one, or several."""
@@ -82,6 +85,18 @@ def acknowledgement(name: str, verdict: str, reason: str) -> alert_pb2.Acknowled
         raise SaewatchError("verdict", found=repr(verdict), expected=f"one of {', '.join(filter(None, VERDICTS))}")
     number = alert_pb2.AlertVerdict.Value(f"ALERT_VERDICT_{verdict.upper() or 'UNSPECIFIED'}")
     return alert_pb2.AcknowledgeAlertRequest(id=name, verdict=number, reason=reason)
+
+
+def silence(
+    policy: str, rules: Several, *, tenant: str, duration_s: float, reason: str
+) -> alert_pb2.CreateSilenceRequest:
+    """What is to be held back. Raises `SaewatchError` for a duration that is none."""
+    asked = alert_pb2.CreateSilenceRequest(policy=policy, rules=listed(rules), tenant=tenant, reason=reason)
+    if not 0 < duration_s <= SILENCE_S_MAX:
+        expected = f"above 0 and at most {SILENCE_S_MAX} s, a week"
+        raise SaewatchError("duration", found=f"{duration_s:g} s", expected=expected)
+    asked.duration.FromNanoseconds(round(duration_s * 1e9))
+    return asked
 
 
 class AlertSession:

@@ -142,6 +142,27 @@ def acknowledge(request: alert_pb2.AcknowledgeAlertRequest) -> Plan[alert_pb2.Al
     return answer.alert
 
 
+def create_silence(request: alert_pb2.CreateSilenceRequest) -> Plan[alert_pb2.Silence]:
+    """Holds alerts back for a while."""
+    answer: alert_pb2.CreateSilenceResponse = yield Ask(alert_pb2_grpc.AlertServiceStub, "CreateSilence", request)
+    return answer.silence
+
+
+def silences() -> Plan[alert_pb2.ListSilencesResponse]:
+    """Those in force."""
+    answer: alert_pb2.ListSilencesResponse = yield Ask(
+        alert_pb2_grpc.AlertServiceStub, "ListSilences", alert_pb2.ListSilencesRequest()
+    )
+    return answer
+
+
+def delete_silence(name: str) -> Plan[alert_pb2.Silence]:
+    """Ends one."""
+    request = alert_pb2.DeleteSilenceRequest(id=name)
+    answer: alert_pb2.DeleteSilenceResponse = yield Ask(alert_pb2_grpc.AlertServiceStub, "DeleteSilence", request)
+    return answer.silence
+
+
 def self_test(engine: str, timeout_s: float) -> Plan[list[tap_pb2.SelfTest]]:
     """Whether the taps of running engines see."""
     answer: tap_pb2.RunSelfTestResponse = yield _of_engines(

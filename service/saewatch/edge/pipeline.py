@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from saewatch.core.records import Ack, Record, Result, StreamOpen
 from saewatch.edge.clock import Clock
 from saewatch.edge.commands import SELF_TEST, Asked, Commands, Examined
 from saewatch.edge.drifting import Drifting
-from saewatch.monitor.alert import Acknowledged, Alert, Coverage, Judged
+from saewatch.monitor.alert import Alert, Coverage
 from saewatch.monitor.alerts import Alerts, LimitsOf, uncalibrated
 from saewatch.monitor.canary import Canaries
 from saewatch.monitor.compared import Comparison
@@ -237,7 +237,7 @@ class Pipeline:
         with self._lock:
             talking = any(rule.subject == "conversation" for policy in self._alerts.policies for rule in policy.rules)
             known = self._still and self._canaries is None and self._drift.idle and not talking
-            return self._monitor.due_ns(self._clock()) if known else 0
+            return min(self._monitor.due_ns(self._clock()), self._alerts.silences.due_ns) if known else 0
 
     def _judged(self, events: Sequence[Event]) -> list[Event]:
         """The events with the alerts that follow from them, and verdicts as they are then."""
@@ -326,12 +326,12 @@ class Pipeline:
         with self._lock:
             return self._monitor.comparisons(self._clock())
 
-    def acknowledge_alert(self, name: str, given: Acknowledged) -> Alert:
-        """Somebody looked at an alert. Raises `RecordError` for one that is not known."""
+    def tell_alerts(self, tell: Callable[[Alerts, int], tuple[Told, Sequence[Event]]]) -> Told:
+        """What ``tell`` says to the alerts, or asks them, and when; the events that it gives go out."""
         with self._lock:
-            changed = self._alerts.acknowledge(name, given)
-        self._hand_on([changed])
-        return changed.alert
+            told, events = tell(self._alerts, self._clock())
+        self._hand_on(events)
+        return told
 
     def policies(self) -> tuple[Sequence[Policy], Sequence[tuple[Programme, StreamIdentity]]]:
         """Those of the configuration, and what each comes to on every dictionary that was met."""
@@ -343,11 +343,6 @@ class Pipeline:
         with self._lock:
             forgotten = self._alerts.counters["alerts_forgotten"]
             return {"unjudged_requests": self._alerts.unjudged, "alerts_forgotten": forgotten}
-
-    def remember(self, kept: Iterable[Alert], judged: Mapping[tuple[str, str, int], Judged]) -> None:
-        """Alerts of an earlier run, and what people said of them. Before the source begins."""
-        with self._lock:
-            self._alerts.remember(kept, judged, self._clock())
 
     def alert(self, name: str) -> Alert:
         """The alert of that id. Raises `RecordError` for one that is not known."""

@@ -23,6 +23,7 @@ from saewatch.monitor.policy.machine import ACTIVE, INACTIVE, PENDING, RESOLVED
 from saewatch.monitor.policy.resolve import LimitOf, Programme, Resolved, resolved_or_blind
 from saewatch.monitor.policy.rule import SUBJECTS, Policy, Rule
 from saewatch.monitor.rates import Rates
+from saewatch.monitor.silences import SilenceChanged, Silences
 from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable
 from saewatch.monitor.unjudged import NOT_JUDGED, unjudged_because
 
@@ -61,6 +62,7 @@ class Alerts:
         self._watched: OrderedDict[tuple[str, ...], tuple[_Watched, ...]] = OrderedDict()
         self._kept: OrderedDict[str, Alert] = OrderedDict()
         self._rates = Rates()
+        self.silences = Silences(policies)
         self._judged: dict[tuple[str, str, int], Judged] = {}
         self._blind: dict[tuple[str, str, str], str] = {}
 
@@ -105,14 +107,13 @@ class Alerts:
             for one in self._told(watched, judge.end(event.identity), now_ns)
         ]
 
-    def tick(self, now_ns: int) -> list[AlertChanged]:
-        """Time has passed: conversations end."""
-        return [
-            one
-            for watched in self._each()
-            for judge in watched.judges
-            for one in self._told(watched, judge.tick(now_ns), now_ns)
-        ]
+    def tick(self, now_ns: int) -> list[AlertChanged | SilenceChanged]:
+        """Time has passed: silences and conversations end."""
+        found: list[AlertChanged | SilenceChanged] = [*self.silences.tick(now_ns)]
+        for watched in self._each():
+            for judge in watched.judges:
+                found += self._told(watched, judge.tick(now_ns), now_ns)
+        return found
 
     def standing(self, event: Standing, now_ns: int) -> list[AlertChanged]:
         """What is blind, and what sees again."""
@@ -311,10 +312,8 @@ class Alerts:
     def _held_back(self, policy: Policy, rule: Resolved, identity: Identity, now_ns: int) -> str:
         if rule.shadow:
             return alerts.SHADOW
-        for silence in policy.silences:
-            named = not silence.rules or rule.rule.id in silence.rules
-            if named and silence.tenant in {"", identity.tenant} and now_ns < silence.until_ns:
-                return alerts.SILENCED
+        if self.silences.hold(policy.name, rule.rule.id, identity.tenant, now_ns):
+            return alerts.SILENCED
         return alerts.RATE if self._rates.over(policy.name, rule.rule, now_ns) else ""
 
     def _current(self, alert: Alert) -> Alert:

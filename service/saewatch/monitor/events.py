@@ -12,6 +12,7 @@ from saewatch.core.batch import I32, U8, U64, FiringBatch
 from saewatch.core.records import StreamBeat, TrafficClass
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.identity import Identity
+from saewatch.monitor.silences import SilenceChanged
 from saewatch.monitor.tables import StreamIdentity, WatchTable
 
 UNKNOWN = -1
@@ -138,4 +139,6 @@ class DriftState:
     overlaps: Mapping[str, float] = field(default_factory=dict)  # by weights: how much alike the panel is to itself
 
 
-Event = Observed | Unreadable | RequestEnded | Standing | EngineCost | AlertChanged | DriftState | Sampled
+Event = (
+    Observed | Unreadable | RequestEnded | Standing | EngineCost | AlertChanged | SilenceChanged | DriftState | Sampled
+)

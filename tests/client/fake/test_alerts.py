@@ -31,6 +31,16 @@ def test_alerts_are_listed_found_and_judged(saewatch_server: FakeServer, client:
         client.get_alert("nobody")
 
 
+def test_silences_are_listed_until_they_end(client: Client) -> None:
+    made = client.create_silence("trust", ["threat"], duration_s=60, reason="a release")
+    assert [one.id for one in client.list_silences().silences] == [made.id]
+    assert client.delete_silence(made.id) == made
+    with pytest.raises(SaewatchError, match="in force"):
+        client.delete_silence(made.id)
+    with pytest.raises(SaewatchError, match="reason"):
+        client.create_silence("trust", duration_s=60, reason=" ")
+
+
 def test_a_watch_gets_every_change_across_a_cut(saewatch_server: FakeServer, client: Client) -> None:
     name = saewatch_server.alerts.alert("threat")
     with client.watch_alerts() as watch:

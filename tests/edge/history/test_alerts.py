@@ -12,7 +12,9 @@ from saewatch.core import limits
 from saewatch.edge.history import alerts
 from saewatch.edge.history.file import open_to_write
 from saewatch.monitor.alert import Acknowledged, Alert, AlertChanged, Judged
+from saewatch.monitor.silences import SilenceChanged
 from tests.monitor.test_alerts import Watching, begun
+from tests.monitor.test_silences import given
 
 
 @pytest.fixture
@@ -83,4 +85,26 @@ def test_an_older_history_gets_the_tables(tmp_path: Path) -> None:
     with open_to_write(path) as before:
         before.execute("DROP TABLE alert")
         before.execute("DROP TABLE judged")
+        before.execute("DROP TABLE silence")
     assert alerts.read(open_to_write(path)) == alerts.Remembered()
+
+
+def test_silences_come_back_while_they_are_in_force(connection: sqlite3.Connection) -> None:
+    kept, over = given("a", tenant="acme"), given("b")
+    alerts.write_silences(connection, [SilenceChanged(silence=one) for one in (kept, over)])
+    alerts.write_silences(connection, [SilenceChanged(silence=over, over="ended", by="bob")])
+    assert alerts.read(connection).silences == (kept,)
+
+
+def test_a_silence_that_cannot_be_read_is_not_in_force(connection: sqlite3.Connection) -> None:
+    alerts.write_silences(connection, [SilenceChanged(silence=given("a"))])
+    connection.execute("INSERT INTO silence VALUES ('x', ?)", (b"\xff\xff\xff",))
+    assert [one.id for one in alerts.read(connection).silences] == ["a"]
+
+
+def test_what_is_kept_is_given_to_the_next_run() -> None:
+    stage = Watching()
+    kept = alerts.Remembered(silences=(given("a", until=stage.now + 1), given("b", until=stage.now)))
+    _, changes = kept.give(stage.alerts, stage.now)
+    assert [(one.silence.id, one.over) for one in changes] == [("a", ""), ("b", "expired")]
+    assert [one.id for one in stage.alerts.silences.all(stage.now)] == ["a"]

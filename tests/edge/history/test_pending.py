@@ -11,8 +11,10 @@ from saewatch.edge.history.pending import Pending
 from saewatch.edge.history.writer import Cause
 from saewatch.edge.pipeline import Dropped
 from saewatch.monitor.events import Observed
+from saewatch.monitor.silences import SilenceChanged
 from tests import fakes
 from tests.edge.history.kept import MS, T0, Kept, kept
+from tests.monitor.test_silences import given
 
 
 def taken(one: Kept) -> Pending:
@@ -114,3 +116,11 @@ def test_ends_that_nobody_takes_are_bounded(tmp_path: Path, monkeypatch: pytest.
             one.start(number)
             one.end(number)
         assert [event.identity.engine_id for event in taken(one).ended] == ["plain-3", "plain-4"]
+
+
+def test_silences_wait_in_bounds_and_a_policys_own_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ALERTS_STORED", 2)
+    pending = Pending()
+    for name, by in (("a", "ada"), ("own", ""), ("b", "ada"), ("a", "ada"), ("c", "ada")):
+        pending.add(SilenceChanged(silence=given(name, by=by)), now_ns=1)
+    assert ([*pending.silences], pending.lost_alerts) == (["a", "c"], 1)

@@ -34,6 +34,9 @@ METHODS = [
     ("alerts", "ListAlerts", alert_pb2.ListAlertsRequest()),
     ("alerts", "GetAlert", alert_pb2.GetAlertRequest(id="x")),
     ("alerts", "AcknowledgeAlert", alert_pb2.AcknowledgeAlertRequest(id="x")),
+    ("alerts", "CreateSilence", alert_pb2.CreateSilenceRequest(policy="x")),
+    ("alerts", "ListSilences", alert_pb2.ListSilencesRequest()),
+    ("alerts", "DeleteSilence", alert_pb2.DeleteSilenceRequest(id="x")),
     ("verdicts", "WatchVerdict", [verdict_pb2.WatchVerdictRequest(follow=["x"])]),
 ]
 WATCHES = ("WatchFirings", "WatchAlerts", "WatchVerdict")

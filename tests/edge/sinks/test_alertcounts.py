@@ -6,7 +6,9 @@ from typing import Any
 
 from saewatch.edge.sinks.alertcounts import AlertCounts
 from saewatch.monitor.alert import Acknowledged, AlertChanged
+from tests.monitor.stage import SECOND
 from tests.monitor.test_alerts import Watching, a_policy, begun
+from tests.monitor.test_silences import given
 
 
 def series(counts: AlertCounts) -> dict[str, float]:
@@ -33,7 +35,9 @@ def take(counts: AlertCounts, stage: Watching) -> None:
 
 def test_a_rule_has_its_series_before_its_first_alert() -> None:
     _, counts = counted()
-    assert series(counts) == {"alerts_total trust threat high active": 0, "alerts_active trust threat high": 0}
+    found = series(counts)
+    assert found.pop("silences_active trust") == 0
+    assert found == {"alerts_total trust threat high active": 0, "alerts_active trust threat high": 0}
 
 
 def test_states_are_counted_and_what_is_active_goes_with_its_end() -> None:
@@ -75,3 +79,16 @@ def test_a_cap_keeps_series_out_and_counts_them() -> None:
     _, counts = counted(*rules, cap=3)
     assert sum(one.dropped for one in counts.counters) == 2
     assert len([name for name in series(counts) if name.startswith("alerts_active")]) == 3
+
+
+def test_silences_count_while_they_are_in_force() -> None:
+    stage, counts = counted()
+    silences = stage.alerts.silences
+    for name in ("a", "b"):
+        counts.take(silences.give(given(name, until=stage.now + SECOND), stage.now))
+    counts.take(silences.give(given("c", until=stage.now + 2 * SECOND), stage.now))
+    counts.take(silences.end("a", "ada", stage.now))
+    assert series(counts)["silences_active trust"] == 2
+    for change in silences.tick(stage.now + SECOND):
+        counts.take(change)
+    assert series(counts)["silences_active trust"] == 1

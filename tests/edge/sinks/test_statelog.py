@@ -5,8 +5,11 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from saewatch.edge.sinks.statelog import StateLog
+from saewatch.monitor.silences import Silences
 from tests import fakes
 from tests.monitor.stage import Stage
+from tests.monitor.test_alerts import a_policy
+from tests.monitor.test_silences import NOW, given
 
 
 def test_each_change_once_and_no_data() -> None:
@@ -39,3 +42,22 @@ def test_each_change_once_and_no_data() -> None:
     text = str(lines)
     assert "client-7" not in text
     assert fakes.key(7) not in text
+
+
+def test_silences_with_who_gave_them_why_and_how_they_ended() -> None:
+    silences, log = Silences([a_policy()]), StateLog()
+    with capture_logs() as lines:
+        log.take([silences.give(given(tenant="acme"), NOW)])
+        silences.hold("trust", "threat", "acme", NOW)
+        log.take([silences.end("a", "bob", NOW)])
+    begun, over = lines
+    about = {
+        "id": "a",
+        "policy": "trust",
+        "rules": ["threat"],
+        "tenant": "acme",
+        "reason": "a release",
+        "principal": "ada",
+    }
+    assert begun.items() >= {"event": "silence in force", "until": "1970-01-01T00:17:40+00:00", **about}.items()
+    assert over.items() >= {"event": "silence over", "why": "ended", "by": "bob", "held_back": 1, **about}.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ class AlertBook:
     def __init__(self) -> None:
         self.changes: list[alert_pb2.Alert] = []
         self.verdicts: dict[str, verdict_pb2.Verdict] = {}
+        self.silences: dict[str, alert_pb2.Silence] = {}
+        """By id. They hold nothing back: a script says which alerts there are."""
         self.lock = threading.Lock()
 
     def alert(self, rule: str, *, state: str = "active", request: str = "r1", **fields: Any) -> str:
@@ -101,6 +104,38 @@ class Alerts:
         with self._book.lock:
             self._book.changes.append(made)
         return alert_pb2.AcknowledgeAlertResponse(alert=made)
+
+    def create_silence(
+        self, request: alert_pb2.CreateSilenceRequest, context: grpc.ServicerContext
+    ) -> alert_pb2.CreateSilenceResponse:
+        """It is listed until it is ended."""
+        if not request.reason.strip():
+            invalid("reason", found="nothing", expected="why nobody is to be told").abort(context)
+        made = alert_pb2.Silence(id=secrets.token_hex(8), policy=request.policy, rules=request.rules)
+        made.MergeFrom(alert_pb2.Silence(tenant=request.tenant, reason=request.reason, principal="fake"))
+        made.create_time.GetCurrentTime()
+        made.until_time.FromNanoseconds(made.create_time.ToNanoseconds() + request.duration.ToNanoseconds())
+        with self._book.lock:
+            self._book.silences[made.id] = made
+        return alert_pb2.CreateSilenceResponse(silence=made)
+
+    def list_silences(
+        self, _: alert_pb2.ListSilencesRequest, __: grpc.ServicerContext
+    ) -> alert_pb2.ListSilencesResponse:
+        """All of them."""
+        with self._book.lock:
+            return alert_pb2.ListSilencesResponse(silences=self._book.silences.values())
+
+    def delete_silence(
+        self, request: alert_pb2.DeleteSilenceRequest, context: grpc.ServicerContext
+    ) -> alert_pb2.DeleteSilenceResponse:
+        """Ends one."""
+        with self._book.lock:
+            ended = self._book.silences.pop(request.id, None)
+        if ended is None:
+            error = SaewatchError("id", found=repr(request.id), expected="the id of a silence that is in force")
+            Refusal(grpc.StatusCode.NOT_FOUND, error).abort(context)
+        return alert_pb2.DeleteSilenceResponse(silence=ended)
 
     def watch(self, request: alert_pb2.WatchAlertsRequest, context: grpc.ServicerContext) -> Iterator[Response]:
         """From the beginning, or from a token on."""

@@ -62,6 +62,9 @@ def handlers(state: State) -> Sequence[grpc.GenericRpcHandler]:
             "ListAlerts": _unary(alerts.list_alerts, alert_pb2.ListAlertsRequest),
             "GetAlert": _unary(alerts.get_alert, alert_pb2.GetAlertRequest),
             "AcknowledgeAlert": _unary(alerts.acknowledge, alert_pb2.AcknowledgeAlertRequest),
+            "CreateSilence": _unary(alerts.create_silence, alert_pb2.CreateSilenceRequest),
+            "ListSilences": _unary(alerts.list_silences, alert_pb2.ListSilencesRequest),
+            "DeleteSilence": _unary(alerts.delete_silence, alert_pb2.DeleteSilenceRequest),
         },
         "Verdict": {
             "WatchVerdict": grpc.stream_stream_rpc_method_handler(

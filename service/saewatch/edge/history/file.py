@@ -60,6 +60,7 @@ ADDED = (
     """CREATE TABLE IF NOT EXISTS judged (
         policy TEXT NOT NULL, rule TEXT NOT NULL, version INTEGER NOT NULL, right INTEGER NOT NULL,
         wrong INTEGER NOT NULL, changed_ns INTEGER NOT NULL, PRIMARY KEY (policy, rule, version)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS silence (id TEXT PRIMARY KEY, message BLOB NOT NULL) WITHOUT ROWID",
 )
 """Came later. Whoever knows only the others passes over them, so the version is the same."""
 FACTS = ("store", "next_block", "removed_until_ns", "longest_ns")
@@ -158,7 +159,7 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
         "watched",
         "loss",
         "fact",
-        *present.intersection(("alert", "judged")),
+        *present.intersection(("alert", "judged", "silence")),
     ):  # the small ones: a check of all takes minutes
         (said,) = connection.execute(f"PRAGMA quick_check({table})").fetchone()
         if said != "ok":

@@ -14,6 +14,7 @@ from saewatch.edge.history.writer import HOUR_NS, Cause, Loss
 from saewatch.edge.pipeline import Dropped, Item
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.events import Observed, RequestEnded, Unreadable
+from saewatch.monitor.silences import SilenceChanged
 from saewatch.monitor.tables import WatchTable
 
 BATCH_BYTES = 1024
@@ -71,6 +72,8 @@ class Pending:
         self.ended: deque[RequestEnded] = deque()
         self.alerts: dict[tuple[str, bool], AlertChanged] = {}
         """The last change of each alert, and its last acknowledgement."""
+        self.silences: dict[str, SilenceChanged] = {}
+        """The last change of each that somebody gave."""
         self.lost_alerts = 0
         self.lost_tokens = self.lost_firings = 0
         """What queue and disk did not take."""
@@ -89,6 +92,8 @@ class Pending:
                 self.ended.popleft()  # the store will take the request for open
         elif isinstance(item, AlertChanged):
             self._change(item)
+        elif isinstance(item, SilenceChanged):
+            self._silence(item)
         elif isinstance(item, Unreadable):
             self._lose(Cause.UNREADABLE, item.tokens, 0, self.seen_ns or now_ns)
         elif isinstance(item, Dropped):
@@ -101,6 +106,15 @@ class Pending:
         self.alerts[key] = item
         if len(self.alerts) > limits.ALERTS_STORED:
             del self.alerts[next(iter(self.alerts))]
+            self.lost_alerts += 1
+
+    def _silence(self, item: SilenceChanged) -> None:
+        if not item.silence.by:
+            return  # what stands in a policy is read with it
+        self.silences.pop(item.silence.id, None)
+        self.silences[item.silence.id] = item
+        if len(self.silences) > limits.ALERTS_STORED:
+            del self.silences[next(iter(self.silences))]
             self.lost_alerts += 1
 
     def close(self) -> None:

@@ -163,6 +163,10 @@ class HistorySink:
             with _tried_once(pending.alerts.clear):
                 pending.lost_alerts += alerts.write(store.connection, list(pending.alerts.values()))
             pending.alerts.clear()
+        if pending.silences:
+            with _tried_once(pending.silences.clear):
+                alerts.write_silences(store.connection, pending.silences.values())
+            pending.silences.clear()
         if pending.losses:
             with _tried_once(pending.losses.clear):
                 store.writer.lose(pending.losses.values())

@@ -22,7 +22,9 @@ from saewatch.edge.rpc.calls import Streaming, Unary
 from saewatch.edge.rpc.firing import ANSWER_BYTES, HEARTBEAT_S
 from saewatch.edge.rpc.refusals import Refusal, invalid, missing
 from saewatch.edge.rpc.ring import Cursor
-from saewatch.monitor.alert import Acknowledged, Alert
+from saewatch.edge.rpc.silences import SilenceCalls
+from saewatch.monitor.alert import Acknowledged, Alert, AlertChanged
+from saewatch.monitor.alerts import Alerts
 
 PAGE_SIZE = 50
 _TOKEN = re.compile(r"([0-9a-f]{1,16})\.([0-9a-f]{32})", re.ASCII)
@@ -49,6 +51,7 @@ class AlertService:
             "ListAlerts": Unary(alert_pb2.ListAlertsRequest, self.list_alerts),
             "GetAlert": Unary(alert_pb2.GetAlertRequest, self.get_alert),
             "AcknowledgeAlert": Unary(alert_pb2.AcknowledgeAlertRequest, self.acknowledge),
+            **SilenceCalls(self._pipeline).methods(),
         }
 
     def drain(self, reason: str) -> None:
@@ -98,8 +101,13 @@ class AlertService:
             expected = f"at most {limits.ACKNOWLEDGEMENT_BYTES} bytes"
             raise invalid("reason", found=f"{len(reason.encode())} bytes", expected=expected)
         given = Acknowledged(verdict=verdict, reason=reason, by=principal.name, time_ns=time.time_ns())
+
+        def judge(alerts: Alerts, _: int) -> tuple[Alert, Sequence[AlertChanged]]:
+            changed = alerts.acknowledge(request.id, given)
+            return changed.alert, [changed]
+
         try:
-            found = await asyncio.to_thread(self._pipeline.acknowledge_alert, request.id, given)
+            found = await asyncio.to_thread(self._pipeline.tell_alerts, judge)
         except RecordError as error:
             raise _unknown(request.id) from error
         return alert_pb2.AcknowledgeAlertResponse(alert=alerted.message(found))

@@ -56,6 +56,9 @@ class StatusService:
         """The state of things."""
         status = await asyncio.to_thread(self._pipeline.status)
         policies, programmes = await asyncio.to_thread(self._pipeline.policies)
+        silences = await asyncio.to_thread(
+            self._pipeline.tell_alerts, lambda alerts, now_ns: (len(alerts.silences.all(now_ns)), ())
+        )
         queues = [
             status_pb2.QueueStatus(name=one.name, bytes=one.bytes, dropped=one.dropped)
             for one in self._pipeline.queues()
@@ -79,6 +82,7 @@ class StatusService:
             subscribers=self._subscribers(),
             connections=status.links,
             policies=policystatus.messages_of(policies, programmes),
+            active_silences=silences,
         )
 
     async def compare_shadow(

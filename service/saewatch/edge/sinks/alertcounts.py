@@ -1,4 +1,4 @@
-"""Alerts as series: how many there were, how many are active, and what was held back.
+"""Alerts as series: how many there were, how many are active, what was held back, and what is silenced.
 
 A rule has its series from the start on, so that a rate is right from its first alert. Acknowledgements are no changes
 of state, and are not counted.
@@ -17,6 +17,7 @@ from saewatch.edge.sinks.series import PREFIX, Counter
 from saewatch.monitor.alert import AlertChanged
 from saewatch.monitor.policy.machine import ACTIVE
 from saewatch.monitor.policy.rule import Policy
+from saewatch.monitor.silences import SilenceChanged
 
 RULE = ("policy", "rule", "severity")
 
@@ -31,6 +32,9 @@ class AlertCounts:
         self._held_back = Counter(
             "alerts_held_back", "Alerts that became active and were not delivered, by why.", (*RULE, "why"), series
         )
+        self._policies = [policy.name for policy in policies]
+        self._silences: dict[str, str] = {}
+        """Those in force, and their policies."""
         self._active: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._rules = [(policy.name, rule.id, rule.severity) for policy in policies for rule in policy.rules]
         for rule in self._rules:
@@ -41,8 +45,11 @@ class AlertCounts:
         """Those with a cap on their series."""
         return self._alerts, self._held_back
 
-    def take(self, change: AlertChanged) -> None:
-        """An alert has changed."""
+    def take(self, change: AlertChanged | SilenceChanged) -> None:
+        """An alert has changed, or a silence."""
+        if isinstance(change, SilenceChanged):
+            self._silence(change)
+            return
         alert = change.alert
         if change.acknowledged:
             return
@@ -58,6 +65,11 @@ class AlertCounts:
             if len(self._active) > limits.ALERTS_KEPT:
                 self._active.popitem(last=False)
 
+    def _silence(self, change: SilenceChanged) -> None:
+        self._silences.pop(change.silence.id, None)
+        if not change.over:
+            self._silences[change.silence.id] = change.silence.policy
+
     def families(self) -> Iterable[Metric]:
         """As it stands."""
         yield self._alerts.family()
@@ -66,4 +78,10 @@ class AlertCounts:
         family = GaugeMetricFamily(f"{PREFIX}alerts_active", "Delivered alerts that are active.", labels=RULE)
         for rule in list(dict.fromkeys([*self._rules, *active]))[: self._series]:
             family.add_metric(rule, active[rule])
+        yield family
+        silences = Tally(self._silences.values())
+        says = "Silences in force, whose alerts are not delivered."
+        family = GaugeMetricFamily(f"{PREFIX}silences_active", says, labels=("policy",))
+        for policy in self._policies[: self._series]:
+            family.add_metric((policy,), silences[policy])
         yield family

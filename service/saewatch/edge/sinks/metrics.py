@@ -32,6 +32,7 @@ from saewatch.monitor.canary import CanaryState
 from saewatch.monitor.events import CLASSES, DriftState, EngineCost, Observed, Standing, Unreadable
 from saewatch.monitor.observe import COUNTED
 from saewatch.monitor.policy.rule import Policy
+from saewatch.monitor.silences import SilenceChanged
 from saewatch.monitor.tables import StreamIdentity, WatchTable
 
 COMMON = ("model_name", "engine")
@@ -113,7 +114,7 @@ class MetricsSink(Collector):
                     self._cost(item)
                 elif isinstance(item, Standing):
                     self._stand(item)
-                elif isinstance(item, AlertChanged):
+                elif isinstance(item, AlertChanged | SilenceChanged):
                     self._alerts.take(item)
                 elif isinstance(item, DriftState):
                     self._drift = item

@@ -1,13 +1,18 @@
-"""A sink that writes changes of state into the log: streams that open and end, and what becomes blind or sees again."""
+"""A sink that writes changes of state into the log.
+
+Streams that open and end, what becomes blind or sees again, and silences: who gave them, why, and how they ended.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 
 import structlog
 
 from saewatch.edge.pipeline import Item
 from saewatch.monitor.events import Standing, StreamState
+from saewatch.monitor.silences import SilenceChanged
 
 logger = structlog.get_logger(__name__)
 
@@ -16,6 +21,7 @@ class StateLog:
     """Compares each standing with the one before."""
 
     name = "log"
+    wants = (Standing, SilenceChanged)
 
     def __init__(self) -> None:
         self._open: dict[int, StreamState] = {}
@@ -27,6 +33,8 @@ class StateLog:
             if isinstance(item, Standing):
                 self._streams(item)
                 self._blindness(item)
+            elif isinstance(item, SilenceChanged):
+                _silence(item)
 
     def _streams(self, standing: Standing) -> None:
         now = {state.identity.number: state for state in standing.streams if not state.ended}
@@ -53,3 +61,14 @@ class StateLog:
         for reason, subject in self._blind - now.keys():
             logger.info("sees again", reason=reason, subject=subject)
         self._blind = set(now)
+
+
+def _silence(change: SilenceChanged) -> None:
+    one = change.silence
+    until = dt.datetime.fromtimestamp(one.what.until_ns / 1e9, tz=dt.UTC).isoformat(timespec="seconds")
+    about = {"id": one.id, "policy": one.policy, "rules": list(one.what.rules), "tenant": one.what.tenant}
+    log = logger.bind(**about, until=until, reason=one.what.reason, principal=one.by or "the policy")
+    if change.over:
+        log.info("silence over", why=change.over, by=change.by, held_back=one.held_back)
+    else:
+        log.warning("silence in force")

@@ -22,75 +22,90 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from saewatch.edge.pb.saewatch.v1 import common_pb2 as saewatch_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17saewatch/v1/alert.proto\x12\x0bsaewatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18saewatch/v1/common.proto\"\xb1\x07\n\x05\x41lert\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.saewatch.v1.AlertKind\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.saewatch.v1.AlertState\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12\x14\n\x0crule_version\x18\x06 \x01(\r\x12\r\n\x05title\x18\x07 \x01(\t\x12\'\n\x08severity\x18\x08 \x01(\x0e\x32\x15.saewatch.v1.Severity\x12(\n\x06\x61\x63tion\x18\t \x01(\x0e\x32\x18.saewatch.v1.AlertAction\x12\x0f\n\x07runbook\x18\n \x01(\t\x12(\n\theld_back\x18\x0b \x01(\x0e\x32\x15.saewatch.v1.HeldBack\x12\x0b\n\x03why\x18\x0c \x01(\t\x12\x0f\n\x07subject\x18\r \x01(\t\x12%\n\x07request\x18\x0e \x01(\x0b\x32\x14.saewatch.v1.Request\x12\x0e\n\x06\x65ngine\x18\x0f \x01(\t\x12\x12\n\nmodel_name\x18\x10 \x01(\t\x12\x12\n\nhook_point\x18\x11 \x01(\t\x12\x15\n\x08position\x18\x12 \x01(\rH\x00\x88\x01\x01\x12-\n\topen_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63hange_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65vidence\x18\x15 \x03(\x0b\x32\x1a.saewatch.v1.AlertEvidence\x12,\n\x08\x63overage\x18\x16 \x01(\x0b\x32\x1a.saewatch.v1.AlertCoverage\x12\x31\n\tprecision\x18\x17 \x01(\x0b\x32\x1e.saewatch.v1.MeasuredPrecision\x12\x16\n\x0eweights_digest\x18\x18 \x01(\t\x12\x18\n\x10\x63\x61talogue_digest\x18\x19 \x01(\t\x12\x15\n\rbundle_digest\x18\x1a \x01(\t\x12\x15\n\rpolicy_digest\x18\x1b \x01(\t\x12\x13\n\x0b\x61\x63tivations\x18\x1c \x01(\r\x12\x35\n\x0f\x61\x63knowledgement\x18\x1d \x01(\x0b\x32\x1c.saewatch.v1.Acknowledgement\x12\r\n\x05\x63laim\x18\x1e \x01(\t\x12\x32\n\x0b\x61ttribution\x18\x1f \x01(\x0b\x32\x1d.saewatch.v1.DriftAttributionB\x0b\n\t_position\"\xc8\x01\n\x10\x44riftAttribution\x12&\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x17.saewatch.v1.DriftCause\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\texercised\x18\x03 \x01(\x0e\x32\x16.saewatch.v1.Exercised\x12(\n\x05moved\x18\x04 \x03(\x0b\x32\x19.saewatch.v1.FeatureMoved\x12\'\n\x06slices\x18\x05 \x03(\x0b\x32\x17.saewatch.v1.SliceMoved\"o\n\x0c\x46\x65\x61tureMoved\x12\x12\n\nfeature_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x11\n\tstatistic\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\"g\n\nSliceMoved\x12\r\n\x05slice\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x0e\n\x06\x62\x65\x66ore\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\"\xf9\x01\n\rAlertEvidence\x12\x13\n\x0b\x66\x65\x61ture_ids\x18\x01 \x03(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x11\n\tstatistic\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x01\x12\r\n\x05limit\x18\x06 \x01(\x01\x12\x16\n\x0e\x66irst_position\x18\x07 \x01(\r\x12\x15\n\rlast_position\x18\x08 \x01(\r\x12\x1a\n\rpeak_position\x18\t \x01(\rH\x00\x88\x01\x01\x12&\n\x05\x62\x61sis\x18\n \x01(\x0b\x32\x17.saewatch.v1.LimitBasisB\x10\n\x0e_peak_position\"\x99\x01\n\nLimitBasis\x12\x1a\n\x12\x61ttestation_digest\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x03 \x01(\x01\x12\x0c\n\x04\x64\x61te\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\r\n\x05stale\x18\x06 \x01(\t\x12\r\n\x05renew\x18\x07 \x01(\t\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\"a\n\rAlertCoverage\x12\x13\n\x0btokens_seen\x18\x01 \x01(\x04\x12)\n\x06missed\x18\x02 \x03(\x0b\x32\x19.saewatch.v1.MissedTokens\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\x85\x01\n\x11MeasuredPrecision\x12\x16\n\x0etrue_positives\x18\x01 \x01(\x04\x12\x17\n\x0f\x66\x61lse_positives\x18\x02 \x01(\x04\x12\x16\n\tprecision\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0b\n\x03low\x18\x04 \x01(\x01\x12\x0c\n\x04high\x18\x05 \x01(\x01\x42\x0c\n\n_precision\"\x8a\x01\n\x0f\x41\x63knowledgement\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.saewatch.v1.AlertVerdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe7\x01\n\x0b\x41lertFilter\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\r\n\x05rules\x18\x02 \x03(\t\x12)\n\nseverities\x18\x03 \x03(\x0e\x32\x15.saewatch.v1.Severity\x12%\n\x05kinds\x18\x04 \x03(\x0e\x32\x16.saewatch.v1.AlertKind\x12\'\n\x06states\x18\x05 \x03(\x0e\x32\x17.saewatch.v1.AlertState\x12\x0f\n\x07tenants\x18\x06 \x03(\t\x12\x13\n\x0brequest_ids\x18\x07 \x03(\t\x12\x16\n\x0ewith_held_back\x18\x08 \x01(\x08\"T\n\x12WatchAlertsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.saewatch.v1.AlertFilter\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\xe2\x01\n\x13WatchAlertsResponse\x12#\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x12.saewatch.v1.AlertH\x00\x12+\n\x06missed\x18\x02 \x01(\x0b\x32\x19.saewatch.v1.AlertsMissedH\x00\x12\x30\n\theartbeat\x18\x03 \x01(\x0b\x32\x1b.saewatch.v1.AlertHeartbeatH\x00\x12(\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x17.saewatch.v1.AlertDrainH\x00\x12\x14\n\x0cresume_token\x18\x0f \x01(\tB\x07\n\x05\x65vent\"P\n\x0c\x41lertsMissed\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.saewatch.v1.AlertsMissedReason\x12\x0f\n\x07\x63hanges\x18\x02 \x01(\x04\"A\n\x0e\x41lertHeartbeat\x12/\n\x0bserver_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1c\n\nAlertDrain\x12\x0e\n\x06reason\x18\x01 \x01(\t\"d\n\x11ListAlertsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.saewatch.v1.AlertFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListAlertsResponse\x12\"\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x12.saewatch.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0fGetAlertRequest\x12\n\n\x02id\x18\x01 \x01(\t\"5\n\x10GetAlertResponse\x12!\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x12.saewatch.v1.Alert\"a\n\x17\x41\x63knowledgeAlertRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x07verdict\x18\x02 \x01(\x0e\x32\x19.saewatch.v1.AlertVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\"=\n\x18\x41\x63knowledgeAlertResponse\x12!\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x12.saewatch.v1.Alert*i\n\tAlertKind\x12\x1a\n\x16\x41LERT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41LERT_KIND_FIRED\x10\x01\x12\x14\n\x10\x41LERT_KIND_BLIND\x10\x02\x12\x14\n\x10\x41LERT_KIND_DRIFT\x10\x03*\xcf\x01\n\nDriftCause\x12\x1b\n\x17\x44RIFT_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44RIFT_CAUSE_TRAFFIC\x10\x01\x12\x15\n\x11\x44RIFT_CAUSE_MODEL\x10\x02\x12!\n\x1d\x44RIFT_CAUSE_MODEL_AND_TRAFFIC\x10\x03\x12\x1a\n\x16\x44RIFT_CAUSE_DICTIONARY\x10\x04\x12\x18\n\x14\x44RIFT_CAUSE_NUMERICS\x10\x05\x12\x1b\n\x17\x44RIFT_CAUSE_CANNOT_TELL\x10\x06*T\n\tExercised\x12\x19\n\x15\x45XERCISED_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XERCISED_DIRECT\x10\x01\x12\x16\n\x12\x45XERCISED_INDIRECT\x10\x02*\x8e\x01\n\nAlertState\x12\x1b\n\x17\x41LERT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41LERT_STATE_PENDING\x10\x01\x12\x16\n\x12\x41LERT_STATE_ACTIVE\x10\x02\x12\x18\n\x14\x41LERT_STATE_RESOLVED\x10\x03\x12\x18\n\x14\x41LERT_STATE_INACTIVE\x10\x04*g\n\x08HeldBack\x12\x19\n\x15HELD_BACK_UNSPECIFIED\x10\x00\x12\x14\n\x10HELD_BACK_SHADOW\x10\x01\x12\x16\n\x12HELD_BACK_SILENCED\x10\x02\x12\x12\n\x0eHELD_BACK_RATE\x10\x03*t\n\x0b\x41lertAction\x12\x1c\n\x18\x41LERT_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41LERT_ACTION_FLAG\x10\x01\x12\x17\n\x13\x41LERT_ACTION_NOTIFY\x10\x02\x12\x17\n\x13\x41LERT_ACTION_RECORD\x10\x03*p\n\x0c\x41lertVerdict\x12\x1d\n\x19\x41LERT_VERDICT_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x41LERT_VERDICT_TRUE_POSITIVE\x10\x01\x12 \n\x1c\x41LERT_VERDICT_FALSE_POSITIVE\x10\x02*\xcb\x01\n\x12\x41lertsMissedReason\x12$\n ALERTS_MISSED_REASON_UNSPECIFIED\x10\x00\x12&\n\"ALERTS_MISSED_REASON_SLOW_CONSUMER\x10\x01\x12 \n\x1c\x41LERTS_MISSED_REASON_EXPIRED\x10\x02\x12\"\n\x1e\x41LERTS_MISSED_REASON_RESTARTED\x10\x03\x12!\n\x1d\x41LERTS_MISSED_REASON_OVERLOAD\x10\x04\x32\xdb\x02\n\x0c\x41lertService\x12R\n\x0bWatchAlerts\x12\x1f.saewatch.v1.WatchAlertsRequest\x1a .saewatch.v1.WatchAlertsResponse0\x01\x12M\n\nListAlerts\x12\x1e.saewatch.v1.ListAlertsRequest\x1a\x1f.saewatch.v1.ListAlertsResponse\x12G\n\x08GetAlert\x12\x1c.saewatch.v1.GetAlertRequest\x1a\x1d.saewatch.v1.GetAlertResponse\x12_\n\x10\x41\x63knowledgeAlert\x12$.saewatch.v1.AcknowledgeAlertRequest\x1a%.saewatch.v1.AcknowledgeAlertResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17saewatch/v1/alert.proto\x12\x0bsaewatch.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18saewatch/v1/common.proto\"\xb1\x07\n\x05\x41lert\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.saewatch.v1.AlertKind\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.saewatch.v1.AlertState\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12\x14\n\x0crule_version\x18\x06 \x01(\r\x12\r\n\x05title\x18\x07 \x01(\t\x12\'\n\x08severity\x18\x08 \x01(\x0e\x32\x15.saewatch.v1.Severity\x12(\n\x06\x61\x63tion\x18\t \x01(\x0e\x32\x18.saewatch.v1.AlertAction\x12\x0f\n\x07runbook\x18\n \x01(\t\x12(\n\theld_back\x18\x0b \x01(\x0e\x32\x15.saewatch.v1.HeldBack\x12\x0b\n\x03why\x18\x0c \x01(\t\x12\x0f\n\x07subject\x18\r \x01(\t\x12%\n\x07request\x18\x0e \x01(\x0b\x32\x14.saewatch.v1.Request\x12\x0e\n\x06\x65ngine\x18\x0f \x01(\t\x12\x12\n\nmodel_name\x18\x10 \x01(\t\x12\x12\n\nhook_point\x18\x11 \x01(\t\x12\x15\n\x08position\x18\x12 \x01(\rH\x00\x88\x01\x01\x12-\n\topen_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63hange_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65vidence\x18\x15 \x03(\x0b\x32\x1a.saewatch.v1.AlertEvidence\x12,\n\x08\x63overage\x18\x16 \x01(\x0b\x32\x1a.saewatch.v1.AlertCoverage\x12\x31\n\tprecision\x18\x17 \x01(\x0b\x32\x1e.saewatch.v1.MeasuredPrecision\x12\x16\n\x0eweights_digest\x18\x18 \x01(\t\x12\x18\n\x10\x63\x61talogue_digest\x18\x19 \x01(\t\x12\x15\n\rbundle_digest\x18\x1a \x01(\t\x12\x15\n\rpolicy_digest\x18\x1b \x01(\t\x12\x13\n\x0b\x61\x63tivations\x18\x1c \x01(\r\x12\x35\n\x0f\x61\x63knowledgement\x18\x1d \x01(\x0b\x32\x1c.saewatch.v1.Acknowledgement\x12\r\n\x05\x63laim\x18\x1e \x01(\t\x12\x32\n\x0b\x61ttribution\x18\x1f \x01(\x0b\x32\x1d.saewatch.v1.DriftAttributionB\x0b\n\t_position\"\xc8\x01\n\x10\x44riftAttribution\x12&\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x17.saewatch.v1.DriftCause\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\texercised\x18\x03 \x01(\x0e\x32\x16.saewatch.v1.Exercised\x12(\n\x05moved\x18\x04 \x03(\x0b\x32\x19.saewatch.v1.FeatureMoved\x12\'\n\x06slices\x18\x05 \x03(\x0b\x32\x17.saewatch.v1.SliceMoved\"o\n\x0c\x46\x65\x61tureMoved\x12\x12\n\nfeature_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x11\n\tstatistic\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\"g\n\nSliceMoved\x12\r\n\x05slice\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x0e\n\x06\x62\x65\x66ore\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\"\xf9\x01\n\rAlertEvidence\x12\x13\n\x0b\x66\x65\x61ture_ids\x18\x01 \x03(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x11\n\tstatistic\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\x01\x12\r\n\x05limit\x18\x06 \x01(\x01\x12\x16\n\x0e\x66irst_position\x18\x07 \x01(\r\x12\x15\n\rlast_position\x18\x08 \x01(\r\x12\x1a\n\rpeak_position\x18\t \x01(\rH\x00\x88\x01\x01\x12&\n\x05\x62\x61sis\x18\n \x01(\x0b\x32\x17.saewatch.v1.LimitBasisB\x10\n\x0e_peak_position\"\x99\x01\n\nLimitBasis\x12\x1a\n\x12\x61ttestation_digest\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x03 \x01(\x01\x12\x0c\n\x04\x64\x61te\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\r\n\x05stale\x18\x06 \x01(\t\x12\r\n\x05renew\x18\x07 \x01(\t\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\"a\n\rAlertCoverage\x12\x13\n\x0btokens_seen\x18\x01 \x01(\x04\x12)\n\x06missed\x18\x02 \x03(\x0b\x32\x19.saewatch.v1.MissedTokens\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\x85\x01\n\x11MeasuredPrecision\x12\x16\n\x0etrue_positives\x18\x01 \x01(\x04\x12\x17\n\x0f\x66\x61lse_positives\x18\x02 \x01(\x04\x12\x16\n\tprecision\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0b\n\x03low\x18\x04 \x01(\x01\x12\x0c\n\x04high\x18\x05 \x01(\x01\x42\x0c\n\n_precision\"\x8a\x01\n\x0f\x41\x63knowledgement\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.saewatch.v1.AlertVerdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe7\x01\n\x0b\x41lertFilter\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\r\n\x05rules\x18\x02 \x03(\t\x12)\n\nseverities\x18\x03 \x03(\x0e\x32\x15.saewatch.v1.Severity\x12%\n\x05kinds\x18\x04 \x03(\x0e\x32\x16.saewatch.v1.AlertKind\x12\'\n\x06states\x18\x05 \x03(\x0e\x32\x17.saewatch.v1.AlertState\x12\x0f\n\x07tenants\x18\x06 \x03(\t\x12\x13\n\x0brequest_ids\x18\x07 \x03(\t\x12\x16\n\x0ewith_held_back\x18\x08 \x01(\x08\"T\n\x12WatchAlertsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.saewatch.v1.AlertFilter\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\xe2\x01\n\x13WatchAlertsResponse\x12#\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x12.saewatch.v1.AlertH\x00\x12+\n\x06missed\x18\x02 \x01(\x0b\x32\x19.saewatch.v1.AlertsMissedH\x00\x12\x30\n\theartbeat\x18\x03 \x01(\x0b\x32\x1b.saewatch.v1.AlertHeartbeatH\x00\x12(\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x17.saewatch.v1.AlertDrainH\x00\x12\x14\n\x0cresume_token\x18\x0f \x01(\tB\x07\n\x05\x65vent\"P\n\x0c\x41lertsMissed\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.saewatch.v1.AlertsMissedReason\x12\x0f\n\x07\x63hanges\x18\x02 \x01(\x04\"A\n\x0e\x41lertHeartbeat\x12/\n\x0bserver_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1c\n\nAlertDrain\x12\x0e\n\x06reason\x18\x01 \x01(\t\"d\n\x11ListAlertsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.saewatch.v1.AlertFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListAlertsResponse\x12\"\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x12.saewatch.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0fGetAlertRequest\x12\n\n\x02id\x18\x01 \x01(\t\"5\n\x10GetAlertResponse\x12!\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x12.saewatch.v1.Alert\"a\n\x17\x41\x63knowledgeAlertRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x07verdict\x18\x02 \x01(\x0e\x32\x19.saewatch.v1.AlertVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\"=\n\x18\x41\x63knowledgeAlertResponse\x12!\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x12.saewatch.v1.Alert\"\xdb\x01\n\x07Silence\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\r\n\x05rules\x18\x03 \x03(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12.\n\nuntil_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x11\n\tprincipal\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\theld_back\x18\t \x01(\x04\"\x82\x01\n\x14\x43reateSilenceRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05rules\x18\x02 \x03(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x05 \x01(\t\">\n\x15\x43reateSilenceResponse\x12%\n\x07silence\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Silence\"\x15\n\x13ListSilencesRequest\"R\n\x14ListSilencesResponse\x12&\n\x08silences\x18\x01 \x03(\x0b\x32\x14.saewatch.v1.Silence\x12\x12\n\nnot_listed\x18\x02 \x01(\r\"\"\n\x14\x44\x65leteSilenceRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x15\x44\x65leteSilenceResponse\x12%\n\x07silence\x18\x01 \x01(\x0b\x32\x14.saewatch.v1.Silence*i\n\tAlertKind\x12\x1a\n\x16\x41LERT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41LERT_KIND_FIRED\x10\x01\x12\x14\n\x10\x41LERT_KIND_BLIND\x10\x02\x12\x14\n\x10\x41LERT_KIND_DRIFT\x10\x03*\xcf\x01\n\nDriftCause\x12\x1b\n\x17\x44RIFT_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44RIFT_CAUSE_TRAFFIC\x10\x01\x12\x15\n\x11\x44RIFT_CAUSE_MODEL\x10\x02\x12!\n\x1d\x44RIFT_CAUSE_MODEL_AND_TRAFFIC\x10\x03\x12\x1a\n\x16\x44RIFT_CAUSE_DICTIONARY\x10\x04\x12\x18\n\x14\x44RIFT_CAUSE_NUMERICS\x10\x05\x12\x1b\n\x17\x44RIFT_CAUSE_CANNOT_TELL\x10\x06*T\n\tExercised\x12\x19\n\x15\x45XERCISED_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XERCISED_DIRECT\x10\x01\x12\x16\n\x12\x45XERCISED_INDIRECT\x10\x02*\x8e\x01\n\nAlertState\x12\x1b\n\x17\x41LERT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41LERT_STATE_PENDING\x10\x01\x12\x16\n\x12\x41LERT_STATE_ACTIVE\x10\x02\x12\x18\n\x14\x41LERT_STATE_RESOLVED\x10\x03\x12\x18\n\x14\x41LERT_STATE_INACTIVE\x10\x04*g\n\x08HeldBack\x12\x19\n\x15HELD_BACK_UNSPECIFIED\x10\x00\x12\x14\n\x10HELD_BACK_SHADOW\x10\x01\x12\x16\n\x12HELD_BACK_SILENCED\x10\x02\x12\x12\n\x0eHELD_BACK_RATE\x10\x03*t\n\x0b\x41lertAction\x12\x1c\n\x18\x41LERT_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41LERT_ACTION_FLAG\x10\x01\x12\x17\n\x13\x41LERT_ACTION_NOTIFY\x10\x02\x12\x17\n\x13\x41LERT_ACTION_RECORD\x10\x03*p\n\x0c\x41lertVerdict\x12\x1d\n\x19\x41LERT_VERDICT_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x41LERT_VERDICT_TRUE_POSITIVE\x10\x01\x12 \n\x1c\x41LERT_VERDICT_FALSE_POSITIVE\x10\x02*\xcb\x01\n\x12\x41lertsMissedReason\x12$\n ALERTS_MISSED_REASON_UNSPECIFIED\x10\x00\x12&\n\"ALERTS_MISSED_REASON_SLOW_CONSUMER\x10\x01\x12 \n\x1c\x41LERTS_MISSED_REASON_EXPIRED\x10\x02\x12\"\n\x1e\x41LERTS_MISSED_REASON_RESTARTED\x10\x03\x12!\n\x1d\x41LERTS_MISSED_REASON_OVERLOAD\x10\x04\x32\xe0\x04\n\x0c\x41lertService\x12R\n\x0bWatchAlerts\x12\x1f.saewatch.v1.WatchAlertsRequest\x1a .saewatch.v1.WatchAlertsResponse0\x01\x12M\n\nListAlerts\x12\x1e.saewatch.v1.ListAlertsRequest\x1a\x1f.saewatch.v1.ListAlertsResponse\x12G\n\x08GetAlert\x12\x1c.saewatch.v1.GetAlertRequest\x1a\x1d.saewatch.v1.GetAlertResponse\x12_\n\x10\x41\x63knowledgeAlert\x12$.saewatch.v1.AcknowledgeAlertRequest\x1a%.saewatch.v1.AcknowledgeAlertResponse\x12V\n\rCreateSilence\x12!.saewatch.v1.CreateSilenceRequest\x1a\".saewatch.v1.CreateSilenceResponse\x12S\n\x0cListSilences\x12 .saewatch.v1.ListSilencesRequest\x1a!.saewatch.v1.ListSilencesResponse\x12V\n\rDeleteSilence\x12!.saewatch.v1.DeleteSilenceRequest\x1a\".saewatch.v1.DeleteSilenceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'saewatch.edge.pb.saewatch.v1.alert_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALERTKIND']._serialized_start=3413
-  _globals['_ALERTKIND']._serialized_end=3518
-  _globals['_DRIFTCAUSE']._serialized_start=3521
-  _globals['_DRIFTCAUSE']._serialized_end=3728
-  _globals['_EXERCISED']._serialized_start=3730
-  _globals['_EXERCISED']._serialized_end=3814
-  _globals['_ALERTSTATE']._serialized_start=3817
-  _globals['_ALERTSTATE']._serialized_end=3959
-  _globals['_HELDBACK']._serialized_start=3961
-  _globals['_HELDBACK']._serialized_end=4064
-  _globals['_ALERTACTION']._serialized_start=4066
-  _globals['_ALERTACTION']._serialized_end=4182
-  _globals['_ALERTVERDICT']._serialized_start=4184
-  _globals['_ALERTVERDICT']._serialized_end=4296
-  _globals['_ALERTSMISSEDREASON']._serialized_start=4299
-  _globals['_ALERTSMISSEDREASON']._serialized_end=4502
-  _globals['_ALERT']._serialized_start=100
-  _globals['_ALERT']._serialized_end=1045
-  _globals['_DRIFTATTRIBUTION']._serialized_start=1048
-  _globals['_DRIFTATTRIBUTION']._serialized_end=1248
-  _globals['_FEATUREMOVED']._serialized_start=1250
-  _globals['_FEATUREMOVED']._serialized_end=1361
-  _globals['_SLICEMOVED']._serialized_start=1363
-  _globals['_SLICEMOVED']._serialized_end=1466
-  _globals['_ALERTEVIDENCE']._serialized_start=1469
-  _globals['_ALERTEVIDENCE']._serialized_end=1718
-  _globals['_LIMITBASIS']._serialized_start=1721
-  _globals['_LIMITBASIS']._serialized_end=1874
-  _globals['_ALERTCOVERAGE']._serialized_start=1876
-  _globals['_ALERTCOVERAGE']._serialized_end=1973
-  _globals['_MEASUREDPRECISION']._serialized_start=1976
-  _globals['_MEASUREDPRECISION']._serialized_end=2109
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=2112
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=2250
-  _globals['_ALERTFILTER']._serialized_start=2253
-  _globals['_ALERTFILTER']._serialized_end=2484
-  _globals['_WATCHALERTSREQUEST']._serialized_start=2486
-  _globals['_WATCHALERTSREQUEST']._serialized_end=2570
-  _globals['_WATCHALERTSRESPONSE']._serialized_start=2573
-  _globals['_WATCHALERTSRESPONSE']._serialized_end=2799
-  _globals['_ALERTSMISSED']._serialized_start=2801
-  _globals['_ALERTSMISSED']._serialized_end=2881
-  _globals['_ALERTHEARTBEAT']._serialized_start=2883
-  _globals['_ALERTHEARTBEAT']._serialized_end=2948
-  _globals['_ALERTDRAIN']._serialized_start=2950
-  _globals['_ALERTDRAIN']._serialized_end=2978
-  _globals['_LISTALERTSREQUEST']._serialized_start=2980
-  _globals['_LISTALERTSREQUEST']._serialized_end=3080
-  _globals['_LISTALERTSRESPONSE']._serialized_start=3082
-  _globals['_LISTALERTSRESPONSE']._serialized_end=3163
-  _globals['_GETALERTREQUEST']._serialized_start=3165
-  _globals['_GETALERTREQUEST']._serialized_end=3194
-  _globals['_GETALERTRESPONSE']._serialized_start=3196
-  _globals['_GETALERTRESPONSE']._serialized_end=3249
-  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_start=3251
-  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_end=3348
-  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_start=3350
-  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_end=3411
-  _globals['_ALERTSERVICE']._serialized_start=4505
-  _globals['_ALERTSERVICE']._serialized_end=4852
+  _globals['_ALERTKIND']._serialized_start=4071
+  _globals['_ALERTKIND']._serialized_end=4176
+  _globals['_DRIFTCAUSE']._serialized_start=4179
+  _globals['_DRIFTCAUSE']._serialized_end=4386
+  _globals['_EXERCISED']._serialized_start=4388
+  _globals['_EXERCISED']._serialized_end=4472
+  _globals['_ALERTSTATE']._serialized_start=4475
+  _globals['_ALERTSTATE']._serialized_end=4617
+  _globals['_HELDBACK']._serialized_start=4619
+  _globals['_HELDBACK']._serialized_end=4722
+  _globals['_ALERTACTION']._serialized_start=4724
+  _globals['_ALERTACTION']._serialized_end=4840
+  _globals['_ALERTVERDICT']._serialized_start=4842
+  _globals['_ALERTVERDICT']._serialized_end=4954
+  _globals['_ALERTSMISSEDREASON']._serialized_start=4957
+  _globals['_ALERTSMISSEDREASON']._serialized_end=5160
+  _globals['_ALERT']._serialized_start=132
+  _globals['_ALERT']._serialized_end=1077
+  _globals['_DRIFTATTRIBUTION']._serialized_start=1080
+  _globals['_DRIFTATTRIBUTION']._serialized_end=1280
+  _globals['_FEATUREMOVED']._serialized_start=1282
+  _globals['_FEATUREMOVED']._serialized_end=1393
+  _globals['_SLICEMOVED']._serialized_start=1395
+  _globals['_SLICEMOVED']._serialized_end=1498
+  _globals['_ALERTEVIDENCE']._serialized_start=1501
+  _globals['_ALERTEVIDENCE']._serialized_end=1750
+  _globals['_LIMITBASIS']._serialized_start=1753
+  _globals['_LIMITBASIS']._serialized_end=1906
+  _globals['_ALERTCOVERAGE']._serialized_start=1908
+  _globals['_ALERTCOVERAGE']._serialized_end=2005
+  _globals['_MEASUREDPRECISION']._serialized_start=2008
+  _globals['_MEASUREDPRECISION']._serialized_end=2141
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=2144
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=2282
+  _globals['_ALERTFILTER']._serialized_start=2285
+  _globals['_ALERTFILTER']._serialized_end=2516
+  _globals['_WATCHALERTSREQUEST']._serialized_start=2518
+  _globals['_WATCHALERTSREQUEST']._serialized_end=2602
+  _globals['_WATCHALERTSRESPONSE']._serialized_start=2605
+  _globals['_WATCHALERTSRESPONSE']._serialized_end=2831
+  _globals['_ALERTSMISSED']._serialized_start=2833
+  _globals['_ALERTSMISSED']._serialized_end=2913
+  _globals['_ALERTHEARTBEAT']._serialized_start=2915
+  _globals['_ALERTHEARTBEAT']._serialized_end=2980
+  _globals['_ALERTDRAIN']._serialized_start=2982
+  _globals['_ALERTDRAIN']._serialized_end=3010
+  _globals['_LISTALERTSREQUEST']._serialized_start=3012
+  _globals['_LISTALERTSREQUEST']._serialized_end=3112
+  _globals['_LISTALERTSRESPONSE']._serialized_start=3114
+  _globals['_LISTALERTSRESPONSE']._serialized_end=3195
+  _globals['_GETALERTREQUEST']._serialized_start=3197
+  _globals['_GETALERTREQUEST']._serialized_end=3226
+  _globals['_GETALERTRESPONSE']._serialized_start=3228
+  _globals['_GETALERTRESPONSE']._serialized_end=3281
+  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_start=3283
+  _globals['_ACKNOWLEDGEALERTREQUEST']._serialized_end=3380
+  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_start=3382
+  _globals['_ACKNOWLEDGEALERTRESPONSE']._serialized_end=3443
+  _globals['_SILENCE']._serialized_start=3446
+  _globals['_SILENCE']._serialized_end=3665
+  _globals['_CREATESILENCEREQUEST']._serialized_start=3668
+  _globals['_CREATESILENCEREQUEST']._serialized_end=3798
+  _globals['_CREATESILENCERESPONSE']._serialized_start=3800
+  _globals['_CREATESILENCERESPONSE']._serialized_end=3862
+  _globals['_LISTSILENCESREQUEST']._serialized_start=3864
+  _globals['_LISTSILENCESREQUEST']._serialized_end=3885
+  _globals['_LISTSILENCESRESPONSE']._serialized_start=3887
+  _globals['_LISTSILENCESRESPONSE']._serialized_end=3969
+  _globals['_DELETESILENCEREQUEST']._serialized_start=3971
+  _globals['_DELETESILENCEREQUEST']._serialized_end=4005
+  _globals['_DELETESILENCERESPONSE']._serialized_start=4007
+  _globals['_DELETESILENCERESPONSE']._serialized_end=4069
+  _globals['_ALERTSERVICE']._serialized_start=5163
+  _globals['_ALERTSERVICE']._serialized_end=5771
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ What rules say of requests, conversations and streams, and what people say of th
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
@@ -1060,3 +1061,195 @@ class AcknowledgeAlertResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["alert", b"alert"]) -> None: ...
 
 Global___AcknowledgeAlertResponse: typing_extensions.TypeAlias = AcknowledgeAlertResponse
+
+@typing.final
+class Silence(google.protobuf.message.Message):
+    """Alerts of a policy are held back for a while."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    POLICY_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    UNTIL_TIME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    HELD_BACK_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """16 hexadecimal digits; of one that stands in a policy its name and number, such as trust#0."""
+    policy: builtins.str
+    """The policy."""
+    tenant: builtins.str
+    """Alerts of this tenant only; empty: of all."""
+    reason: builtins.str
+    """Why, in their words."""
+    principal: builtins.str
+    """Who: the principal that called; empty: it stands in the policy."""
+    held_back: builtins.int
+    """Alerts that it covered since the sidecar started. One that two silences cover counts in both."""
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of its rules; none: all of them."""
+
+    @property
+    def until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """It holds nothing back from this instant on."""
+
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When; absent where it stands in the policy."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        policy: builtins.str = ...,
+        rules: collections.abc.Iterable[builtins.str] | None = ...,
+        tenant: builtins.str = ...,
+        until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        reason: builtins.str = ...,
+        principal: builtins.str = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        held_back: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "until_time", b"until_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "held_back", b"held_back", "id", b"id", "policy", b"policy", "principal", b"principal", "reason", b"reason", "rules", b"rules", "tenant", b"tenant", "until_time", b"until_time"]) -> None: ...
+
+Global___Silence: typing_extensions.TypeAlias = Silence
+
+@typing.final
+class CreateSilenceRequest(google.protobuf.message.Message):
+    """Asks for peace."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    DURATION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """The policy."""
+    tenant: builtins.str
+    """Alerts of this tenant only; empty: of all."""
+    reason: builtins.str
+    """Why; required."""
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of its rules; none: all of them."""
+
+    @property
+    def duration(self) -> google.protobuf.duration_pb2.Duration:
+        """From now on; a week at most."""
+
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        rules: collections.abc.Iterable[builtins.str] | None = ...,
+        tenant: builtins.str = ...,
+        duration: google.protobuf.duration_pb2.Duration | None = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["duration", b"duration"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["duration", b"duration", "policy", b"policy", "reason", b"reason", "rules", b"rules", "tenant", b"tenant"]) -> None: ...
+
+Global___CreateSilenceRequest: typing_extensions.TypeAlias = CreateSilenceRequest
+
+@typing.final
+class CreateSilenceResponse(google.protobuf.message.Message):
+    """It is in force."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SILENCE_FIELD_NUMBER: builtins.int
+    @property
+    def silence(self) -> Global___Silence:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        silence: Global___Silence | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["silence", b"silence"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["silence", b"silence"]) -> None: ...
+
+Global___CreateSilenceResponse: typing_extensions.TypeAlias = CreateSilenceResponse
+
+@typing.final
+class ListSilencesRequest(google.protobuf.message.Message):
+    """Asks for the silences."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListSilencesRequest: typing_extensions.TypeAlias = ListSilencesRequest
+
+@typing.final
+class ListSilencesResponse(google.protobuf.message.Message):
+    """Those that are in force."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SILENCES_FIELD_NUMBER: builtins.int
+    NOT_LISTED_FIELD_NUMBER: builtins.int
+    not_listed: builtins.int
+    """How many more there are."""
+    @property
+    def silences(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Silence]:
+        """What ends first comes first; 1,000 at most."""
+
+    def __init__(
+        self,
+        *,
+        silences: collections.abc.Iterable[Global___Silence] | None = ...,
+        not_listed: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["not_listed", b"not_listed", "silences", b"silences"]) -> None: ...
+
+Global___ListSilencesResponse: typing_extensions.TypeAlias = ListSilencesResponse
+
+@typing.final
+class DeleteSilenceRequest(google.protobuf.message.Message):
+    """Ends a silence."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id"]) -> None: ...
+
+Global___DeleteSilenceRequest: typing_extensions.TypeAlias = DeleteSilenceRequest
+
+@typing.final
+class DeleteSilenceResponse(google.protobuf.message.Message):
+    """It is over."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SILENCE_FIELD_NUMBER: builtins.int
+    @property
+    def silence(self) -> Global___Silence:
+        """As it stood."""
+
+    def __init__(
+        self,
+        *,
+        silence: Global___Silence | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["silence", b"silence"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["silence", b"silence"]) -> None: ...
+
+Global___DeleteSilenceResponse: typing_extensions.TypeAlias = DeleteSilenceResponse

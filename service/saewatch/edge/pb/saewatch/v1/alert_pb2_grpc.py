@@ -56,6 +56,21 @@ class AlertServiceStub(object):
                 request_serializer=saewatch_dot_v1_dot_alert__pb2.AcknowledgeAlertRequest.SerializeToString,
                 response_deserializer=saewatch_dot_v1_dot_alert__pb2.AcknowledgeAlertResponse.FromString,
                 _registered_method=True)
+        self.CreateSilence = channel.unary_unary(
+                '/saewatch.v1.AlertService/CreateSilence',
+                request_serializer=saewatch_dot_v1_dot_alert__pb2.CreateSilenceRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_alert__pb2.CreateSilenceResponse.FromString,
+                _registered_method=True)
+        self.ListSilences = channel.unary_unary(
+                '/saewatch.v1.AlertService/ListSilences',
+                request_serializer=saewatch_dot_v1_dot_alert__pb2.ListSilencesRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_alert__pb2.ListSilencesResponse.FromString,
+                _registered_method=True)
+        self.DeleteSilence = channel.unary_unary(
+                '/saewatch.v1.AlertService/DeleteSilence',
+                request_serializer=saewatch_dot_v1_dot_alert__pb2.DeleteSilenceRequest.SerializeToString,
+                response_deserializer=saewatch_dot_v1_dot_alert__pb2.DeleteSilenceResponse.FromString,
+                _registered_method=True)
 
 
 class AlertServiceServicer(object):
@@ -94,6 +109,30 @@ class AlertServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSilence(self, request, context):
+        """Holds the alerts of a policy, or of some of its rules, back for a while: they are made, marked and kept, and not
+        delivered. INVALID_ARGUMENT: no duration, one beyond a week, or no reason. NOT_FOUND: no such policy or rule.
+        PERMISSION_DENIED: the caller may see some tenants, and names none of them. RESOURCE_EXHAUSTED: too many at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSilences(self, request, context):
+        """Lists the silences that are in force, those that stand in policies among them; what ends first comes first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSilence(self, request, context):
+        """Ends a silence before its time. NOT_FOUND: it is not in force. FAILED_PRECONDITION: it stands in a policy.
+        PERMISSION_DENIED: it is of all tenants, and the caller may see some.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlertServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +155,21 @@ def add_AlertServiceServicer_to_server(servicer, server):
                     servicer.AcknowledgeAlert,
                     request_deserializer=saewatch_dot_v1_dot_alert__pb2.AcknowledgeAlertRequest.FromString,
                     response_serializer=saewatch_dot_v1_dot_alert__pb2.AcknowledgeAlertResponse.SerializeToString,
+            ),
+            'CreateSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSilence,
+                    request_deserializer=saewatch_dot_v1_dot_alert__pb2.CreateSilenceRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_alert__pb2.CreateSilenceResponse.SerializeToString,
+            ),
+            'ListSilences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSilences,
+                    request_deserializer=saewatch_dot_v1_dot_alert__pb2.ListSilencesRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_alert__pb2.ListSilencesResponse.SerializeToString,
+            ),
+            'DeleteSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSilence,
+                    request_deserializer=saewatch_dot_v1_dot_alert__pb2.DeleteSilenceRequest.FromString,
+                    response_serializer=saewatch_dot_v1_dot_alert__pb2.DeleteSilenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -228,6 +282,87 @@ class AlertService(object):
             '/saewatch.v1.AlertService/AcknowledgeAlert',
             saewatch_dot_v1_dot_alert__pb2.AcknowledgeAlertRequest.SerializeToString,
             saewatch_dot_v1_dot_alert__pb2.AcknowledgeAlertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.AlertService/CreateSilence',
+            saewatch_dot_v1_dot_alert__pb2.CreateSilenceRequest.SerializeToString,
+            saewatch_dot_v1_dot_alert__pb2.CreateSilenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSilences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.AlertService/ListSilences',
+            saewatch_dot_v1_dot_alert__pb2.ListSilencesRequest.SerializeToString,
+            saewatch_dot_v1_dot_alert__pb2.ListSilencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saewatch.v1.AlertService/DeleteSilence',
+            saewatch_dot_v1_dot_alert__pb2.DeleteSilenceRequest.SerializeToString,
+            saewatch_dot_v1_dot_alert__pb2.DeleteSilenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

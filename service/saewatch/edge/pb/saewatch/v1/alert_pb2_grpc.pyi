@@ -89,7 +89,55 @@ _AlertServiceAcknowledgeAlertType = typing_extensions.TypeVar(
     ],
 )
 
-class AlertServiceStub(typing.Generic[_AlertServiceWatchAlertsType, _AlertServiceListAlertsType, _AlertServiceGetAlertType, _AlertServiceAcknowledgeAlertType]):
+_AlertServiceCreateSilenceType = typing_extensions.TypeVar(
+    '_AlertServiceCreateSilenceType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse,
+    ],
+)
+
+_AlertServiceListSilencesType = typing_extensions.TypeVar(
+    '_AlertServiceListSilencesType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse,
+    ],
+)
+
+_AlertServiceDeleteSilenceType = typing_extensions.TypeVar(
+    '_AlertServiceDeleteSilenceType',
+    grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse,
+    ],
+)
+
+class AlertServiceStub(typing.Generic[_AlertServiceWatchAlertsType, _AlertServiceListAlertsType, _AlertServiceGetAlertType, _AlertServiceAcknowledgeAlertType, _AlertServiceCreateSilenceType, _AlertServiceListSilencesType, _AlertServiceDeleteSilenceType]):
     """Alerts of the configured policies. An alert is evidence of a correlation, with what its limits rest on and how much of
     the request was seen; it is no proof.
     """
@@ -112,6 +160,18 @@ class AlertServiceStub(typing.Generic[_AlertServiceWatchAlertsType, _AlertServic
             saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertRequest,
             saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceRequest,
+            saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesRequest,
+            saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceRequest,
+            saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -131,6 +191,18 @@ class AlertServiceStub(typing.Generic[_AlertServiceWatchAlertsType, _AlertServic
         grpc.aio.UnaryUnaryMultiCallable[
             saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertRequest,
             saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceRequest,
+            saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesRequest,
+            saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceRequest,
+            saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -152,6 +224,20 @@ class AlertServiceStub(typing.Generic[_AlertServiceWatchAlertsType, _AlertServic
     of an earlier one, and without a verdict it is only marked as seen. NOT_FOUND: as above.
     """
 
+    CreateSilence: _AlertServiceCreateSilenceType
+    """Holds the alerts of a policy, or of some of its rules, back for a while: they are made, marked and kept, and not
+    delivered. INVALID_ARGUMENT: no duration, one beyond a week, or no reason. NOT_FOUND: no such policy or rule.
+    PERMISSION_DENIED: the caller may see some tenants, and names none of them. RESOURCE_EXHAUSTED: too many at once.
+    """
+
+    ListSilences: _AlertServiceListSilencesType
+    """Lists the silences that are in force, those that stand in policies among them; what ends first comes first."""
+
+    DeleteSilence: _AlertServiceDeleteSilenceType
+    """Ends a silence before its time. NOT_FOUND: it is not in force. FAILED_PRECONDITION: it stands in a policy.
+    PERMISSION_DENIED: it is of all tenants, and the caller may see some.
+    """
+
 AlertServiceAsyncStub: typing_extensions.TypeAlias = AlertServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         saewatch.edge.pb.saewatch.v1.alert_pb2.WatchAlertsRequest,
@@ -168,6 +254,18 @@ AlertServiceAsyncStub: typing_extensions.TypeAlias = AlertServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertRequest,
         saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceRequest,
+        saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse,
     ],
 ]
 
@@ -212,6 +310,35 @@ class AlertServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.alert_pb2.AcknowledgeAlertResponse]]:
         """Says whether an alert was right, which counts towards its rule's measured precision. A later verdict takes the place
         of an earlier one, and without a verdict it is only marked as seen. NOT_FOUND: as above.
+        """
+
+    @abc.abstractmethod
+    def CreateSilence(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.alert_pb2.CreateSilenceResponse]]:
+        """Holds the alerts of a policy, or of some of its rules, back for a while: they are made, marked and kept, and not
+        delivered. INVALID_ARGUMENT: no duration, one beyond a week, or no reason. NOT_FOUND: no such policy or rule.
+        PERMISSION_DENIED: the caller may see some tenants, and names none of them. RESOURCE_EXHAUSTED: too many at once.
+        """
+
+    @abc.abstractmethod
+    def ListSilences(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.alert_pb2.ListSilencesResponse]]:
+        """Lists the silences that are in force, those that stand in policies among them; what ends first comes first."""
+
+    @abc.abstractmethod
+    def DeleteSilence(
+        self,
+        request: saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse, collections.abc.Awaitable[saewatch.edge.pb.saewatch.v1.alert_pb2.DeleteSilenceResponse]]:
+        """Ends a silence before its time. NOT_FOUND: it is not in force. FAILED_PRECONDITION: it stands in a policy.
+        PERMISSION_DENIED: it is of all tenants, and the caller may see some.
         """
 
 def add_AlertServiceServicer_to_server(servicer: AlertServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

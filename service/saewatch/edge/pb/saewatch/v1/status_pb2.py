@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from saewatch.edge.pb.saewatch.v1 import common_pb2 as saewatch_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18saewatch/v1/status.proto\x12\x0bsaewatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18saewatch/v1/common.proto\"\x12\n\x10GetStatusRequest\"\x96\x04\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07streams\x18\x04 \x03(\x0b\x32\x19.saewatch.v1.StreamStatus\x12!\n\x05\x62lind\x18\x05 \x03(\x0b\x32\x12.saewatch.v1.Blind\x12!\n\x05rates\x18\x06 \x01(\x0b\x32\x12.saewatch.v1.Rates\x12(\n\x06queues\x18\x07 \x03(\x0b\x32\x18.saewatch.v1.QueueStatus\x12>\n\x08\x63ounters\x18\x08 \x03(\x0b\x32,.saewatch.v1.GetStatusResponse.CountersEntry\x12\x15\n\ropen_requests\x18\t \x01(\r\x12\x14\n\x0ckept_records\x18\n \x01(\r\x12\x13\n\x0bsubscribers\x18\x0b \x01(\r\x12\x13\n\x0b\x63onnections\x18\x0c \x01(\r\x12+\n\x08policies\x18\r \x03(\x0b\x32\x19.saewatch.v1.PolicyStatus\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x91\x01\n\x0cPolicyStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x12\n\nhook_point\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63ting\x18\x05 \x01(\r\x12\'\n\x06others\x18\x06 \x03(\x0b\x32\x17.saewatch.v1.RuleStatus\"L\n\nRuleStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.saewatch.v1.RuleState\x12\x0b\n\x03why\x18\x03 \x01(\t\"\xbc\x02\n\x0cStreamStatus\x12#\n\x06stream\x18\x01 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\'\n\x05\x62ooks\x18\x02 \x01(\x0b\x32\x18.saewatch.v1.StreamBooks\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\r\n\x05\x65nded\x18\x04 \x01(\t\x12\x14\n\x0creceived_seq\x18\x05 \x01(\x04\x12\x15\n\rreceived_rows\x18\x06 \x01(\x04\x12\x17\n\x0freceived_missed\x18\x07 \x01(\x04\x12\x18\n\x10received_firings\x18\x08 \x01(\x04\x12\x10\n\x08seq_gaps\x18\t \x01(\x04\x12\x12\n\nduplicates\x18\n \x01(\x04\x12\r\n\x05slots\x18\x0b \x01(\r\x12\'\n\x08\x65vidence\x18\x0c \x03(\x0b\x32\x15.saewatch.v1.Evidence\"{\n\x08\x45vidence\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.saewatch.v1.EvidenceState\x12\x0f\n\x07reasons\x18\x04 \x03(\t\x12\x15\n\rwithout_alert\x18\x05 \x03(\t\"S\n\x05Rates\x12\x19\n\x11tokens_per_second\x18\x01 \x01(\x01\x12\x1a\n\x12\x66irings_per_second\x18\x02 \x01(\x01\x12\x13\n\x0blag_seconds\x18\x03 \x01(\x01\";\n\x0bQueueStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\">\n\x14\x43ompareShadowRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x12\n\nhook_point\x18\x02 \x01(\t\"K\n\x15\x43ompareShadowResponse\x12\x32\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32\x1d.saewatch.v1.ShadowComparison\"\xf4\x02\n\x10ShadowComparison\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x12\n\nhook_point\x18\x02 \x01(\t\x12\'\n\x06stable\x18\x03 \x01(\x0b\x32\x17.saewatch.v1.ShadowSide\x12\'\n\x06shadow\x18\x04 \x01(\x0b\x32\x17.saewatch.v1.ShadowSide\x12.\n\nbegin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08requests\x18\x07 \x01(\x04\x12\x0e\n\x06uneven\x18\x08 \x01(\x04\x12,\n\x08\x66\x65\x61tures\x18\t \x03(\x0b\x32\x1a.saewatch.v1.ShadowFeature\x12\x13\n\x0bstable_only\x18\n \x03(\t\x12\x13\n\x0bshadow_only\x18\x0b \x03(\t\x12\x0e\n\x06silent\x18\x0c \x01(\r\"o\n\nShadowSide\x12\x16\n\x0eweights_digest\x18\x01 \x01(\t\x12\x18\n\x10\x63\x61talogue_digest\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x0e\n\x06missed\x18\x04 \x01(\x04\x12\x0f\n\x07\x66irings\x18\x05 \x01(\x04\"\x85\x01\n\rShadowFeature\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x62oth\x18\x02 \x01(\x04\x12\x14\n\x0cstable_alone\x18\x03 \x01(\x04\x12\x14\n\x0cshadow_alone\x18\x04 \x01(\x04\x12\x16\n\x0estable_firings\x18\x05 \x01(\x04\x12\x16\n\x0eshadow_firings\x18\x06 \x01(\x04*n\n\tRuleState\x12\x1a\n\x16RULE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RULE_STATE_SHADOW\x10\x01\x12\x14\n\x10RULE_STATE_BLIND\x10\x02\x12\x18\n\x14RULE_STATE_ELSEWHERE\x10\x03*|\n\rEvidenceState\x12\x1e\n\x1a\x45VIDENCE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45VIDENCE_STATE_VALID\x10\x01\x12\x18\n\x14\x45VIDENCE_STATE_RENEW\x10\x02\x12\x17\n\x13\x45VIDENCE_STATE_VOID\x10\x03\x32\xb3\x01\n\rStatusService\x12J\n\tGetStatus\x12\x1d.saewatch.v1.GetStatusRequest\x1a\x1e.saewatch.v1.GetStatusResponse\x12V\n\rCompareShadow\x12!.saewatch.v1.CompareShadowRequest\x1a\".saewatch.v1.CompareShadowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18saewatch/v1/status.proto\x12\x0bsaewatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18saewatch/v1/common.proto\"\x12\n\x10GetStatusRequest\"\xaf\x04\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07streams\x18\x04 \x03(\x0b\x32\x19.saewatch.v1.StreamStatus\x12!\n\x05\x62lind\x18\x05 \x03(\x0b\x32\x12.saewatch.v1.Blind\x12!\n\x05rates\x18\x06 \x01(\x0b\x32\x12.saewatch.v1.Rates\x12(\n\x06queues\x18\x07 \x03(\x0b\x32\x18.saewatch.v1.QueueStatus\x12>\n\x08\x63ounters\x18\x08 \x03(\x0b\x32,.saewatch.v1.GetStatusResponse.CountersEntry\x12\x15\n\ropen_requests\x18\t \x01(\r\x12\x14\n\x0ckept_records\x18\n \x01(\r\x12\x13\n\x0bsubscribers\x18\x0b \x01(\r\x12\x13\n\x0b\x63onnections\x18\x0c \x01(\r\x12+\n\x08policies\x18\r \x03(\x0b\x32\x19.saewatch.v1.PolicyStatus\x12\x17\n\x0f\x61\x63tive_silences\x18\x0e \x01(\r\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x91\x01\n\x0cPolicyStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x12\n\nhook_point\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63ting\x18\x05 \x01(\r\x12\'\n\x06others\x18\x06 \x03(\x0b\x32\x17.saewatch.v1.RuleStatus\"L\n\nRuleStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.saewatch.v1.RuleState\x12\x0b\n\x03why\x18\x03 \x01(\t\"\xbc\x02\n\x0cStreamStatus\x12#\n\x06stream\x18\x01 \x01(\x0b\x32\x13.saewatch.v1.Stream\x12\'\n\x05\x62ooks\x18\x02 \x01(\x0b\x32\x18.saewatch.v1.StreamBooks\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\r\n\x05\x65nded\x18\x04 \x01(\t\x12\x14\n\x0creceived_seq\x18\x05 \x01(\x04\x12\x15\n\rreceived_rows\x18\x06 \x01(\x04\x12\x17\n\x0freceived_missed\x18\x07 \x01(\x04\x12\x18\n\x10received_firings\x18\x08 \x01(\x04\x12\x10\n\x08seq_gaps\x18\t \x01(\x04\x12\x12\n\nduplicates\x18\n \x01(\x04\x12\r\n\x05slots\x18\x0b \x01(\r\x12\'\n\x08\x65vidence\x18\x0c \x03(\x0b\x32\x15.saewatch.v1.Evidence\"{\n\x08\x45vidence\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.saewatch.v1.EvidenceState\x12\x0f\n\x07reasons\x18\x04 \x03(\t\x12\x15\n\rwithout_alert\x18\x05 \x03(\t\"S\n\x05Rates\x12\x19\n\x11tokens_per_second\x18\x01 \x01(\x01\x12\x1a\n\x12\x66irings_per_second\x18\x02 \x01(\x01\x12\x13\n\x0blag_seconds\x18\x03 \x01(\x01\";\n\x0bQueueStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\">\n\x14\x43ompareShadowRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x12\n\nhook_point\x18\x02 \x01(\t\"K\n\x15\x43ompareShadowResponse\x12\x32\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32\x1d.saewatch.v1.ShadowComparison\"\xf4\x02\n\x10ShadowComparison\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x12\n\nhook_point\x18\x02 \x01(\t\x12\'\n\x06stable\x18\x03 \x01(\x0b\x32\x17.saewatch.v1.ShadowSide\x12\'\n\x06shadow\x18\x04 \x01(\x0b\x32\x17.saewatch.v1.ShadowSide\x12.\n\nbegin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08requests\x18\x07 \x01(\x04\x12\x0e\n\x06uneven\x18\x08 \x01(\x04\x12,\n\x08\x66\x65\x61tures\x18\t \x03(\x0b\x32\x1a.saewatch.v1.ShadowFeature\x12\x13\n\x0bstable_only\x18\n \x03(\t\x12\x13\n\x0bshadow_only\x18\x0b \x03(\t\x12\x0e\n\x06silent\x18\x0c \x01(\r\"o\n\nShadowSide\x12\x16\n\x0eweights_digest\x18\x01 \x01(\t\x12\x18\n\x10\x63\x61talogue_digest\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x0e\n\x06missed\x18\x04 \x01(\x04\x12\x0f\n\x07\x66irings\x18\x05 \x01(\x04\"\x85\x01\n\rShadowFeature\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x62oth\x18\x02 \x01(\x04\x12\x14\n\x0cstable_alone\x18\x03 \x01(\x04\x12\x14\n\x0cshadow_alone\x18\x04 \x01(\x04\x12\x16\n\x0estable_firings\x18\x05 \x01(\x04\x12\x16\n\x0eshadow_firings\x18\x06 \x01(\x04*n\n\tRuleState\x12\x1a\n\x16RULE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RULE_STATE_SHADOW\x10\x01\x12\x14\n\x10RULE_STATE_BLIND\x10\x02\x12\x18\n\x14RULE_STATE_ELSEWHERE\x10\x03*|\n\rEvidenceState\x12\x1e\n\x1a\x45VIDENCE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45VIDENCE_STATE_VALID\x10\x01\x12\x18\n\x14\x45VIDENCE_STATE_RENEW\x10\x02\x12\x17\n\x13\x45VIDENCE_STATE_VOID\x10\x03\x32\xb3\x01\n\rStatusService\x12J\n\tGetStatus\x12\x1d.saewatch.v1.GetStatusRequest\x1a\x1e.saewatch.v1.GetStatusResponse\x12V\n\rCompareShadow\x12!.saewatch.v1.CompareShadowRequest\x1a\".saewatch.v1.CompareShadowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,38 +35,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_options = b'8\001'
-  _globals['_RULESTATE']._serialized_start=2238
-  _globals['_RULESTATE']._serialized_end=2348
-  _globals['_EVIDENCESTATE']._serialized_start=2350
-  _globals['_EVIDENCESTATE']._serialized_end=2474
+  _globals['_RULESTATE']._serialized_start=2263
+  _globals['_RULESTATE']._serialized_end=2373
+  _globals['_EVIDENCESTATE']._serialized_start=2375
+  _globals['_EVIDENCESTATE']._serialized_end=2499
   _globals['_GETSTATUSREQUEST']._serialized_start=100
   _globals['_GETSTATUSREQUEST']._serialized_end=118
   _globals['_GETSTATUSRESPONSE']._serialized_start=121
-  _globals['_GETSTATUSRESPONSE']._serialized_end=655
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=608
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=655
-  _globals['_POLICYSTATUS']._serialized_start=658
-  _globals['_POLICYSTATUS']._serialized_end=803
-  _globals['_RULESTATUS']._serialized_start=805
-  _globals['_RULESTATUS']._serialized_end=881
-  _globals['_STREAMSTATUS']._serialized_start=884
-  _globals['_STREAMSTATUS']._serialized_end=1200
-  _globals['_EVIDENCE']._serialized_start=1202
-  _globals['_EVIDENCE']._serialized_end=1325
-  _globals['_RATES']._serialized_start=1327
-  _globals['_RATES']._serialized_end=1410
-  _globals['_QUEUESTATUS']._serialized_start=1412
-  _globals['_QUEUESTATUS']._serialized_end=1471
-  _globals['_COMPARESHADOWREQUEST']._serialized_start=1473
-  _globals['_COMPARESHADOWREQUEST']._serialized_end=1535
-  _globals['_COMPARESHADOWRESPONSE']._serialized_start=1537
-  _globals['_COMPARESHADOWRESPONSE']._serialized_end=1612
-  _globals['_SHADOWCOMPARISON']._serialized_start=1615
-  _globals['_SHADOWCOMPARISON']._serialized_end=1987
-  _globals['_SHADOWSIDE']._serialized_start=1989
-  _globals['_SHADOWSIDE']._serialized_end=2100
-  _globals['_SHADOWFEATURE']._serialized_start=2103
-  _globals['_SHADOWFEATURE']._serialized_end=2236
-  _globals['_STATUSSERVICE']._serialized_start=2477
-  _globals['_STATUSSERVICE']._serialized_end=2656
+  _globals['_GETSTATUSRESPONSE']._serialized_end=680
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=633
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=680
+  _globals['_POLICYSTATUS']._serialized_start=683
+  _globals['_POLICYSTATUS']._serialized_end=828
+  _globals['_RULESTATUS']._serialized_start=830
+  _globals['_RULESTATUS']._serialized_end=906
+  _globals['_STREAMSTATUS']._serialized_start=909
+  _globals['_STREAMSTATUS']._serialized_end=1225
+  _globals['_EVIDENCE']._serialized_start=1227
+  _globals['_EVIDENCE']._serialized_end=1350
+  _globals['_RATES']._serialized_start=1352
+  _globals['_RATES']._serialized_end=1435
+  _globals['_QUEUESTATUS']._serialized_start=1437
+  _globals['_QUEUESTATUS']._serialized_end=1496
+  _globals['_COMPARESHADOWREQUEST']._serialized_start=1498
+  _globals['_COMPARESHADOWREQUEST']._serialized_end=1560
+  _globals['_COMPARESHADOWRESPONSE']._serialized_start=1562
+  _globals['_COMPARESHADOWRESPONSE']._serialized_end=1637
+  _globals['_SHADOWCOMPARISON']._serialized_start=1640
+  _globals['_SHADOWCOMPARISON']._serialized_end=2012
+  _globals['_SHADOWSIDE']._serialized_start=2014
+  _globals['_SHADOWSIDE']._serialized_end=2125
+  _globals['_SHADOWFEATURE']._serialized_start=2128
+  _globals['_SHADOWFEATURE']._serialized_end=2261
+  _globals['_STATUSSERVICE']._serialized_start=2502
+  _globals['_STATUSSERVICE']._serialized_end=2681
 # @@protoc_insertion_point(module_scope)

@@ -124,6 +124,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     SUBSCRIBERS_FIELD_NUMBER: builtins.int
     CONNECTIONS_FIELD_NUMBER: builtins.int
     POLICIES_FIELD_NUMBER: builtins.int
+    ACTIVE_SILENCES_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of the sidecar."""
     open_requests: builtins.int
@@ -134,6 +135,8 @@ class GetStatusResponse(google.protobuf.message.Message):
     """Subscribers of WatchFirings."""
     connections: builtins.int
     """Connections of engines and API servers."""
+    active_silences: builtins.int
+    """Silences that are in force: alerts that they cover are not delivered."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it started."""
@@ -182,9 +185,10 @@ class GetStatusResponse(google.protobuf.message.Message):
         subscribers: builtins.int = ...,
         connections: builtins.int = ...,
         policies: collections.abc.Iterable[Global___PolicyStatus] | None = ...,
+        active_silences: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["rates", b"rates", "server_time", b"server_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["blind", b"blind", "connections", b"connections", "counters", b"counters", "kept_records", b"kept_records", "open_requests", b"open_requests", "policies", b"policies", "queues", b"queues", "rates", b"rates", "server_time", b"server_time", "start_time", b"start_time", "streams", b"streams", "subscribers", b"subscribers", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active_silences", b"active_silences", "blind", b"blind", "connections", b"connections", "counters", b"counters", "kept_records", b"kept_records", "open_requests", b"open_requests", "policies", b"policies", "queues", b"queues", "rates", b"rates", "server_time", b"server_time", "start_time", b"start_time", "streams", b"streams", "subscribers", b"subscribers", "version", b"version"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
 
