@@ -21,7 +21,7 @@ async def test_two_hours_of_peace_and_their_end(capsys: pytest.CaptureFixture[st
         first, *means = capsys.readouterr().out.splitlines()
         assert " trust/threat until " in first
         assert first.endswith("by local: a release; 0 alerts held back")
-        assert "Verdicts on requests do not count them, and may say `clear`" in means[1]
+        assert "Verdicts on requests count them" in means[1]
         name = first.split()[0]
         assert name in means[2]
         begin(served)

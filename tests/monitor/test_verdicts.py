@@ -110,11 +110,11 @@ def test_a_pending_rule_elevates_until_it_is_dropped() -> None:
     ("rule", "fields", "state"),
     [
         ({"shadow": True}, {}, "unknown"),
-        ({}, {"silences": [{"rules": ["threat"], "until": "2026-01-01T00:00:00Z", "reason": "a release"}]}, "clear"),
+        ({}, {"silences": [{"rules": ["threat"], "until": "2026-01-01T00:00:00Z", "reason": "a release"}]}, "flagged"),
         ({"rate": {"alerts": 1, "seconds": 3600}}, {}, "flagged"),
     ],
 )
-def test_of_what_is_held_back_only_a_used_up_rate_counts(
+def test_of_what_is_held_back_only_shadow_does_not_count(
     rule: dict[str, Any], fields: dict[str, Any], state: str
 ) -> None:
     book = begun(begun(Book(a_policy({**FLAG, **rule}, **fields))), 8)

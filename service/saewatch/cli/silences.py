@@ -19,7 +19,7 @@ CHOOSES = ("policy", "rule", "tenant")
 """Filters of alerts that choose what is silenced; any other one would silence more than was meant."""
 MEANS = (
     "Alerts that it covers are made and kept, and delivered to nobody.",
-    "Verdicts on requests do not count them, and may say `clear`.",
+    "Verdicts on requests count them: an application that holds text back goes on.",
     "`saewatch alerts list --held-back` shows them, `saewatch alerts unsilence {id}` ends it.",
 )
 

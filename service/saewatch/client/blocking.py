@@ -226,7 +226,7 @@ class Client:
     ) -> alert_pb2.Silence:
         """Holds the alerts of these rules (none: all of the policy) and tenant (none: all) back for so long.
 
-        They are made and kept, and delivered to nobody; verdicts do not count them.
+        They are made and kept, and delivered to nobody; verdicts count them.
         """
         asked = silence(policy, rules, tenant=tenant, duration_s=duration_s, reason=reason)
         return self._drive(asks.create_silence(asked))

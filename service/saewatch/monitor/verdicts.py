@@ -9,7 +9,7 @@ far each stream has come, and its alerts.
     elevated  another rule was active in it, or one is pending
     clear     all that is covered was judged, and nothing of this
 
-An alert in shadow or under a silence does not count. One beyond its rule's rate does: a rate spares people, and says
+An alert in shadow does not count. One under a silence or beyond its rule's rate does: these spare people, and say
 nothing about the request.
 """
 
@@ -23,7 +23,7 @@ from saewatch.core import limits
 from saewatch.core.batch import Origin
 from saewatch.core.catalogue import SEVERITIES
 from saewatch.core.records import Role
-from saewatch.monitor.alert import SHADOW, SILENCED, Alert, AlertChanged
+from saewatch.monitor.alert import SHADOW, Alert, AlertChanged
 from saewatch.monitor.events import CLASSES, BlindState, Event, Observed, RequestEnded, Standing
 from saewatch.monitor.identity import Identity
 from saewatch.monitor.observe import COUNTED
@@ -155,7 +155,7 @@ class Verdicts:
         (self._idle.add if why == NO_RULE else self._idle.discard)(number)
 
     def _alert(self, alert: Alert) -> None:
-        if alert.identity is None or alert.held_back in {SHADOW, SILENCED}:
+        if alert.identity is None or alert.held_back == SHADOW:
             return
         if alert.subject.startswith(_CONVERSATION):
             self._converse(alert, (alert.identity.tenant, alert.identity.conversation))

@@ -91,14 +91,14 @@ async def test_everybody_downstream_is_told() -> None:
         ]
 
 
-async def test_verdicts_do_not_count_what_is_silenced() -> None:
+async def test_verdicts_count_what_is_silenced() -> None:
     async with alerting() as served:
         await create(served)
         begin(served)
         fire(served)
         end(served, fed=1)
         [verdict] = served.pipeline.verdicts({"client-7": -1})
-        assert (verdict.alerts, verdict.state) == ((), "clear")
+        assert ([one.held_back for one in verdict.alerts], verdict.state) == (["silenced"], "flagged")
 
 
 @pytest.mark.parametrize(
