@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 import torch
 from torch import Tensor
@@ -111,3 +113,17 @@ def test_nothing_is_rounded_on_its_way_into_a_buffer(tensor: torch.dtype, buffer
         return
     with pytest.raises(MisfitError, match="expected a type within"):
         check_room("W", torch.ones(2, 2, dtype=tensor), torch.ones(2, 2, dtype=buffer))
+
+
+@pytest.mark.parametrize("system", ["has huge pages", "has none", "has never heard of them"])
+def test_the_buffer_is_made_on_any_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if system == "has none":
+        monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1)  # advice that the kernel refuses
+    elif system == "has never heard of them":
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE")
+    for dtype in (torch.float32, torch.bfloat16):
+        buffer = Whole(rows=5, d_in=3, dtype=dtype).W
+        assert (buffer.shape, buffer.dtype, buffer.is_contiguous(), buffer.any().item()) == ((5, 3), dtype, True, False)
+        buffer[4, 2] = 2.0
+        assert buffer.sum() == 2.0
+    assert Whole(rows=0, d_in=3).W.shape == (0, 3)
