@@ -134,7 +134,9 @@ def _parts(start: int, stop: int, size: int) -> Iterator[slice]:
 
 
 def _ordered(parts: Sequence[Firings]) -> Firings:
-    """Parts of ascending indices, put together."""
+    """Parts of ascending indices, put together; each is by row in itself."""
+    if len(parts) == 1:
+        return parts[0]
     row = np.concatenate([part.row for part in parts])
     order = np.argsort(row, kind="stable")  # indices ascend within a row, since parts do
     index, value = (np.concatenate([getattr(part, name) for part in parts])[order] for name in ("index", "value"))
