@@ -112,6 +112,7 @@ def test_a_goal_that_is_missed_is_said_to_be() -> None:
 
 
 def test_the_whole_takes_what_every_cell_took_and_the_weeks_when_they_were_made() -> None:
+    assert tuple(bench_drift.CELLS) == drift_goals.CELLS
     rows: dict[str, dict[str, float | None]] = {cell: {"seconds": 60.0} for cell in bench_drift.CELLS}
     judged = drift_goals.whole({**rows, "weeks": {"seconds": 600.0}})
     assert (judged["value"], judged["met"]) == (20.0, "accept")

@@ -72,9 +72,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Does it."""
     _check(options)
-    actions = (_list, _watch, _show, _acknowledge, silences.create, silences.show, silences.delete)
+    does = {
+        "list": _list,
+        "watch": _watch,
+        "show": _show,
+        "ack": _acknowledge,
+        "silence": silences.create,
+        "silences": silences.show,
+        "unsilence": silences.delete,
+    }
     with Client(options.address) as client:
-        return dict(zip(ACTIONS, actions, strict=True))[options.action](client, options)
+        return does[options.action](client, options)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -250,7 +250,7 @@ def read_sheet(folder: Path, name: str) -> bytes:
         with path.open("rb") as file:
             data = file.read(limits.MANIFEST_BYTES + 1)
     except OSError as error:
-        hint = "A bundle is made by importing a dictionary."
+        hint = "A bundle is made by importing a dictionary. Name the folder of a bundle, the one with bundle.json."
         raise ManifestError(
             str(path), found=error.strerror or str(error), expected="a readable file", hint=hint
         ) from error

@@ -47,7 +47,8 @@ def configured(file: str, known: Iterable[KnownDictionary]) -> tuple[Canary, ...
             break
     for one in found if there else ():
         if one.feature not in there:
-            like = near(one.feature, sorted(there), NAMED, alike=0.5) or sorted(there)[:NAMED]
+            names = sorted(there)
+            like = near(one.feature, names, NAMED, alike=0.5) or names[:NAMED]
             rest = f" or one of {len(there) - len(like)} others" if len(there) > len(like) else ""
             expected = f"a feature of a dictionary: {', '.join(like)}{rest}"
             hint = "Mend its feature, take the canary out, or name the dictionary's bundle in `dictionaries`."

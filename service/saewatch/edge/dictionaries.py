@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from saewatch.core import canonical, limits
+from saewatch.core import canonical
 from saewatch.core import manifest as sheets
 from saewatch.core.attestation import Attestation, read_adapter, read_attestation, read_fit
 from saewatch.core.catalogue import read_catalogue
@@ -50,11 +50,11 @@ def load_one(folder: Path) -> KnownDictionary:
 
 def files(folder: Path) -> Mapping[str, bytes]:
     """What of a bundle makes its dictionary known, by the names in its folder. Raises `ManifestError`."""
-    data = _read(folder, sheets.BUNDLE_FILE)
+    data = sheets.read_sheet(folder, sheets.BUNDLE_FILE)
     sheet = sheets.read_bundle_sheet(data, subject=str(folder / sheets.BUNDLE_FILE))
     attested = [sheets.attestation_path(kind, digest) for kind, digest in sheet.attestations if kind in READ]
     names = [sheets.MANIFEST_FILE, sheets.CATALOGUE_FILE, *attested]
-    return {sheets.BUNDLE_FILE: data, **{name: _read(folder, name) for name in names}}
+    return {sheets.BUNDLE_FILE: data, **{name: sheets.read_sheet(folder, name) for name in names}}
 
 
 def known(found: Mapping[str, bytes], *, where: str) -> KnownDictionary:
@@ -104,16 +104,3 @@ def _present(found: Mapping[str, bytes], name: str, where: str) -> bytes:
     if name not in found:
         raise ManifestError(f"{where}{name}", found="nothing", expected="a file of the bundle")
     return found[name]
-
-
-def _read(folder: Path, name: str) -> bytes:
-    path = folder / name
-    try:
-        with path.open("rb") as file:
-            data = file.read(limits.MANIFEST_BYTES + 1)
-    except OSError as error:
-        hint = "Name the folder of a bundle, the one with bundle.json in it."
-        raise ManifestError(str(path), found=error.strerror, expected="a file that can be read", hint=hint) from error
-    if len(data) > limits.MANIFEST_BYTES:
-        raise ManifestError(str(path), found="a larger file", expected=f"at most {limits.MANIFEST_BYTES} bytes")
-    return data
