@@ -3,13 +3,15 @@
 Every result is compared with the float32 reference and with SAELens before anything is timed; a cell that differs
 outside the grey band has no times, and the run ends with 2.
 
-    python -m benchmarks.bench_encode [--quick] [--json OUT] [--cells cpu,gpu] [--device cuda]
+    python -m benchmarks.bench_encode [--quick] [--json OUT] [--cells cpu,gpu,screen] [--device cuda]
                                       [--resume] [--budget-s S] [--check]
 
 Cells of ``cpu``: the whole dictionary (``full``) as `saewatch dictionary encode` does it, and 256 watched latents
 (``watch``) as the tap does it, one thread, process CPU time and wall time. Cells of ``gpu`` are in `gpucells`; with
-``--quick --device cpu`` they run through at a toy size, under TRITON_INTERPRET=1 with the kernels. A cell's name is a
-path; ``--cells`` takes beginnings of it, with commas. With ``--resume`` cells that OUT has of the same code are kept.
+``--quick --device cpu`` they run through at a toy size, under TRITON_INTERPRET=1 with the kernels. The cell ``screen``
+counts what the screen in int8 admits of a real dictionary (`screened`), on a GPU or in the interpreter. A cell's name
+is a path; ``--cells`` takes beginnings of it, with commas. With ``--resume`` cells that OUT has of the same code are
+kept.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from torch import Tensor
 from benchmarks import form
 from benchmarks.encoding import HAS_BF16, Call, Size, Subject, judged, peers, subject
 from benchmarks.gpucells import GpuCell, gpu_cells, gpu_goals, gpu_row, table_of
+from benchmarks.screened import ScreenCell, screen_row
 from benchmarks.turns import Times, in_turns
 from saewatch.engine.encode import normalise
 from saewatch.engine.encoder import Encoder
@@ -61,7 +64,10 @@ class Cell:
         return f"cpu/{what}/{size.activation}/{size.d_in}x{size.latents}/{self.tokens}"
 
 
-def cells(*, quick: bool) -> list[Cell | GpuCell]:
+AnyCell = Cell | GpuCell | ScreenCell
+
+
+def cells(*, quick: bool) -> list[AnyCell]:
     """All of them."""
     d_in, latents = SMALL if quick else LARGE
     l0, k = (20, 8) if quick else (20, 64)
@@ -71,7 +77,7 @@ def cells(*, quick: bool) -> list[Cell | GpuCell]:
     ]
     full = [Cell(size=size, tokens=tokens) for size in sizes for tokens in TOKENS]
     watched = [Cell(size=sizes[0], tokens=tokens, watched=WATCHED) for tokens in TOKENS]
-    return [*full, *watched, *gpu_cells(quick=quick)]
+    return [*full, *watched, *gpu_cells(quick=quick), ScreenCell()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measured(
-    every: Sequence[Cell | GpuCell], wanted: Sequence[Cell | GpuCell], options: argparse.Namespace
+    every: Sequence[AnyCell], wanted: Sequence[AnyCell], options: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     before, deadline = _before(options), time.monotonic() + options.budget_s
     rows, not_run, made = [], [dict(one) for one in NEVER_RUN], _Subjects()
@@ -106,10 +112,10 @@ def _measured(
             not_run.append({"cell": cell.name, "why": "not asked for"})
         elif time.monotonic() > deadline:
             not_run.append({"cell": cell.name, "why": f"the budget of {options.budget_s:.0f} s was spent"})
-        elif isinstance(cell, GpuCell) and options.device == "cuda" and not torch.cuda.is_available():
-            not_run.append({"cell": cell.name, "why": "no GPU here"})
+        elif why := _missing(cell, options):
+            not_run.append({"cell": cell.name, "why": why})
         else:
-            rows.append({**_row(cell, made.of(cell.size), options), "code": _code()})
+            rows.append({**_row(cell, made, options), "code": _code(cell.name)})
             print(json.dumps(rows[-1]), file=sys.stderr)
             _document(rows, not_run, options)
     return rows, not_run
@@ -128,10 +134,21 @@ class _Subjects:
         return self._made
 
 
-def _row(cell: Cell | GpuCell, one: Subject, options: argparse.Namespace) -> dict[str, Any]:
+def _missing(cell: AnyCell, options: argparse.Namespace) -> str:
+    """Why it cannot be run here; empty: it can."""
+    if isinstance(cell, ScreenCell):
+        return cell.missing
+    lacking = isinstance(cell, GpuCell) and options.device == "cuda" and not torch.cuda.is_available()
+    return "no GPU here" if lacking else ""
+
+
+def _row(cell: AnyCell, made: _Subjects, options: argparse.Namespace) -> dict[str, Any]:
+    device = torch.device(options.device if torch.cuda.is_available() else "cpu")
+    if isinstance(cell, ScreenCell):
+        return screen_row(cell, device, quick=options.quick)
     if isinstance(cell, GpuCell):
-        return gpu_row(cell, one, torch.device(options.device), quick=options.quick)
-    return row(cell, one, quick=options.quick)
+        return gpu_row(cell, made.of(cell.size), device, quick=options.quick)
+    return row(cell, made.of(cell.size), quick=options.quick)
 
 
 # --- one cell ---------------------------------------------------------------------------------------------------------
@@ -235,12 +252,14 @@ def _of_gpu(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def facts_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Peers' CPU time over ours by cell, and the least over the cells of one kind."""
+    """Peers' CPU time over ours by cell, and what the screen in int8 admits for one that fires."""
     facts: dict[str, float] = {}
     for one in rows:
         if "over_ours" in one and one["case"].startswith("cpu/"):
             _, what, activation, _, tokens = one["case"].split("/")
             facts |= {f"{what}_{activation}_{tokens}_{name}": ratio for name, ratio in one["over_ours"].items()}
+        elif one["case"].startswith("screen/"):
+            facts |= {"screen_admitted": one["ours"], "screen_admitted_together": one["peers"]["together"]}
     return facts
 
 
@@ -268,17 +287,21 @@ def goals(facts: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _code() -> str:
+def _code(case: str) -> str:
     names = [f"service/saewatch/engine/{name}.py" for name in ("encode", "encoder", "slab", "sparse", "whole")]
     names += [f"benchmarks/{name}.py" for name in ("encoding", "turns")]
-    return hashlib.sha256(b"".join((form.ROOT / name).read_bytes() for name in names)).hexdigest()[:12]
+    paths = [form.ROOT / name for name in names]
+    if not case.startswith("cpu/"):
+        paths += sorted(form.ROOT.glob("service/saewatch/engine/kernels/*.py"))
+        paths += [form.ROOT / f"benchmarks/{name}.py" for name in ("device", "gpucells", "ours", "screened")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 
 def _before(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if not (options.resume and options.json and options.json.exists()):
         return {}
     found = json.loads(options.json.read_text())
-    rows = [one for one in found["rows"] if one["code"] == _code() and "ours" in one]
+    rows = [one for one in found["rows"] if one["code"] == _code(one["case"]) and "ours" in one]
     return {one["case"]: one for one in rows} if found["quick"] == options.quick else {}
 
 
@@ -287,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a small dictionary, few rounds")
     parser.add_argument("--json", type=Path, help="write the result there, after each cell")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="of the GPU's cells")
-    parser.add_argument("--cells", default="cpu,gpu", help="beginnings of cells' names, with commas")
+    parser.add_argument("--cells", default="cpu,gpu,screen", help="beginnings of cells' names, with commas")
     parser.add_argument("--resume", action="store_true", help="keep cells of the result that is there")
     parser.add_argument("--budget-s", type=float, default=3600.0, help="begin no cell after it")
     parser.add_argument("--check", action="store_true", help="exit 3 when a goal is not met")

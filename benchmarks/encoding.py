@@ -50,6 +50,19 @@ class Size:
     latents: int
     l0: int = 20
     k: int | None = None
+    massive: bool = False
+    """A few dimensions are far larger than the others, and nearly the same in all rows, as in language models."""
+
+    @property
+    def typical(self) -> Tensor:
+        """What all rows have in common, ``[d_in]`` float32."""
+        row = torch.zeros(self.d_in)
+        if self.massive:
+            row[:: self.d_in // len(MASSIVE)][: len(MASSIVE)] = torch.tensor(MASSIVE)
+        return row
+
+
+MASSIVE = (300.0, -900.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -63,7 +76,7 @@ class Subject:
 
     def rows(self, count: int, *, seed: int = 1) -> Tensor:
         """``[count, d_in]`` float32."""
-        return torch.randn(count, self.size.d_in, generator=torch.Generator().manual_seed(seed))
+        return self.size.typical + torch.randn(count, self.size.d_in, generator=torch.Generator().manual_seed(seed))
 
     def watch(self, count: int) -> WatchList:
         """Latents spread evenly over the dictionary."""
@@ -84,6 +97,8 @@ def subject(size: Size) -> Subject:
         getattr(sae, name).data.fill_(value)
     if size.activation == "gated":
         sae.r_mag.data.normal_(generator=torch.Generator().manual_seed(SEED)).mul_(0.1)
+    if size.massive:
+        sae.b_enc.data -= size.typical @ sae.W_enc.data
     return Subject(size=size, dictionary=_folded(size, sae), sae=sae)
 
 

@@ -67,11 +67,14 @@ def gpu_cells(*, quick: bool) -> list[GpuCell]:
         *,
         l0: int = 100,
         k: int = 64,
+        massive: bool = False,
         **more: Any,
     ) -> Iterator[GpuCell]:
         winners = (k if not quick else min(k, 64)) if activation == "topk" else None
         for d_in, latents in ((64, 512),) if quick else sizes:
-            size = Size(activation=activation, d_in=d_in, latents=latents, l0=20 if quick else l0, k=winners)
+            size = Size(
+                activation=activation, d_in=d_in, latents=latents, l0=20 if quick else l0, k=winners, massive=massive
+            )
             yield from (GpuCell(goal=goal, size=size, tokens=count, **more) for count in _toy(tokens, quick=quick))
 
     llama, large = (4096, 131_072), ((4096, 131_072), (3584, 131_072), (8192, 65_536))
@@ -82,6 +85,7 @@ def gpu_cells(*, quick: bool) -> list[GpuCell]:
         *cells("G4", "jumprelu", [llama, (8192, 65_536), (4096, 32_768)], (2048, 8192)),
         *cells("G5", "topk", [llama], (2048, 8192)),
         *cells("G6", "gated", [llama], (1, 64, 2048)),
+        *cells("G3", "jumprelu", [llama], (64,), int8=True, massive=True, sweep="massive"),
         *(one for l0 in (20, 400) for one in cells("G2", "jumprelu", [llama], (64,), l0=l0, sweep=f"l0={l0}")),
         *(one for l0 in (20, 400) for one in cells("G4", "jumprelu", [llama], (2048,), l0=l0, sweep=f"l0={l0}")),
         *(one for k in (32, 128, 256) for one in cells("G5", "topk", [llama], (2048,), k=k, sweep=f"k={k}")),

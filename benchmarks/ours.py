@@ -121,7 +121,7 @@ def _lists(one: Subject, everything: Whole, x: Tensor, *, int8: bool, many: str)
     known, k = _known(one, everything), one.size.k
     quantised = Quantised.sized(len(known), one.size.d_in, x.device) if int8 else None
     if quantised is not None:
-        quantised.load(known.W)
+        quantised.load(known.W, one.size.typical)
     cap = cap_for_winners(k) if k else cap_for(4 * one.size.l0)
     assert cap is not None, "k winners fit a list"
     lists = Lists(cap=cap, quantised=quantised, many=many)

@@ -50,8 +50,8 @@ def test_a_value_that_differs_is_seen(small: Subject) -> None:
 
 
 def test_as_many_fire_as_were_asked_for() -> None:
-    for activation in ("jumprelu", "gated", "relu"):
-        one = subject(Size(activation=activation, d_in=256, latents=4096, l0=20))
+    for activation, massive in (("jumprelu", False), ("jumprelu", True), ("gated", False), ("relu", False)):
+        one = subject(Size(activation=activation, d_in=256, latents=4096, l0=20, massive=massive))
         with torch.inference_mode():
             mean = float((one.sae.encode(one.rows(64)) > 0).sum(dim=1).float().mean())
         assert 14 < mean < 27

@@ -85,6 +85,7 @@ def test_without_the_middleware(bundle: str, capsys: pytest.CaptureFixture[str])
         (["--census", "2"], "census"),
         (["--rows", "0"], "rows"),
         (["--placement", "graph", "--census", "0.1"], "graph with a census"),
+        (["--screen", "int8"], "int8 with neither TopK nor a census"),
         (["--rows", "100000000"], "device_budget_mib"),
         (["--socket", "/" + "x" * 200], "socket"),
         (["--socket", "relative.sock"], "socket"),

@@ -101,6 +101,29 @@ def test_latents_that_compete_are_not_encoded_by_kernels(manifest: Manifest) -> 
     assert found.temporary >= 1024 * 2048 * 42
 
 
+def test_a_screen_in_int8_takes_half_as_much_more(manifest: Manifest) -> None:
+    stored, int8 = (
+        needed(manifest, dataclasses.replace(USE, census=0.1, screen=screen)) for screen in ("stored", "int8")
+    )
+    sheet = manifest.encoder
+    assert int8.whole - stored.whole == sheet.latents * (128 + 12 + 64) + 128
+    assert dataclasses.replace(int8, whole=stored.whole) == stored
+
+
+@pytest.mark.parametrize(
+    ("use", "staged", "why"),
+    [
+        (dataclasses.replace(USE, census=0.1), False, "a device without the kernels"),
+        (USE, True, "neither TopK nor a census"),
+    ],
+)
+def test_a_screen_in_int8_where_nothing_is_screened_is_refused(
+    manifest: Manifest, use: DictionaryUse, *, staged: bool, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"screen: found int8 with {why}, expected stored"):
+        footprint(manifest, dataclasses.replace(use, screen="int8"), config(), rows=64, slots=10, staged=staged)
+
+
 def test_in_the_graph_no_rows_are_copied_and_what_lies_between_lasts(manifest: Manifest) -> None:
     beside, inside = (footprint(manifest, USE, config(placement=p), rows=8192, slots=100) for p in ("side", "graph"))
     assert inside.staging == 8192 * 128 * 2 + 4 * 16 * 8192

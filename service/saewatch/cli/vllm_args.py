@@ -23,6 +23,7 @@ MIDDLEWARE = "saewatch.engine.middleware.LabelMiddleware"
 WATCH_HELP = "a feature of one of the dictionaries, or of several; none: all; repeatable"
 NO_MIDDLEWARE_HELP = "costs the client's own request id, tenant, class and conversation, which firings then lack"
 
+SCREEN_HELP = "how a GPU reads the whole dictionary, for a census or TopK; int8: half as much, and half more memory"
 CANARIES_HELP = "also what canaries need: priorities, and headers that are trusted"
 TRUSTED = "headers are trusted: every request has to come through a gateway that replaces or removes X-Saewatch-*"
 
@@ -38,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--role", choices=list(map(str, Role)), default=str(Role.STABLE), help="of each --dictionary")
     parser.add_argument("--mode", choices=["exact", "thresholded"], default="exact", help="for latents that compete")
     parser.add_argument("--census", type=float, default=0.0, help="share of tokens to encode with the whole dictionary")
+    parser.add_argument("--screen", choices=["stored", "int8"], default="stored", help=SCREEN_HELP)
     parser.add_argument("--instance", default="", help="the engine's name in the deployment")
     parser.add_argument("--placement", choices=["side", "graph"], default="side", help="where a GPU multiplies rows")
     parser.add_argument("--rows", type=int, default=8192, help="vLLM's max-num-batched-tokens (%(default)s)")
@@ -124,4 +126,6 @@ def _use(folder: Path, known: KnownDictionary, role: str, options: argparse.Name
     if options.watch and not watch:  # an empty list would be all of them
         hint = "Leave the dictionary out, or name a feature of it."
         raise ConfigError("watch", found=f"no feature of {folder}", expected="at least one", hint=hint)
-    return DictionaryUse(path=str(folder), watch=watch, role=role, mode=options.mode, census=options.census)
+    return DictionaryUse(
+        path=str(folder), watch=watch, role=role, mode=options.mode, census=options.census, screen=options.screen
+    )

@@ -34,6 +34,9 @@ TEMPORARY_BYTES = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4
 WIDTH = 8
 """What ``d_in`` must be a multiple of for the kernels, which read 16 bytes at a time. Every model's is one of 64."""
 
+APART = 16
+"""Dimensions that the screen in int8 keeps apart at most, in float32 (`engine.kernels.screen`)."""
+
 TILE = 16
 """Slots of the kernels' smallest tile, and rows of their smallest block of rows."""
 
@@ -96,7 +99,7 @@ def footprint(
         fused: kernels encode what they can, as where there is Triton; None: on a GPU.
         shared: a stream before it has the same hook point, and so the same rows.
 
-    Raises `ConfigError` where rows are to be multiplied in the graph and cannot be.
+    Raises `ConfigError` where rows are to be multiplied in the graph and cannot be, or where no kernel would screen.
     """
     sheet = manifest.encoder
     firings = firings_max(config, rows=rows, slots=slots)
@@ -111,6 +114,8 @@ def footprint(
     block = 4 * min(sheet.rows, BLOCK) * (sheet.d_in + d_out + 6 * at_once) if whole else 0  # upcast, products, keys
     kernels = (staged if fused is None else fused) and sheet.d_in % WIDTH == 0
     launched = kernels and not competes(manifest, use) and not sheet.heads
+    if use.screen == "int8":
+        check_screen(manifest, use, kernels=kernels)
     inside = config.placement == "graph"
     if inside:
         check_inside(manifest, use, kernels=kernels)
@@ -124,7 +129,7 @@ def footprint(
     return Footprint(
         staging=rows * sheet.d_in * element_bytes * copies + 16 * rows * (config.slots + inside),
         watched=(slots * (element * sheet.d_in + 32) + 8 * limits.SPECIAL_TOKENS) * (1 + inside),
-        whole=sheet.rows * (stored * sheet.d_in + 24) if whole else 0,
+        whole=sheet.rows * (stored * sheet.d_in + 24) + _quantised(manifest, use) if whole else 0,
         decoder=_decoder(sheet.rows, stored, d_out, staged=staged),
         slabs=config.slots * (12 * (firings + 1) + 2 * rows + 16) + inside * (2 * rows + 40),
         temporary=at_once * (4 * sheet.d_in + 16) * (whole or not launched) + between + block,
@@ -167,6 +172,21 @@ def check_inside(manifest: Manifest, use: DictionaryUse, *, kernels: bool) -> No
         if is_so:
             hint = f"{use.path}: only watched rows that decide alone can be in the graph, on a GPU with Triton."
             raise ConfigError("saewatch.placement", found=f"graph with {why}", expected="side", hint=hint)
+
+
+def check_screen(manifest: Manifest, use: DictionaryUse, *, kernels: bool) -> None:
+    """ConfigError where nothing would be screened in int8."""
+    found = {"a device without the kernels": not kernels, "neither TopK nor a census": not needs_whole(manifest, use)}
+    for why, is_so in found.items():
+        if is_so:
+            hint = f"{use.path}: only what encodes the whole dictionary on a GPU with Triton is screened."
+            raise ConfigError("screen", found=f"int8 with {why}", expected="stored", hint=hint)
+
+
+def _quantised(manifest: Manifest, use: DictionaryUse) -> int:
+    """The rows in int8 with their step, two lengths, and the columns that are kept apart."""
+    width = -(-manifest.encoder.d_in // 16) * 16
+    return manifest.encoder.latents * (width + 12 + 4 * APART) + width if use.screen == "int8" else 0
 
 
 def _between_kernels(manifest: Manifest, rows: int, slots: int) -> int:

@@ -32,6 +32,8 @@ class DictionaryUse:
     """exact | thresholded (for dictionaries whose latents compete)."""
     census: float = 0.0
     """Share of tokens on which the whole dictionary is encoded."""
+    screen: str = "stored"
+    """stored | int8: how a GPU reads a whole dictionary for few tokens; int8 is half as much, and half more memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ def _dictionary(index: int, value: Any) -> DictionaryUse:
     _path(f"{name}.path", use.path)
     _one_of(f"{name}.role", use.role, tuple(str(role) for role in Role))
     _one_of(f"{name}.mode", use.mode, ("exact", "thresholded"))
+    _one_of(f"{name}.screen", use.screen, ("stored", "int8"))
     if not 0.0 <= use.census <= 1.0:
         raise ConfigError(f"{name}.census", found=use.census, expected="a share from 0 to 1")
     return use

@@ -123,12 +123,15 @@ def _sheets(folder: Path) -> tuple[BundleSheet, Manifest]:
 
 
 def load_dictionary(folder: Path, manifest: Manifest, *, decoder: bool = False) -> Dictionary:
-    """The tensors that ``manifest`` describes, from ``folder``; TensorFileError naming file and tensor."""
+    """The tensors that ``manifest`` describes, from ``folder``; TensorFileError naming file and tensor.
+
+    Of the decoder's file its bias is read in any case, where the file is there.
+    """
     decoding = {name: sheet for name, sheet in manifest.tensors.items() if name in sheets.DECODER_TENSORS}
     encoding = {name: sheet for name, sheet in manifest.tensors.items() if name not in decoding}
     found = load_tensors(folder / sheets.ENCODER_FILE, encoding)
-    if decoder and decoding:
-        found |= load_tensors(folder / sheets.DECODER_FILE, decoding)
+    if decoding and (decoder or (folder / sheets.DECODER_FILE).exists()):
+        found |= load_tensors(folder / sheets.DECODER_FILE, decoding, only=None if decoder else {"b_dec"})
     _check_finite(found)
     lim, s, c = (found[name].numpy() for name in ("lim", "s", "c"))
     thresholded = found.get("lim_thresholded")
@@ -144,8 +147,10 @@ def load_dictionary(folder: Path, manifest: Manifest, *, decoder: bool = False) 
     )
 
 
-def load_tensors(path: Path, expected: Mapping[str, TensorSheet]) -> dict[str, Tensor]:
-    """The tensors of a file, which must be exactly ``expected`` in name, type, shape and digest."""
+def load_tensors(
+    path: Path, expected: Mapping[str, TensorSheet], *, only: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a file, which must be exactly ``expected`` in name, type, shape and digest; ``only``: of these."""
     entries = {entry.name: entry for entry in read_header(path)}
     _check_names(path.name, entries.keys(), expected)
     for name, sheet in expected.items():
@@ -159,11 +164,12 @@ def load_tensors(path: Path, expected: Mapping[str, TensorSheet]) -> dict[str, T
             )
     try:
         with safe_open(str(path), framework="pt") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in sorted(expected)}
+            wanted = sorted(expected if only is None else only & expected.keys())
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in wanted}
     except (SafetensorError, OSError) as error:
         raise TensorFileError(path.name, found=str(error), expected="a readable safetensors file") from error
-    for name, sheet in expected.items():
-        found_digest = digest_of(name, tensors[name])
+    for name, tensor in tensors.items():
+        found_digest, sheet = digest_of(name, tensor), expected[name]
         if found_digest != sheet.sha256:
             hint = "Its bytes changed after it was imported; fetch the bundle again."
             raise TensorFileError(f"{path.name}: {name}", found=found_digest, expected=sheet.sha256, hint=hint)

@@ -361,7 +361,8 @@ def _check_census(use: DictionaryUse, bundle: Bundle, config: TapConfig) -> None
 def _encoder(use: DictionaryUse, bundle: Bundle, *, rows: int, slots: int, device: torch.device) -> Encoder:
     manifest, whole, dtype = bundle.manifest, None, bundle.dictionary.W.dtype
     if needs_whole(manifest, use):
-        whole = Whole.sized(bundle.dictionary, decoder=use.census > 0, device=device)
+        int8 = use.screen == "int8"
+        whole = Whole.sized(bundle.dictionary, decoder=use.census > 0, int8=int8, device=device)
     d_in, mode = manifest.encoder.d_in, use.mode
     return Encoder(rows_max=rows, d_in=d_in, slots_max=slots, mode=mode, whole=whole, device=device, dtype=dtype)
 

@@ -33,6 +33,7 @@ from saewatch.engine.sketch import Sketch
 
 if TYPE_CHECKING:
     from saewatch.engine.kernels.dictionary import Lists
+    from saewatch.engine.kernels.screen import Quantised
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -68,12 +69,13 @@ class Whole:
         dtype: torch.dtype = torch.float32,
         d_out: int = 0,
         sketched: bool = False,
+        int8: bool = False,
         device: torch.device | str = "cpu",
         fused: bool | None = None,
     ) -> None:
         """Sized by what is given; ``sketched``: the decoder is kept as its sketch.
 
-        ``fused``: the kernels are used; None: where they can be and there is a GPU.
+        ``fused``: the kernels are used; None: where they can be and there is a GPU. ``int8``: they screen in it.
         """
         self.sheet: EncoderSheet | None = None
         self.decodes = False
@@ -87,12 +89,15 @@ class Whole:
         self.sketch = Sketch(latents=rows, d_out=d_out, device=device) if d_out and sketched else None
         self.fused = _fused(self.W) if fused is None else fused
         self._norm = torch.zeros(rows, device=device)
+        self._quantised = self._made_quantised(rows, d_in) if int8 and self.fused else None
         self._lists: Lists | None = None
         self._heads: Sequence[Head] = ()
         self._stacked: dict[range, Heads] = {}  # by the rows of a block
 
     @classmethod
-    def sized(cls, dictionary: Dictionary, *, decoder: bool, device: torch.device | str = "cpu") -> Whole:
+    def sized(
+        cls, dictionary: Dictionary, *, decoder: bool, int8: bool = False, device: torch.device | str = "cpu"
+    ) -> Whole:
         """Buffers for a dictionary and for those of its shape that replace it; ``decoder``: for a census."""
         sheet, dtype = dictionary.manifest.encoder, dictionary.W.dtype
         if decoder and dictionary.W_dec is not None:
@@ -101,7 +106,9 @@ class Whole:
         sketched = sketches(d_out, staged=torch.device(device).type != "cpu")
         if sketched:
             dtype = dictionary.W.dtype
-        return cls(rows=sheet.rows, d_in=sheet.d_in, dtype=dtype, d_out=d_out, sketched=sketched, device=device)
+        return cls(
+            rows=sheet.rows, d_in=sheet.d_in, dtype=dtype, d_out=d_out, sketched=sketched, int8=int8, device=device
+        )
 
     def check(self, dictionary: Dictionary) -> None:
         """MisfitError when a dictionary does not fit the buffers."""
@@ -128,6 +135,8 @@ class Whole:
         self._heads, self._stacked = dictionary.heads, {}
         self.sheet = sheet
         self._lists = self._made_lists() if self.fused else None
+        if self._quantised is not None:
+            self._quantised.load(self._latents.W, _typical(dictionary))
 
     @property
     def k(self) -> int | None:
@@ -230,7 +239,12 @@ class Whole:
         from saewatch.engine.kernels.dictionary import Lists, cap_for_winners
 
         cap = KEPT if self.k is None else cap_for_winners(self.k)
-        return None if cap is None else Lists(cap=cap)
+        return None if cap is None else Lists(cap=cap, quantised=self._quantised)
+
+    def _made_quantised(self, rows: int, d_in: int) -> Quantised:
+        from saewatch.engine.kernels.screen import Quantised
+
+        return Quantised.sized(rows, d_in, self.W.device)
 
     def _room_of_decoder(self) -> Tensor:
         """A tensor of the rows, width and type that a decoder may have."""
@@ -244,6 +258,11 @@ class Whole:
     def _fired(self, x: Tensor, r: Tensor | None, first: int, stop: int) -> Tensor:
         u = self.headed(products(x, r, self.W[first:stop]), x, first)
         return torch.where(u > self.lim[first:stop], self.s[first:stop] * u + self.c[first:stop], 0.0)
+
+
+def _typical(dictionary: Dictionary) -> Tensor | None:
+    """A row like most that the dictionary reads, where it says one: an SAE adds its bias to what it explains."""
+    return dictionary.b_dec if dictionary.manifest.kind == "sae" else None
 
 
 def _zeros(rows: int, d_in: int, dtype: torch.dtype, device: torch.device) -> Tensor:

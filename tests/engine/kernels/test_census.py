@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from saewatch.core.manifest import InputNorm
 from saewatch.engine.batching import Encoded
 from saewatch.engine.census import Census, CensusCounts
 from saewatch.engine.dictionary_file import Dictionary
+from saewatch.engine.encode import normalise
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.sketch import DEVIATION
 from saewatch.engine.slab import Slab
@@ -43,6 +46,27 @@ def counted(one: Dictionary, x: Tensor, *, fused: bool, sketched: bool = False) 
     excluded[3] = True
     census.add(x, excluded)
     return census.take()
+
+
+@pytest.mark.parametrize(("activation", "k", "norm"), CASES)
+def test_a_screen_in_int8_lists_the_same_bits(activation: str, k: int | None, norm: InputNorm) -> None:
+    one, x = made.dictionary(activation, k=k, norm=norm), made.rows(9)
+    one = replace(one, b_dec=torch.where(torch.arange(made.D_IN) == 5, 100.0, 1.0))
+    x[:, 5] += 100.0
+    sheet, codes = one.manifest.encoder, []
+    for int8 in (False, True):
+        whole = Whole(rows=sheet.rows, d_in=sheet.d_in, dtype=one.W.dtype, int8=int8, fused=True)
+        whole.load(one, "exact")
+        whole.load(one, "exact")  # a dictionary that takes its place
+        code = whole.code(*normalise(x, norm), Given(kept=torch.arange(9) != 3))
+        assert code is not None
+        codes.append(code)
+    stored, small = codes
+    assert torch.equal(small.count, stored.count)
+    assert int(stored.count.sum()) > 9
+    for row, count in enumerate(stored.count.tolist()):
+        assert torch.equal(small.index[row, :count], stored.index[row, :count])
+        assert torch.equal(small.value[row, :count], stored.value[row, :count])
 
 
 @pytest.mark.parametrize(("activation", "k", "norm"), CASES)

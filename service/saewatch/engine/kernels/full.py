@@ -336,6 +336,6 @@ def slack_of(variant: Variant, latents: Latents) -> float:
     return slack(latents.W.shape[1], terms)
 
 
-def vectors(operand: Latents | Rows, *names: str) -> Mapping[str, Tensor]:
+def vectors(operand: object, *names: str) -> Mapping[str, Tensor]:
     """Arguments of a kernel that go by the names of ``operand``'s fields."""
     return {name: getattr(operand, name) for name in names}
