@@ -62,7 +62,7 @@ class Size:
         return row
 
 
-MASSIVE = (300.0, -900.0, 60.0)
+MASSIVE = (40.0, -120.0, 16.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -24,8 +24,8 @@ def dictionary(activation: str, *, k: int | None = None, seed: int = 0) -> Dicti
     return replace(one, W=one.W.contiguous())
 
 
-def loaded(one: Dictionary, device: torch.device) -> Whole:
-    whole = Whole(rows=len(one.W), d_in=D_IN, dtype=one.W.dtype, device=device, fused=True)
+def loaded(one: Dictionary, device: torch.device, *, int8: bool = False) -> Whole:
+    whole = Whole(rows=len(one.W), d_in=D_IN, dtype=one.W.dtype, device=device, int8=int8, fused=True)
     whole.load(one, "exact")
     return whole
 
@@ -109,3 +109,14 @@ def test_a_rows_bits_do_not_depend_on_the_number_of_rows(device: torch.device) -
     together = dense(whole, x)
     for rows in (1, 16, 64):
         assert torch.equal(dense(whole, x[:rows]), together[:rows])
+
+
+@pytest.mark.parametrize(("activation", "k"), [("jumprelu", None), ("topk", 32)])
+@pytest.mark.parametrize("rows", [1, 64])
+def test_a_screen_in_int8_gives_the_same_bits(device: torch.device, activation: str, k: int | None, rows: int) -> None:
+    one, x = dictionary(activation, k=k), made.rows(rows, d_in=D_IN).bfloat16().to(device)
+    x[:, 7] += 500.0
+    one.limits.lim[:LATENTS] += 500.0 * one.W[:LATENTS, 7].float().numpy() + (4.0 if k is None else 0.0)
+    one = replace(one, b_dec=torch.where(torch.arange(D_IN) == 7, 500.0, 1.0))
+    stored, int8 = loaded(one, device), loaded(one, device, int8=True)
+    assert torch.equal(dense(int8, x), dense(stored, x))

@@ -131,7 +131,7 @@ def test_what_has_no_room_is_counted_and_the_first_are_kept(rows: int) -> None:
     assert code.index[0].tolist() == list(range(256))
 
 
-@pytest.mark.parametrize(("rows", "k"), [(4, 1), (4, 9), (4, 32), (MANY, 9)])
+@pytest.mark.parametrize(("rows", "k"), [(1, 9), (4, 1), (4, 9), (4, 32), (MANY, 9)])
 def test_winners_are_the_references(rows: int, k: int) -> None:
     one, x = made.dictionary("topk", latents=300, k=k), made.rows(rows)
     found, still_open = won(one, x, k)

@@ -301,8 +301,9 @@ def peak_values(latents: Latents, rows: Rows, out: Tensor, *, step: int, group: 
 
 
 def launch(variant: Variant, grid: tuple[int, ...], **arguments: Any) -> None:
-    """Enqueues one kernel. It takes vectors as contiguous."""
-    assert all(value.stride(-1) == 1 for value in arguments.values() if isinstance(value, Tensor) and value.ndim)
+    """Enqueues one kernel. It takes vectors as contiguous; what has one number may have any stride."""
+    tensors = [value for value in arguments.values() if isinstance(value, Tensor) and value.ndim]
+    assert all(value.stride(-1) == 1 or value.shape[-1] == 1 for value in tensors)
     upcast = {"UPCAST": True} if interpreted() and "UPCAST" in variant.constexprs else {}
     variant.kernel[grid](**arguments, **(dict(variant.constexprs) | upcast), **variant.options)
 
