@@ -104,6 +104,26 @@ def test_the_buffers_keep_their_addresses() -> None:
     assert before == [buffer.data_ptr() for buffer in (slab.row, slab.slot, slab.value, slab.count, slab.overflow)]
 
 
+class Elsewhere(Slab):
+    """One whose copies on the host are not the buffers themselves, as beside a GPU."""
+
+    def copied(self, slots: int | None) -> list[list[float]]:
+        """What of its copies is written; the other entries are left out."""
+        self._host = tuple(torch.full_like(one, -1, dtype=torch.float64) for one in self._buffers())
+        self.to_host(slots)
+        return [one[one >= 0].tolist() for one in self._host]
+
+
+def test_a_step_sends_no_more_than_its_rows_can_fire() -> None:
+    slab = Elsewhere(rows_max=5, firings_max=12, pooled=2)
+    slab.start(2)
+    pack_fixed(slab, scored(pack_fixed, torch.ones(2, 3, dtype=torch.bool)), 0)
+    row, slot, value, count, excluded, overflow, pooled = slab.copied(3)
+    assert (row, slot, value) == ([0, 0, 0, 1, 1, 1], [0, 1, 2] * 2, [1.0] * 6)
+    assert (count, excluded, overflow, pooled) == ([6], [0, 0], [0, 0], [0, 0, 0, 0])
+    assert len(slab.copied(100)[0]) == len(slab.copied(None)[0]) == 12, "but never more than there is"
+
+
 def test_what_was_read_stays_when_the_slab_is_filled_again() -> None:
     found, slab = packed(pack_quick, torch.ones(2, 2, dtype=torch.bool), 8)
     slab.value.fill_(-1.0)

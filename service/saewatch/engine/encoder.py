@@ -227,6 +227,8 @@ class Encoder:
             slab = Slab(rows_max=1, firings_max=1, device=self.device)
             x = torch.zeros(1, self.d_in, dtype=dtype, device=self.device)
             launch_of([self.group(x, slab)], Work(self.device)).compile()
+        if self.whole is not None and not kernels.interpreted():
+            self.whole.compile(dtype)
 
     def _launch(self, x: Tensor, *, positions: Tensor, token_ids: Tensor, slab: Slab) -> Slab:
         one = launch_of([self.group(x.contiguous(), slab)], Work(self.device))

@@ -93,6 +93,11 @@ class Graphed:
             found.append(partial(kernels.pack, kernels.packs([slabs[number] for number in numbers])))
         return found
 
+    @property
+    def slots(self) -> list[int]:
+        """That each stream's buffers have."""
+        return [one.slots_max for one in self._first]
+
     def prove(self) -> None:
         """Raises `SelfTestFailed` unless the rows of each sink were multiplied in some pass."""
         for sink in self._at:
@@ -107,6 +112,7 @@ class InsideSlot(Taken):
     def __init__(self, graphed: Graphed, watched: Sequence[Watched], side: Side | None = None) -> None:
         super().__init__(watched, side)
         self._packs = graphed.packs(self._slabs)
+        self._slots = graphed.slots
 
     def take(self, rows: Rows, _watched: Sequence[Watched]) -> None:
         """Packs what the next forward pass will overwrite, on the forward's own stream."""
@@ -128,6 +134,6 @@ class InsideSlot(Taken):
         self._ready.record(self._side)
 
     def _to_host(self) -> None:
-        for slab in self._slabs:
-            slab.to_host()
+        for slab, slots in zip(self._slabs, self._slots, strict=True):
+            slab.to_host(slots)
         self._positions[: self._count].copy_(self._index[0, : self._count], non_blocking=True)

@@ -70,11 +70,17 @@ class Slab:
         assert self.device.type == "cpu", "elsewhere they are copies"
         return *self._read[:6], self.wanted.numpy()
 
-    def to_host(self) -> None:
-        """Enqueues the copy to pinned memory on the current stream; nothing to do on the CPU."""
-        for here, there in zip(self._buffers(), self._host, strict=True):
+    def to_host(self, slots: int | None = None) -> None:
+        """Enqueues the copy to pinned memory on the current stream; nothing to do on the CPU.
+
+        Nobody knows yet how much there is to copy, but that a row fires each of its ``slots`` at most: a step of few
+        rows does not send the room of the largest one.
+        """
+        most = self.firings_max if slots is None else min(self.firings_max, self.rows * slots)
+        sizes = (most, most, most, 1, self.rows, self.rows, self.rows)
+        for here, there, size in zip(self._buffers(), self._host, sizes, strict=True):
             if here is not there:
-                there.copy_(here, non_blocking=True)
+                there[:size].copy_(here[:size], non_blocking=True)
 
     def encoded(self) -> Encoded:
         """The host's copy, as arrays of its own; to be called after the event that follows `to_host`."""
@@ -94,6 +100,11 @@ class Slab:
 
     def _pinned(self) -> tuple[Tensor, ...]:
         return tuple(torch.empty(b.shape, dtype=b.dtype, pin_memory=True) for b in self._buffers())
+
+
+def enqueued(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of the host's ``tensor`` on ``device``, where nobody waits for it."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def pack_fixed(slab: Slab, scored: Scored, first: int) -> None:

@@ -177,7 +177,7 @@ class Slot(Taken):
                 one.count(rows, slab)
             else:
                 one.encode(rows, positions, tokens, slab)
-            slab.to_host()
+            slab.to_host(one.encoder.slots_max)
         if self._here is None:
             self._positions[: self._count].copy_(positions, non_blocking=True)
 

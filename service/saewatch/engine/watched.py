@@ -30,7 +30,7 @@ from saewatch.engine.life import Checkpoint
 from saewatch.engine.pool import check_place, width
 from saewatch.engine.ranks import Ranks
 from saewatch.engine.sink import Place, Sink, Sinks
-from saewatch.engine.slab import Slab
+from saewatch.engine.slab import Slab, enqueued
 from saewatch.engine.whole import Whole
 
 SLOTS_PER_FRAME = 8192
@@ -97,7 +97,7 @@ class Watched:
     def count(self, x: Tensor, slab: Slab) -> None:
         """Enqueues the census of a step's rows ``x [rows, d_in]``, which were encoded into ``slab``."""
         if self.counting is not None:
-            chosen = torch.from_numpy(sampled(self.rows_seen, len(x), self.use.census)).to(x.device)
+            chosen = enqueued(torch.from_numpy(sampled(self.rows_seen, len(x), self.use.census)), x.device)
             if len(chosen):
                 self.counting.add(x[chosen], slab.excluded[chosen])
         self.rows_seen += len(x)

@@ -171,6 +171,22 @@ class Whole:
         lost = found.open.to(torch.int32)
         return Code(index=found.index.to(torch.int32), value=found.value, count=count, lost=lost)
 
+    def compile(self, dtype: torch.dtype) -> None:
+        """Runs the kernels once for each number of rows that takes others, so that no step waits for a compiler.
+
+        ``dtype``: of the hook point's rows.
+        """
+        if self._lists is None:
+            return
+        exact = torch.float32 if self._sheet.input_norm.kind == "layer_norm" else dtype
+        for rows in self._lists.routes:
+            kept = torch.ones(rows, dtype=torch.bool, device=self.W.device)
+            code = self.code(
+                torch.zeros(rows, self.W.shape[1], device=self.W.device), None, Given(kept=kept, dtype=exact)
+            )
+            if code is not None and self.decodes:
+                self.decoded(code)
+
     @property
     def decoder(self) -> Tensor:
         """What each latent adds to the reconstruction, ``[rows, n]``: its row of the decoder, or that row's sketch."""

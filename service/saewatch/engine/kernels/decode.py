@@ -12,12 +12,12 @@ from torch import Tensor
 
 from saewatch.engine.kernels.full import TYPES, launch, ordered
 from saewatch.engine.kernels.operands import Code
-from saewatch.engine.kernels.variant import Variant
+from saewatch.engine.kernels.variant import Variant, pointers
 
 COLUMNS = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cap"])
 def gather(
     table: tl.tensor, index: tl.tensor, value: tl.tensor, count: tl.tensor, out: tl.tensor,
     cap: tl.tensor, width: tl.tensor, COLUMNS: tl.constexpr, ENTRIES: tl.constexpr,
@@ -47,7 +47,7 @@ def _variant(kind: str) -> Variant:
         constexprs=constexprs,
         warps=4,
         stages=3,
-        aligned=("table", "index", "value", "out"),
+        aligned=(*pointers(signature), "width"),
     )
 
 

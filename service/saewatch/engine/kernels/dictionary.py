@@ -69,6 +69,11 @@ class Lists:
     many: str = ""
     """How many rows go: ``window`` or ``fused``; empty: as `table.many` says."""
 
+    @property
+    def routes(self) -> tuple[int, ...]:
+        """Numbers of rows by which all kernels are launched that any number of rows takes."""
+        return *full.SHAPES, full.ROWS + 1, *(fewest for fewest, _ in table.FUSED)
+
     def fired(self, latents: Latents, rows: Rows) -> Code:
         """What fires on each row, in order."""
         out = self.empty(rows)
@@ -102,7 +107,7 @@ class Lists:
     def empty(self, rows: Rows) -> Code:
         """Lists with room for these rows."""
         index = rows.is_open.new_empty(len(rows), self.cap)
-        count, lost = rows.is_open.new_zeros(2, len(rows))
+        count, lost = (rows.is_open.new_zeros(len(rows)) for _ in range(2))  # each where a kernel expects it to begin
         return Code(index=index, value=rows.exact.new_empty(len(rows), self.cap), count=count, lost=lost)
 
     def _windows(self, latents: Latents, rows: Rows, out: Code, *, competing: bool) -> None:

@@ -29,7 +29,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from saewatch.engine.kernels import interpreted
 from saewatch.engine.kernels.operands import Latents, Rows, slack
-from saewatch.engine.kernels.variant import Variant
+from saewatch.engine.kernels.variant import Variant, pointers
 
 ROUNDING = tl.constexpr(2.0**-22)  # of a value, over the sizes of its two terms
 
@@ -114,7 +114,7 @@ def store_words(
     tl.store(bits + place, word, mask=here[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "F", "words"])
 def screen(
     x_desc: tl.tensor,
     w_desc: tl.tensor,
@@ -156,7 +156,7 @@ def screen(
     store_words(bits, words_of(on, BF, BT), f0, t, here, words, BF)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "F", "step", "groups"])
 def peaks(
     x_desc: tl.tensor,
     w_desc: tl.tensor,
@@ -233,7 +233,7 @@ def _variant(kernel: Any, w: str, x: str, rows: int, group: int = 0) -> Variant:
         constexprs=constexprs,
         warps=warps,
         stages=stages,
-        aligned=("D",),
+        aligned=(*pointers(arguments), "D"),
         mma="HGMMA",
     )
 

@@ -40,7 +40,7 @@ from saewatch.engine.kernels.full import (
 )
 from saewatch.engine.kernels.operands import Code, Latents, Rows
 from saewatch.engine.kernels.pack import CAPS, placed
-from saewatch.engine.kernels.variant import Variant
+from saewatch.engine.kernels.variant import Variant, pointers
 
 SUMS = 2**24
 """Sums of a window: 64 MiB in float32, what an H200's second-level cache holds."""
@@ -92,7 +92,7 @@ def _leave(
     window_desc.store([tl.program_id(0) * BT, column], u)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "F", "first", "tiles", "words"])
 def fire(
     x_desc: tl.tensor,
     w_desc: tl.tensor,
@@ -145,7 +145,7 @@ def fire(
                 _leave(part, t, wanted, lowest, at, window_desc, lim, s, c, bits, T, F, first, words, COMPETING)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "used", "words"])
 def listed(
     bits: tl.tensor,
     window: tl.tensor,
@@ -225,7 +225,7 @@ def _fire(w: str, x: str, *, competing: bool) -> Variant:
         constexprs=constexprs,
         warps=tile.warps,
         stages=tile.stages,
-        aligned=("D",),
+        aligned=(*pointers(signature), "D"),
         mma="HGMMA",
     )
 
@@ -242,7 +242,7 @@ def _listed(cap: int) -> Variant:
         constexprs=constexprs,
         warps=4,
         stages=1,
-        aligned=("bits", "window", "stride", "index", "value", "first"),
+        aligned=(*pointers(signature), "stride"),
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saewatch.engine.kernels.full import launch, ordered
 from saewatch.engine.kernels.operands import Rows
-from saewatch.engine.kernels.variant import Variant
+from saewatch.engine.kernels.variant import Variant, pointers
 
 SEGMENT = 512
 """Words of one program: 16,384 latents."""
@@ -40,7 +40,7 @@ def placed(word: tl.tensor, before: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl
     return on == 1, place, tl.sum(each, axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["words"])
 def pack(
     bits: tl.tensor,
     is_open: tl.tensor,
@@ -76,15 +76,15 @@ CAPS = (256, 1024, 4096)
 
 def _variant(cap: int) -> Variant:
     constexprs = {"CAP": cap, "SEGMENT": SEGMENT, "HEAD": 1024, "BW": 64}
-    pointers = dict.fromkeys(("bits", "is_open", "index", "count"), "*i32")
+    buffers = dict.fromkeys(("bits", "is_open", "index", "count"), "*i32")
     return Variant(
         name=f"pack-{cap}",
         kernel=pack,
-        signature=ordered(pack, pointers | {"words": "i32"}, constexprs),
+        signature=ordered(pack, buffers | {"words": "i32"}, constexprs),
         constexprs=constexprs,
         warps=4,
         stages=2,
-        aligned=("bits", "index"),
+        aligned=pointers(buffers),
     )
 
 

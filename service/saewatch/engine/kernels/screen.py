@@ -29,7 +29,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from saewatch.core.footprint import APART
 from saewatch.engine.kernels.full import TILE, admits, launch, ordered, store_words, vectors, words_of
 from saewatch.engine.kernels.operands import ALIGNMENT, SPARE_TERMS, Latents, Rows
-from saewatch.engine.kernels.variant import Variant
+from saewatch.engine.kernels.variant import Variant, pointers
 
 MARGIN = SPARE_TERMS * 2.0**-23
 """Roundings of the bound and of the deciding product, over ``|w| |x|``."""
@@ -57,7 +57,7 @@ class Quantised:
     def sized(cls, rows: int, d_in: int, device: torch.device | str = "cpu") -> Quantised:
         """Buffers of fixed address."""
         width = -(-d_in // ALIGNMENT) * ALIGNMENT
-        step, size, error = torch.zeros(3, rows, device=device)
+        step, size, error = (torch.zeros(rows, device=device) for _ in range(3))
         apart = torch.zeros(APART + 1, dtype=torch.int32, device=device)
         return cls(
             q=torch.zeros(rows, width, dtype=torch.int8, device=device),
@@ -135,7 +135,7 @@ def halve(
     tl.store(beside + t * BA + e, tl.load(x + t.to(tl.int64) * D + column, mask=there, other=0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "F", "words", "stride"])
 def screen8(
     q_desc: tl.tensor, halves_desc: tl.tensor, step: tl.tensor, size: tl.tensor, error: tl.tensor,
     exact: tl.tensor, count: tl.tensor, lim: tl.tensor, s: tl.tensor, c: tl.tensor, norm: tl.tensor,
@@ -190,7 +190,7 @@ def _halve(rows: int) -> Variant:
         constexprs=constexprs,
         warps=4,
         stages=1,
-        aligned=("x", "halves", "width"),
+        aligned=(*pointers(signature), "D", "width"),
     )
 
 
@@ -214,7 +214,7 @@ def _screen(rows: int) -> Variant:
         constexprs=constexprs,
         warps=warps,
         stages=stages,
-        aligned=("width",),
+        aligned=(*pointers(signature), "width"),
         mma="IGMMA",
     )
 

@@ -18,7 +18,7 @@ from saewatch.engine.kernels import interpreted
 from saewatch.engine.kernels.full import TYPES, launch, ordered
 from saewatch.engine.kernels.operands import Code, Latents, Rows
 from saewatch.engine.kernels.pack import CAPS
-from saewatch.engine.kernels.variant import Variant
+from saewatch.engine.kernels.variant import Variant, pointers
 
 ENTRIES = 16
 """Entries that a program takes at a time."""
@@ -91,29 +91,30 @@ def compact(
 
 def _settle(w: str, cap: int) -> Variant:
     constexprs = {"CAP": cap, "ENTRIES": ENTRIES, "BD": 256}
-    pointers = {"W": f"*{w}"} | dict.fromkeys(("x", "lim", "s", "c", "scale", "value"), "*fp32")
-    pointers |= dict.fromkeys(("is_open", "index", "count"), "*i32")
+    buffers = {"W": f"*{w}"} | dict.fromkeys(("x", "lim", "s", "c", "scale", "value"), "*fp32")
+    buffers |= dict.fromkeys(("is_open", "index", "count"), "*i32")
     return Variant(
         name=f"settle-{w}-{cap}",
         kernel=settle,
-        signature=ordered(settle, pointers | {"D": "i32"}, constexprs),
+        signature=ordered(settle, buffers | {"D": "i32"}, constexprs),
         constexprs=constexprs,
         warps=4,
         stages=3,
-        aligned=("x", "W", "D"),
+        aligned=(*pointers(buffers), "D"),
     )
 
 
 def _compact(cap: int) -> Variant:
-    pointers = dict.fromkeys(("index", "count", "out_index", "out_count", "lost"), "*i32")
+    buffers = dict.fromkeys(("index", "count", "out_index", "out_count", "lost"), "*i32")
+    buffers |= dict.fromkeys(("value", "out_value"), "*fp32")
     return Variant(
         name=f"settle.compact-{cap}",
         kernel=compact,
-        signature=ordered(compact, pointers | {"value": "*fp32", "out_value": "*fp32"}, {"CAP": cap}),
+        signature=ordered(compact, buffers, {"CAP": cap}),
         constexprs={"CAP": cap},
         warps=4,
         stages=1,
-        aligned=("index", "value", "out_index", "out_value"),
+        aligned=pointers(buffers),
     )
 
 

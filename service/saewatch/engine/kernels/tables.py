@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from saewatch.engine.kernels.group import Group
-from saewatch.engine.slab import Slab
+from saewatch.engine.slab import Slab, enqueued
 
 X, STRIDE, D_IN, KIND, EPS, FIRST, SPECIAL, SPECIALS, MAX_NORM, CENTRED = (tl.constexpr(n) for n in range(10))
 READ, READ_STRIDE, MOVES, W, LIM, SCALE, OFFSET, SLOTS = (tl.constexpr(n) for n in range(10, 18))
@@ -59,8 +59,8 @@ def tables(groups: Sequence[Group], *, tile: int, rows: int, centred: Tensor) ->
         wide += centred_width(group)
     device = groups[0].x.device
     return Tables(
-        groups=_moved(torch.tensor(found, dtype=torch.int64), device),
-        tiles=_moved(torch.tensor(tiles, dtype=torch.int32).reshape(-1, 2), device),
+        groups=enqueued(torch.tensor(found, dtype=torch.int64), device),
+        tiles=enqueued(torch.tensor(tiles, dtype=torch.int32).reshape(-1, 2), device),
         words=words,
         slots=slots,
     )
@@ -86,8 +86,3 @@ def _watched(group: Group) -> list[int]:
 def _slab(slab: Slab) -> list[int]:
     into = (slab.row, slab.slot, slab.value, slab.count, slab.wanted, slab.excluded, slab.overflow)
     return [*(buffer.data_ptr() for buffer in into), slab.firings_max]
-
-
-def _moved(table: Tensor, device: torch.device) -> Tensor:
-    """Enqueued, where ``device`` has a queue: nobody waits for it."""
-    return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)

@@ -32,3 +32,12 @@ class Variant:
     def options(self) -> Mapping[str, Any]:
         """Of a launch and of a compilation."""
         return {"num_warps": self.warps, "num_stages": self.stages, **OPTIONS}
+
+
+def pointers(signature: Mapping[str, str]) -> tuple[str, ...]:
+    """Arguments that are pointers, for `Variant.aligned` where each is given a buffer from where it begins.
+
+    For any other launch Triton compiles in the middle of serving. So sizes that change from step to step are
+    `do_not_specialize`, and tests/engine/test_launched.py compares each launch with the table.
+    """
+    return tuple(name for name, kind in signature.items() if kind.startswith("*"))
