@@ -21,7 +21,7 @@ def top_keys(values: Tensor, first: int, k: int, best: Tensor | None = None) -> 
 
 def _largest(values: Tensor, first: int, k: int) -> Tensor:
     """The k largest keys of each row: by values alone, unless a row has as many as k only up to a tie (or NaN)."""
-    if not values.is_cuda:  # a GPU would be waited for
+    if values.device.type == "cpu":  # a GPU would be waited for
         top = torch.topk(values, k, dim=1, sorted=False)
         least = top.values.amin(dim=1, keepdim=True)
         if bool(((values >= least).sum(dim=1) == k).all()):

@@ -133,6 +133,8 @@ class Whole:
                 self.W_dec[: sheet.latents].copy_(dictionary.W_dec)
             self.b_dec.copy_(dictionary.b_dec)
         self._heads, self._stacked = dictionary.heads, {}
+        for first, stop in _blocks(sheet.latents, sheet.rows):
+            self._heads_of(range(first, stop))  # which no step is to wait for
         self.sheet = sheet
         self._lists = self._made_lists() if self.fused else None
         if self._quantised is not None:
@@ -237,11 +239,15 @@ class Whole:
         """
         rows = range(first, first + u.shape[1])
         if self._heads and rows.stop > self._sheet.latents:
-            if rows not in self._stacked:
-                columns = {row: row - first for row in rows}
-                self._stacked[rows] = Heads(self._heads, columns, self.W.device)
-            self._stacked[rows].into(u, x)
+            self._heads_of(rows).into(u, x)
         return u
+
+    def _heads_of(self, rows: range) -> Heads:
+        """The heads among ``rows``, on the device."""
+        if rows not in self._stacked:
+            columns = {row: row - rows.start for row in rows}
+            self._stacked[rows] = Heads(self._heads, columns, self.W.device)
+        return self._stacked[rows]
 
     @property
     def _latents(self) -> Latents:
