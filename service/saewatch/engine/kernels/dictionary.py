@@ -10,9 +10,9 @@ does not fire is below all that does.
 
 That holds as long as the row's list has room. A row whose list overflowed is *open*: its k-th greatest entry so far is
 a higher floor, which is valid as well, and it goes through the screen again. To find such rows the host would have to
-wait; instead a fixed number of places (`REDO`) is always screened again, `ROUNDS` times, and where no row is open the
-screen's programs end without reading ``W``. A row that is still open then is said to be so, and its winners are not
-used.
+wait; instead few rows, or a fixed number of places (`REDO`) of many, are always screened again, `ROUNDS` times, and
+where no row is open the screen's programs end without reading ``W``. A row that is still open then is said to be so,
+and its winners are not used.
 """
 
 from __future__ import annotations
@@ -148,13 +148,18 @@ class Lists:
             self._windows(latents, rows, code := self.empty(rows), competing=True)
         else:
             code = self._settled(latents, rows)
-        there = torch.arange(self.cap, device=code.count.device) < code.count[:, None]
-        keys = order_keys(torch.where(there, code.value, -torch.inf), code.index.to(torch.int64))
-        keys = torch.where(rows.is_open[:, None] != 0, keys, _NONE)
-        return torch.topk(keys, k, dim=1, sorted=True).values, torch.where(rows.is_open != 0, code.lost, 0)
+        nobodys = (
+            torch.arange(self.cap, device=code.count.device) >= code.count[:, None]
+        )  # all, of a row that is closed
+        keys = order_keys(code.value, code.index.to(torch.int64)).masked_fill_(nobodys, _NONE)
+        return torch.topk(keys, k, dim=1, sorted=True).values, code.lost
 
     def _again(self, latents: Latents, rows: Rows, best: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
-        """``best`` and ``lost`` after the first `REDO` open rows were screened with higher floors."""
+        """``best`` and ``lost`` after open rows were screened with higher floors: of many rows the first `REDO`."""
+        if len(rows) <= full.ROWS:
+            is_open, floor = lost > 0, torch.maximum(rows.floor, value_of(best[:, -1:])[:, 0])
+            found, left = self._best(latents, replace(rows, floor=floor, is_open=is_open.int()), best.shape[1])
+            return torch.where(is_open[:, None], found, best), left
         order = torch.where(lost > 0, 2 * len(rows), 0) - torch.arange(len(rows), device=lost.device)
         chosen = torch.topk(order, min(REDO, len(rows))).indices
         is_open, before = lost[chosen] > 0, best[chosen]
@@ -162,7 +167,7 @@ class Lists:
         tried = replace(tried, floor=torch.maximum(tried.floor, value_of(before[:, -1:])[:, 0]), is_open=is_open.int())
         found, left = self._best(latents, tried, best.shape[1])
         best = best.index_copy(0, chosen, torch.where(is_open[:, None], found, before))
-        return best, lost.index_copy(0, chosen, torch.where(is_open, left, 0))
+        return best, lost.index_copy(0, chosen, left)
 
 
 def cap_for_winners(k: int) -> int | None:
