@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.encoding import Subject
+from saewatch.core.footprint import WINDOW
 from saewatch.engine.encode import normalise
 from saewatch.engine.encoder import Encoder, inside_of, launch_of
 from saewatch.engine.kernels import available, window
@@ -95,7 +96,7 @@ def chunked(one: Subject, x: Tensor) -> Step:
     def step() -> Code:
         rows = rows_of(x, None)
         out = lists.empty(rows)
-        window.appended(known, rows, x.new_empty(len(x), window.WINDOW, dtype=torch.float32), out)
+        window.appended(known, rows, x.new_empty(len(x), WINDOW, dtype=torch.float32), out)
         return out
 
     return step

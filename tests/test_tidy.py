@@ -29,6 +29,7 @@ LAZY_IMPORTS = {
     "service/saewatch/engine/encoder.py: saewatch.engine.kernels.launch": "Triton: not there without a GPU",
     "service/saewatch/engine/encoder.py: saewatch.engine.kernels.inside": "Triton: not there without a GPU",
     "service/saewatch/engine/whole.py: saewatch.engine.kernels.dictionary": "Triton: not there without a GPU",
+    "service/saewatch/engine/whole.py: saewatch.engine.kernels.screen": "Triton: not there without a GPU",
     "service/saewatch/cli/prompts.py: saewatch": "an extra of its own, and seconds to load: --help needs neither",
 }
 """``path: imported name`` to the reason why the import waits inside a function."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import time
@@ -16,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from saewatch.core import cost, limits
 from saewatch.core.batch import FiringBatch, Reason
+from saewatch.core.catalogue import WatchList
 from saewatch.core.cost import DEVICES, Device, Seconds, Traffic, Use
-from saewatch.core.footprint import ROWS
+from saewatch.core.footprint import ROWS, SCREENED, WINDOW
 from saewatch.core.head import HeadSheet
 from saewatch.core.records import STAGES, TrafficClass
 from saewatch.core.wire import encode, fit
@@ -27,8 +29,9 @@ from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.kernels import launch
 from saewatch.engine.slab import Slab
+from saewatch.engine.whole import Whole
 from saewatch.monitor.monitor import FAULTS
-from tests import fakes
+from tests import fakes, made
 from tests.engine.standin import BUNDLE
 from tests.monitor.stage import Stage
 
@@ -167,6 +170,40 @@ def test_launches_of_the_kernels_are_those_that_are_enqueued(monkeypatch: pytest
     assert len(enqueued) == cost.LAUNCHES_FUSED * math.ceil(rows / ROWS)
 
 
+@pytest.mark.parametrize("rows", [64, 256, 3 * ROWS])
+def test_launches_where_latents_compete_are_those_that_are_enqueued(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    one = made.dictionary("topk", latents=5000, d_in=64, k=9)
+    found = Counted()
+    for room in ("full", "pack", "settle", "window"):
+        kernels = importlib.import_module(f"saewatch.engine.kernels.{room}")
+        monkeypatch.setattr(kernels, "launch", lambda *_, **__: setattr(found, "count", found.count + 1))
+    whole = Whole(rows=len(one.W), d_in=64, fused=True)
+    encoder = Encoder(rows_max=rows, d_in=64, slots_max=9, whole=whole, fixed=True, fused=True)
+    encoder.load(one, WatchList(rows=tuple(range(9)), floors=(0.0,) * 9))
+    slab, index = Slab(rows_max=rows, firings_max=rows), torch.arange(rows)
+    with found:
+        encoder.encode(torch.zeros(rows, 64), positions=index, token_ids=index, slab=slab)
+    copies = 3 + 1 + len(slab._buffers())  # noqa: SLF001 - rows and two indexes in; positions and the slab out
+    windows = 2 * math.ceil(5000 / WINDOW) if rows > SCREENED else 0
+    reckoned = cost.LAUNCHES_STEP + (cost.LAUNCHES_COMPETING + windows) * math.ceil(rows / ROWS)
+    assert reckoned == pytest.approx(found.count + copies, rel=0.25)
+
+
+def test_where_latents_compete_the_dictionary_is_read_once() -> None:
+    sheet = load_bundle(BUNDLE).manifest
+    sheet = replace(sheet, encoder=replace(sheet.encoder, activation="topk", k=32))
+    device, latents = Device(bandwidth=1e9, flops=1e15, tensor_flops=1e15), sheet.encoder.latents
+    few = cost.step_seconds(sheet, device, rows=100, slots=10, element_bytes=2, whole=True)
+    moved = 100 * 128 * 24 + 1.125 * 2 * latents * 128 + 8 * 32 * 100 * 2 * 128 + 4 * 10 * 128 + 2 * 42 * 100 * 10
+    assert few.lower == pytest.approx(moved / 1e9 + 164 * 2e-6)
+    many = cost.step_seconds(sheet, device, rows=200, slots=10, element_bytes=2, whole=True)
+    moved = 200 * 128 * 24 + 1.125 * 2 * latents * 128 + 8 * 200 * latents + 4 * 10 * 128 + 2 * 42 * 200 * 10
+    assert many.lower == pytest.approx(moved / 1e9 + 166 * 2e-6)
+    bound = Device(bandwidth=1e15, flops=1e15, tensor_flops=1e6)
+    slow = cost.step_seconds(sheet, bound, rows=100, slots=10, element_bytes=2, whole=True)
+    assert slow.lower == pytest.approx(2.25 * 100 * latents * 128 / 1e6, rel=0.01)
+
+
 def test_an_estimate_follows_its_formula() -> None:
     sheet = load_bundle(BUNDLE).manifest
     device = Device(bandwidth=1e9, flops=1e15, tensor_flops=1e15)
@@ -183,8 +220,9 @@ def test_an_estimate_follows_its_formula() -> None:
 
 def test_what_the_kernels_do_not_encode_goes_by_torch() -> None:
     sheet = load_bundle(BUNDLE).manifest
+    crowded = replace(sheet, encoder=replace(sheet.encoder, activation="topk", k=257))
     device = Device(bandwidth=1e9, flops=1e15, tensor_flops=1e15)
-    whole = cost.step_seconds(sheet, device, rows=100, slots=10, element_bytes=2, whole=True)
+    whole = cost.step_seconds(crowded, device, rows=100, slots=10, element_bytes=2, whole=True)
     moved = 100 * 128 * 24 + 12 * 1040 * 128 + 4 * 100 * 1040 + 2 * 42 * 100 * 10
     assert whole.lower == pytest.approx(moved / 1e9 + 56 * 2e-6)
     head = HeadSheet(direction=15, kind="mlp", activation="gelu", units=64)

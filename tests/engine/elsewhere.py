@@ -27,10 +27,10 @@ READS = (
     ATEN.nonzero.default,
     ATEN.repeat_interleave.Tensor,
     ATEN.unique_consecutive.default,
-    ATEN._unique2.default,  # noqa: SLF001
+    ATEN._unique2.default,  # noqa: SLF001 - as above
 )
 """Operators whose result, or its shape, the host needs at once."""
-COPIES = (ATEN.copy_.default, ATEN._to_copy.default)  # noqa: SLF001
+COPIES = (ATEN.copy_.default, ATEN._to_copy.default)  # noqa: SLF001 - as above
 INDEXES = (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default)
 
 
@@ -105,10 +105,10 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What an operator returns that writes into its arguments: these."""
     into = [
         args[place] if place < len(args) else kwargs[argument.name]
-        for place, argument in enumerate(func._schema.arguments)  # noqa: SLF001
+        for place, argument in enumerate(func._schema.arguments)  # noqa: SLF001 - as above
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    if not func._schema.returns:  # noqa: SLF001
+    if not func._schema.returns:  # noqa: SLF001 - as above
         return None
     return into[0] if len(into) == 1 else tuple(into)
 

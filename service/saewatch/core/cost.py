@@ -13,8 +13,18 @@ measurements: a lower and an upper end from this formula::
     lower   = max(bytes / bandwidth, flop / rate) + launches · 2 µs
     upper   = 2 · max(…)                          + launches · 10 µs
 
-T rows of a step, S watched rows, d the width, b bytes of an activation and w of a stored weight. What the kernels do
-not encode (latents that compete, heads) goes through torch::
+T rows of a step, S watched rows, d the width, b bytes of an activation and w of a stored weight. Where latents
+compete, F of them of which k win, and T is at most 128::
+
+    bytes   = T·d·(6·b + 12)                 rows are upcast, and read by the norm and by the product
+            + 1.125·w·F·d                    the dictionary once, and a sample of it for a floor
+            + 8·k·T·w·d                      what reaches the floor is computed once more
+            + 4·S·d + 2·42·T·S               what of the winners is watched
+    flop    = 2·1.125·T·F·d·pairs
+    launches = 14 + 150·chunks
+
+With more rows the sums go through windows: 8·T·F bytes in place of what is computed once more, and two launches for
+each 2,048 latents. What the kernels do not encode (heads, more than 256 winners, other widths) goes through torch::
 
     bytes   = 5·T·d·b + T·d·(b + 12)         rows are upcast, and read by the norm and by the product
             + chunks·4·S·d + 4·T·S           the encoder's rows; products written
@@ -22,7 +32,7 @@ not encode (latents that compete, heads) goes through torch::
     flop    = 2·T·S·d + heads                in float32, outside of tensor cores
     launches = 14 + 42·chunks
 
-Where latents compete, S is the whole dictionary in the product, and its rows are upcast block by block.
+Where latents compete there, S is the whole dictionary in the product, and its rows are upcast block by block.
 """
 
 from __future__ import annotations
@@ -33,7 +43,16 @@ from dataclasses import dataclass
 
 from saewatch.core import limits
 from saewatch.core.batch import Reason
-from saewatch.core.footprint import HEAD_TEMPORARY_BYTES, ROWS, TEMPORARY_BYTES, WIDTH
+from saewatch.core.footprint import (
+    HEAD_TEMPORARY_BYTES,
+    ROWS,
+    SAMPLE,
+    SCREENED,
+    TEMPORARY_BYTES,
+    WIDTH,
+    WINDOW,
+    WINNERS,
+)
 from saewatch.core.manifest import DTYPES, Manifest
 from saewatch.core.records import STAGES, TrafficClass
 
@@ -61,6 +80,8 @@ DEVICES: Mapping[str, Device] = {
 
 LAUNCHES_STEP, LAUNCHES_CHUNK, LAUNCHES_FUSED = 14, 42, 3
 """Of a step, and of each `footprint.ROWS` rows of it by torch (counted by dispatch, views left out) and by kernels."""
+LAUNCHES_COMPETING = 150
+"""Of each `footprint.ROWS` rows where latents compete, by kernels and what picks the winners; windows come on top."""
 LAUNCH_S = (2e-6, 10e-6)
 """One launch: where the device waits for nothing else, and where Python is what it waits for."""
 SLACK = 2.0
@@ -118,6 +139,8 @@ def step_seconds(
     d, chunks = sheet.d_in, math.ceil(rows / ROWS)
     if not whole and not sheet.heads and d % WIDTH == 0:
         return _by_kernels(manifest, device, rows=rows, slots=slots, element_bytes=element_bytes)
+    if whole and not sheet.heads and d % WIDTH == 0 and (sheet.k or 0) <= WINNERS:
+        return _competing(manifest, device, rows=rows, slots=slots, element_bytes=element_bytes)
     encoded = sheet.rows if whole else slots
     moved = rows * d * (6 * element_bytes + 12)
     moved += chunks * (12 if whole else 4) * encoded * d + 4 * rows * encoded + 2 * TEMPORARY_BYTES * rows * slots
@@ -133,6 +156,18 @@ def _by_kernels(manifest: Manifest, device: Device, *, rows: int, slots: int, el
     pairs = _PLANES[stored] * _PLANES[element_bytes]
     busy = max(moved / device.bandwidth, 2 * rows * slots * d * pairs / device.tensor_flops)
     return _ends(busy, LAUNCHES_STEP + LAUNCHES_FUSED * chunks)
+
+
+def _competing(manifest: Manifest, device: Device, *, rows: int, slots: int, element_bytes: int) -> Seconds:
+    sheet, stored = manifest.encoder, DTYPES[manifest.tensors["W"].dtype]
+    d, latents, chunks, read = sheet.d_in, sheet.latents, math.ceil(rows / ROWS), 1 + 1 / SAMPLE
+    moved = rows * d * (6 * element_bytes + 12) + chunks * (read * stored * latents + 4 * slots) * d
+    moved += 2 * TEMPORARY_BYTES * rows * slots
+    moved += 8 * rows * latents if rows > SCREENED else SAMPLE * (sheet.k or 0) * rows * stored * d
+    pairs = _PLANES[stored] * _PLANES[element_bytes]
+    busy = max(moved / device.bandwidth, 2 * read * rows * latents * d * pairs / device.tensor_flops)
+    windows = 2 * math.ceil(latents / WINDOW) if rows > SCREENED else 0
+    return _ends(busy, LAUNCHES_STEP + (LAUNCHES_COMPETING + windows) * chunks)
 
 
 def _ends(busy: float, launches: int) -> Seconds:

@@ -34,6 +34,17 @@ TEMPORARY_BYTES = 4 + 4 + 1 + 1 + 8 + 8 + 8 + 4 + 4
 WIDTH = 8
 """What ``d_in`` must be a multiple of for the kernels, which read 16 bytes at a time. Every model's is one of 64."""
 
+SCREENED = 128
+"""Rows of the whole dictionary's screen at most; more go through windows."""
+
+WINDOW = 2048
+"""Latents of a window: 512 tiles of 128 x 256 at 8,192 rows are 3.88 waves of 132 multiprocessors, and 8 MiB in
+float32 at 1,024 rows stay in L2."""
+
+SAMPLE, WINNERS = 8, 256
+"""Of TopK by the kernels: one latent of so many is computed for a row's floor, which some ``SAMPLE`` k latents then
+reach; and winners of a row at most: with more, what reaches the floor would often not fit the longest list."""
+
 APART = 16
 """Dimensions that the screen in int8 keeps apart at most, in float32 (`engine.kernels.screen`)."""
 

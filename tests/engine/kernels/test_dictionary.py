@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from saewatch.core import footprint
 from saewatch.core.manifest import Exclusions, InputNorm
 from saewatch.dictionary.convert import convert
 from saewatch.dictionary.formats import read_saelens
@@ -16,6 +17,7 @@ from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import Folded, compare, encode, grey_pairs
 from saewatch.engine.kernels import full
 from saewatch.engine.kernels.dictionary import Lists
+from saewatch.engine.kernels.pack import CAPS
 from tests import made
 from tests.engine.kernels.latents import PAIRS, agrees, dense, latents_of, prepared
 
@@ -182,6 +184,11 @@ def test_a_row_that_overflows_again_and_again_is_said_to_be_open() -> None:
     one.W[:3000] = one.W[:3000].flip(0).clone()  # ascending: the first entries are the least, and raise no floor
     one.W[0:3000:8] = -1.0
     assert won(one, torch.ones(2, made.D_IN), 9)[1].all()
+
+
+def test_what_is_reckoned_with_is_what_the_kernels_take() -> None:
+    assert footprint.SCREENED == full.ROWS
+    assert CAPS[-1] // (2 * footprint.SAMPLE) == footprint.WINNERS, "twice what reaches a floor fits the longest list"
 
 
 def test_the_same_bytes_on_every_run() -> None:

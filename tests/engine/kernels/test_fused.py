@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from saewatch.core.footprint import WINDOW
 from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.kernels import fused
 from saewatch.engine.kernels.dictionary import Lists
 from saewatch.engine.kernels.operands import Code
-from saewatch.engine.kernels.window import WINDOW
 from saewatch.engine.kernels.window import appended as by_window
 from tests import made
 from tests.engine.kernels.latents import PAIRS, agrees, dense, latents_of, prepared

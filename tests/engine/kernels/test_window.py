@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from saewatch.core.footprint import WINDOW
 from saewatch.engine.kernels.operands import Code
-from saewatch.engine.kernels.window import WINDOW, appended
+from saewatch.engine.kernels.window import appended
 from tests import made
 from tests.engine.kernels.latents import agrees, dense, latents_of, prepared
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saewatch.core.footprint import SAMPLE, WINDOW, WINNERS
 from saewatch.engine.kernels import decode, full, fused, pack, screen, settle, table, window
 from saewatch.engine.kernels.operands import Code, Latents, Rows
 from saewatch.engine.kernels.screen import Quantised
@@ -33,15 +34,8 @@ REDO = 16
 ROUNDS = 2
 """Times that they are."""
 
-SAMPLE = 8
-"""One latent of so many is computed for a floor. The list then holds some 8 k entries; its room is twice that."""
-
 PEAKS_PER_WINNER = 2
 """Groups of a sample that there must be for each winner, or groups are narrower."""
-
-
-WINNERS_MAX = pack.CAPS[-1] // (2 * SAMPLE)
-"""Winners of a row at most: with more, what reaches the floor of a sample would often not fit the longest list."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -115,7 +109,7 @@ class Lists:
         if (self.many or table.many(len(rows), len(latents))) == "fused":
             fused.appended(latents, rows, out, competing=competing)
         else:
-            window.appended(latents, rows, rows.exact.new_empty(len(rows), window.WINDOW), out)
+            window.appended(latents, rows, rows.exact.new_empty(len(rows), WINDOW), out)
 
     def _settled(self, latents: Latents, rows: Rows) -> Code:
         """The lists of a screen with their values: ``-inf`` where nothing fires."""
@@ -172,7 +166,7 @@ class Lists:
 
 def cap_for_winners(k: int) -> int | None:
     """The room of a row's list from which ``k`` are picked: twice the 8 k entries that are expected. None: too many."""
-    return None if k > WINNERS_MAX else pack.cap_for(2 * SAMPLE * k)
+    return None if k > WINNERS else pack.cap_for(2 * SAMPLE * k)
 
 
 _NONE = int(order_keys(torch.tensor([[-torch.inf]]), 0))

@@ -14,14 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from saewatch.core.footprint import WINDOW
 from saewatch.engine.kernels.full import admits, launch, ordered
 from saewatch.engine.kernels.operands import Code, Latents, Rows, slack
 from saewatch.engine.kernels.pack import CAPS
 from saewatch.engine.kernels.variant import Variant, pointers
-
-WINDOW = 2048
-"""Latents of a window: 512 tiles of 128 x 256 at 8,192 rows are 3.88 waves of 132 multiprocessors, and 8 MiB in
-float32 at 1,024 rows stay in L2."""
 
 
 @triton.jit(do_not_specialize=["first", "width"])
