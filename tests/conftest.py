@@ -6,6 +6,7 @@ a test needs is made by `make setup` or by the test itself.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ def log_as_before() -> Iterator[None]:
     """A verb that a test calls sets the log up for its own standard error, which is closed when the test ends."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays until the end: no collection walks through it, then or later."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
