@@ -6,7 +6,9 @@ a test needs is made by `make setup` or by the test itself.
 
 from __future__ import annotations
 
+import gc
 import importlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -35,6 +37,25 @@ def log_as_before() -> Iterator[None]:
     """A verb that a test calls sets the log up for its own standard error, which is closed when the test ends."""
     yield
     structlog.reset_defaults()
+
+
+PATIENT = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
+"""torch's threads and numpy's spin while they wait for each other, which takes the cores from the other workers."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets threads of the workers sleep while they wait. Both libraries read it once, when a process loads them."""
+    if config.getoption("numprocesses", None):
+        os.environ.update(PATIENT)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays until the end: no collection walks through it, then or later."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,7 +1,9 @@
-"""A real ``saewatch serve`` process on ports and a socket of its own."""
+"""A real ``saewatch serve`` on ports and a socket of its own; and verbs that end, in this process or in another."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.error import HTTPError
 
+from saewatch.cli import main
 from saewatch.monitor.tables import KnownDictionary
 from tests import fakes
 
@@ -33,6 +36,17 @@ def run(*arguments: object, timeout_s: float = 30.0) -> subprocess.CompletedProc
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=timeout_s, env=ENVIRONMENT, check=False
     )
+
+
+def called(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same here: a process of its own would load everything again, for longer than most verbs take."""
+    words = [str(word) for word in arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            code = main(words)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), said.getvalue())
 
 
 class Sidecar:

@@ -102,7 +102,7 @@ def test_it_ends_after_a_time(tmp_path: Path) -> None:
 
 def test_it_says_whom_it_waits_for_and_leaves_nothing_where_nobody_came(tmp_path: Path) -> None:
     for _ in range(2):
-        done = sidecar.run("record", tmp_path / "a.frames", "--socket", tmp_path / "s.sock", "--for", 0.6)
+        done = sidecar.called("record", tmp_path / "a.frames", "--socket", tmp_path / "s.sock", "--for", 0.6)
         assert (done.returncode, "waiting for an engine to connect" in done.stdout) == (3, True)
         assert f"{tmp_path / 's.sock'}: found nothing came" in done.stderr
         assert "saewatch vllm-args" in done.stderr
@@ -148,7 +148,7 @@ def test_a_killed_recorder_leaves_what_it_had(tmp_path: Path) -> None:
 def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "a.frames"
     file.write_text("precious")
-    done = sidecar.run("record", file, "--socket", tmp_path / "s.sock")
+    done = sidecar.called("record", file, "--socket", tmp_path / "s.sock")
     assert done.returncode == 2
     assert "another name" in done.stderr
     assert file.read_text() == "precious"
@@ -156,7 +156,7 @@ def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_dictionary_that_is_none(tmp_path: Path) -> None:
-    done = sidecar.run("record", tmp_path / "a", "--socket", tmp_path / "s.sock", "--dictionary", tmp_path)
+    done = sidecar.called("record", tmp_path / "a", "--socket", tmp_path / "s.sock", "--dictionary", tmp_path)
     assert done.returncode == 3
     assert "bundle.json" in done.stderr
     assert not (tmp_path / "a").exists()
@@ -203,7 +203,7 @@ def test_serving_and_recording_at_once(tmp_path: Path) -> None:
             assert process.wait(10) == 0
     assert "saewatch_canary_blind" in metrics, "canaries are sent, and a panel can be recorded"
     assert index_of(tmp_path).firings == 1
-    again = sidecar.run("serve", "-c", tmp_path / "c.yaml", "--record", tmp_path / "a.frames")
+    again = sidecar.called("serve", "-c", tmp_path / "c.yaml", "--record", tmp_path / "a.frames")
     assert again.returncode == 2
     assert "another name" in again.stderr
     assert not (tmp_path / "s.sock").exists()

@@ -39,7 +39,7 @@ def test_every_verb_tells_the_same_coverage_of_one_recording(capsys: pytest.Capt
     """Also with tokens that the dictionary excludes: the demo's has 72 of them, and no others are missed."""
     preview = ("policy", "preview", POLICY, "--on", DEMO)
     diff = ("diff", "--before", DEMO, "--after", DEMO)
-    replayed = json.loads(sidecar.run("replay", DEMO, "--once", "--fast", "--json").stdout)
+    replayed = json.loads(sidecar.called("replay", DEMO, "--once", "--fast", "--json").stdout)
     previewed, differed = (json.loads(asked(capsys, *words, "--json")) for words in (preview, diff))
     sides = [previewed, differed["before"], differed["after"]]
     assert replayed["missed_by_reason"] == {"excluded": 72}
@@ -62,6 +62,6 @@ def test_every_verb_words_damage_alike(tmp_path: Path, capsys: pytest.CaptureFix
         "diff": ("diff", "--before", DEMO, "--after", hurt),
     }
     said = {name: asked(capsys, *words) for name, words in verbs.items()}
-    said["replay"] = sidecar.run("replay", hurt, "--once", "--fast").stdout
+    said["replay"] = sidecar.called("replay", hurt, "--once", "--fast").stdout
     line = "THE RECORDING IS DAMAGED: its end is missing: the recorder was killed, or the copy is not complete"
     assert {name: text.count(line) for name, text in said.items()} == dict.fromkeys(said, 1)

@@ -1,4 +1,4 @@
-"""A real ``saewatch replay``, in a process of its own, asked as a client asks a sidecar."""
+"""A real ``saewatch replay``: in a process of its own, asked as a client asks a sidecar; or here, where it ends."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def request_of_six_seconds() -> Iterator[tuple[float, Record]]:
 
 def facts(*arguments: object) -> dict[str, Any]:
     """What ``--once --json`` prints."""
-    done = sidecar.run("replay", *arguments, "--once", "--json")
+    return printed(sidecar.called("replay", *arguments, "--once", "--json"))
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -156,7 +159,8 @@ def test_after_its_end_everything_can_be_asked(taped: Taped, tmp_path: Path) -> 
 
 
 def test_its_figures_do_not_depend_on_the_pace(taped: Taped) -> None:
-    fast, paced = facts(taped.file, "--fast"), facts(taped.file, "--speed", 3)
+    fast = printed(sidecar.run("replay", taped.file, "--fast", "--once", "--json"))
+    paced = facts(taped.file, "--speed", 3)
     assert fast.pop("first_firing_s") > 0
     assert paced.pop("first_firing_s") > 0
     assert fast == paced
@@ -184,9 +188,9 @@ def test_its_figures_do_not_depend_on_the_pace(taped: Taped) -> None:
 
 def test_a_part_of_it(slow: Path) -> None:
     assert facts(slow, "--from", 62, "--to", 63.1, "--speed", 4)["slot_firings"] == 16
-    refused = sidecar.run("replay", slow, "--from", 70)
+    refused = sidecar.called("replay", slow, "--from", 70)
     assert (refused.returncode, "at most 66.000 s" in refused.stderr) == (2, True)
-    assert sidecar.run("replay", slow, "--from", 5, "--to", 1).returncode == USAGE
+    assert sidecar.called("replay", slow, "--from", 5, "--to", 1).returncode == USAGE
 
 
 @pytest.mark.parametrize(
@@ -238,7 +242,7 @@ def without_sheets(path: Path, to: Path) -> Path:
 
 def test_without_its_dictionary_it_is_blind_and_says_so(taped: Taped, tmp_path: Path) -> None:
     bare = without_sheets(taped.file, tmp_path / "bare.frames")
-    done = sidecar.run("replay", bare, "--fast", "--once", "--json")
+    done = sidecar.called("replay", bare, "--fast", "--once", "--json")
     assert "unknown_dictionary" in done.stderr
     assert "recording without an index" in done.stderr
     assert "the recorder was killed, or the copy is not complete" in done.stderr
@@ -249,7 +253,7 @@ def test_damage_is_told(taped: Taped, tmp_path: Path) -> None:
     data = bytearray(taped.file.read_bytes())
     data[-3000] ^= 1
     (tmp_path / "hurt.frames").write_bytes(data)
-    done = sidecar.run("replay", tmp_path / "hurt.frames", "--fast", "--once")
+    done = sidecar.called("replay", tmp_path / "hurt.frames", "--fast", "--once")
     assert done.returncode == 0
     said = re.search(r"(\d+) damaged frames \((\d+) B\) were left out", done.stdout)
     assert said is not None
@@ -268,7 +272,7 @@ def test_what_damage_took_is_told_alike_in_words_and_in_figures(tmp_path: Path) 
     assert found["slot_firings"] + found["lost_slot_firings"] == whole["slot_firings"]
     assert 0 < whole["encoded"] - found["encoded"] <= found["lost_tokens"]
     assert found["coverage"] == found["encoded"] / found["fed"] < whole["coverage"]
-    said = sidecar.run("replay", tmp_path / "hurt.frames", "--fast", "--once").stdout
+    said = sidecar.called("replay", tmp_path / "hurt.frames", "--fast", "--once").stdout
     for words in (
         f"fed {found['fed']:,} (encoded {found['encoded']:,}, missed {found['missed']:,})",
         f"coverage {found['coverage']:.4f} (missed: ",
@@ -285,7 +289,7 @@ def test_where_nothing_was_fed_there_is_no_coverage(tmp_path: Path) -> None:
         writer.write(1, START_NS, fakes.beat())
         writer.close()
     assert facts(tmp_path / "a.frames")["coverage"] is None
-    assert "nothing was fed." in sidecar.run("replay", tmp_path / "a.frames", "--once").stdout
+    assert "nothing was fed." in sidecar.called("replay", tmp_path / "a.frames", "--once").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -298,9 +302,9 @@ def test_it_leaves_nothing_behind(slow: Path, tmp_path: Path, number: signal.Sig
 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
-    assert sidecar.run("replay", tmp_path).returncode == 3
+    assert sidecar.called("replay", tmp_path).returncode == 3
     (tmp_path / "a").write_text("no recording")
-    done = sidecar.run("replay", tmp_path / "a")
+    done = sidecar.called("replay", tmp_path / "a")
     assert done.returncode == 2
     assert f"{tmp_path / 'a'}: found no frame of ours" in done.stderr
 
@@ -311,7 +315,7 @@ def test_another_version_is_refused(taped: Taped, tmp_path: Path) -> None:
     while (at := data.find(b"SAEW\x01", at)) >= 0:
         data[at + 4] = 9
     (tmp_path / "later.frames").write_bytes(data)
-    done = sidecar.run("replay", tmp_path / "later.frames", "--json")
+    done = sidecar.called("replay", tmp_path / "later.frames", "--json")
     assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
     assert (error["kind"], error["found"], error["expected"]) == ("VersionMismatch", "9", "1 to 1")
@@ -342,7 +346,7 @@ def test_what_it_replays_can_be_queried_and_is_nobody_elses_history(slow: Path, 
         end, found = time.monotonic() + 10, dict[str, Any]()
         while len(found.get("firings", ())) < STEPS:
             assert time.monotonic() < end, found
-            found = json.loads(sidecar.run(*asked).stdout)
+            found = json.loads(sidecar.called(*asked).stdout)
         assert [row["value"] for row in found["firings"]] == [2.0 + step for step in range(STEPS)]
         assert (found["coverage"]["tokens_seen"], found["losses"]) == (STEPS, [])
         assert found["firings"][0]["time"].startswith("2023-11-14T22:14:20")

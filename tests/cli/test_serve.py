@@ -168,7 +168,7 @@ def test_garbage_does_not_stop_it(running: Sidecar) -> None:
 
 
 def test_a_second_one_on_the_same_socket_is_refused(running: Sidecar) -> None:
-    done = sidecar.run("serve", "-c", running.config)
+    done = sidecar.called("serve", "-c", running.config)
     assert done.returncode == 2
     assert "somebody listens" in done.stderr
     assert running.get("/healthz")[0] == 200
@@ -179,7 +179,7 @@ def test_a_bad_configuration(tmp_path: Path) -> None:
     done = sidecar.run("serve", "-c", tmp_path / "saewatch.yaml", "--json")
     assert done.returncode == 2
     assert '"subject": "sockets"' in done.stdout
-    assert sidecar.run("serve", "-c", tmp_path / "nowhere").returncode == 3
+    assert sidecar.called("serve", "-c", tmp_path / "nowhere").returncode == 3
 
 
 @pytest.mark.parametrize("place", ["nope/x.json", "folder"])
@@ -188,7 +188,7 @@ def test_addresses_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     local = {"listen": "127.0.0.1:0"}
     config = {"socket": f"{tmp_path}/s.sock", "grpc": local, "web": local, "history": {"path": ""}}
     (tmp_path / "c.yaml").write_text(json.dumps(config))
-    done = sidecar.run("serve", "-c", tmp_path / "c.yaml", "--addresses", tmp_path / place)
+    done = sidecar.called("serve", "-c", tmp_path / "c.yaml", "--addresses", tmp_path / place)
     assert done.returncode == 3, done.stderr
     assert f"{tmp_path / place}: found" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ class Seen:
     texts: list[tuple[list[int], Tensor]]
     elsewhere: Mapping[str, Tensor]
 
-    @property
+    @cached_property
     def sample(self) -> Sample:
         made = Sample(OF.manifest.encoder.d_in)
         for ids, x in self.texts:

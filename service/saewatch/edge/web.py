@@ -83,6 +83,7 @@ class WebServer:
             lifespan="off",
             timeout_graceful_shutdown=2,
             http=_Http,
+            ws="none",  # nothing here speaks it, and its library would be loaded at each start
             server_header=False,
         )
         self._server = _Server(config)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from saewatch.core import limits
+from saewatch.core.batch import FiringBatch
 from saewatch.edge.history.retention import Bounds
 from saewatch.edge.history.writer import HOUR_NS
 from tests import fakes
@@ -17,16 +19,21 @@ from tests.edge.history.kept import MIB, MS, T0, Kept, kept
 DAY = Bounds(keep_ns=24 * HOUR_NS, max_bytes=64 * MIB)
 
 
-def fill(one: Kept, blocks: int, *, firings: int = 4, requests: int = 1, step_ns: int = MS) -> None:
-    """Blocks of random values, each with requests of its own."""
+@cache
+def block_of(firings: int, requests: int) -> FiringBatch:
     rows = max(firings // 4 // requests, 1)
     columns = [(n // 4, n % 4, 2.0) for n in range(min(firings, 4 * rows * requests))]
-    template = fakes.batch([(number + 1, 0, rows) for number in range(requests)], columns)
+    return fakes.batch([(number + 1, 0, rows) for number in range(requests)], columns)
+
+
+def fill(one: Kept, blocks: int, *, firings: int = 4, requests: int = 1, step_ns: int = MS) -> None:
+    """Blocks of random values, each with requests of its own."""
+    template = block_of(firings, requests)
     for _ in range(blocks):
         numbers = range(len(one.started) + 1, len(one.started) + requests + 1)
         for number in numbers:
             one.start(number, tenant="acme", client_id="c" * 250)
-        values = np.random.default_rng(numbers[0]).random(len(columns), np.float32) + 2
+        values = np.random.default_rng(numbers[0]).random(len(template.value), np.float32) + 2
         one.send(replace(template, time_ns=0, request=np.array(numbers, np.uint32), value=values))
         for number in numbers:
             one.end(number)

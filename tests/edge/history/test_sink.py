@@ -312,7 +312,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from tests.edge.history.test_sink import Live
 live = Live(Path(sys.argv[1]))
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))  # an empty history has 111 kB
 end, left = time.monotonic() + 40, 20
 while left and time.monotonic() < end:  # until the limit has bitten, and somewhat longer
     for _ in range(300):
