@@ -106,7 +106,7 @@ def test_a_screen_in_int8_takes_half_as_much_more(manifest: Manifest) -> None:
         needed(manifest, dataclasses.replace(USE, census=0.1, screen=screen)) for screen in ("stored", "int8")
     )
     sheet = manifest.encoder
-    assert int8.whole - stored.whole == sheet.latents * (128 + 12 + 64) + 128
+    assert int8.whole - stored.whole == sheet.rows * (128 + 12 + 64) + 128
     assert dataclasses.replace(int8, whole=stored.whole) == stored
 
 

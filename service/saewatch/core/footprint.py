@@ -197,7 +197,7 @@ def check_screen(manifest: Manifest, use: DictionaryUse, *, kernels: bool) -> No
 def _quantised(manifest: Manifest, use: DictionaryUse) -> int:
     """The rows in int8 with their step, two lengths, and the columns that are kept apart."""
     width = -(-manifest.encoder.d_in // 16) * 16
-    return manifest.encoder.latents * (width + 12 + 4 * APART) + width if use.screen == "int8" else 0
+    return manifest.encoder.rows * (width + 12 + 4 * APART) + width if use.screen == "int8" else 0
 
 
 def _between_kernels(manifest: Manifest, rows: int, slots: int) -> int:
