@@ -20,6 +20,7 @@ from typing import Any
 from vllm import LLM, SamplingParams
 
 from benchmarks import ahead, forced, scenarios
+from benchmarks.interpreted import driver
 from benchmarks.spec import Spec, Watch
 
 ROWS_A_STEP = 256
@@ -41,6 +42,8 @@ def run(spec: Spec) -> dict[str, Any]:
     kept = forced.force() if spec.mode == "forced" else None
     if spec.ahead:
         ahead.allow()
+    if "TRITON_INTERPRET" in os.environ:
+        driver.mend()
     counted = scenarios.count()
     engine = _engine(spec)
     executor = engine.llm_engine.model_executor

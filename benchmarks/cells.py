@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -26,7 +27,9 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # ranks share the cores that there are
+    "OMP_NUM_THREADS": "1",  # models so small that two threads would only wait for each other
     "HF_HUB_OFFLINE": "1",
+    "TORCHINDUCTOR_VEC_ISA_OK": "1",  # the compiler knows the processor's vectors: else each empty cache asks it
 }
 """vLLM runs in the cell's own process."""
 CELL_S = 900.0
@@ -54,6 +57,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = make_model(self.case, self.folder / "model")
+        self._share_what_vllm_knows()
 
     def watch(self, point: HookPoint, *, seed: int = 0, name: str = "") -> Watch:
         """A dictionary on ``point``. ``name``: its folder, replaced if it is there."""
@@ -98,6 +102,14 @@ class Bench:
             refused = [line for line in lines[:-15] if "SelfTestFailed:" in line]  # of a rank, far above the end
             raise CellError("\n".join([*refused[-1:], *lines[-15:]]))
         return {**json.loads(files["json"].read_text()), "artifact": _artifact(text)}
+
+    def _share_what_vllm_knows(self) -> None:
+        """Of its models' classes: it starts a process to learn it. The compile cache beside it is the bench's own."""
+        known = Path(os.environ.get("VLLM_CACHE_ROOT", "~/.cache/vllm")).expanduser() / "modelinfos"
+        known.mkdir(parents=True, exist_ok=True)
+        (self.folder / "cache").mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (self.folder / "cache" / "modelinfos").symlink_to(known)
 
     def _environment(self) -> dict[str, str]:
         own = {"VLLM_CACHE_ROOT": str(self.folder / "cache"), "PYTHONPATH": form.IMPORTS, **ENVIRONMENT}

@@ -20,7 +20,7 @@ GENERATED = "service/saewatch/edge/pb/"
 
 MODEL_LOADS_LATE = "the file also runs where only python3 is, and says there what is missing"
 LAZY_IMPORTS = {
-    "benchmarks/interpreted/driver.py: triton.runtime.interpreter": "Triton loads this module while it loads itself",
+    "benchmarks/interpreted/driver.py: triton.runtime": "Triton loads this module while it loads itself",
     "deploy/demo/model.py: gguf": MODEL_LOADS_LATE,
     "deploy/demo/model.py: torch": MODEL_LOADS_LATE,
     "deploy/demo/model.py: safetensors.torch": MODEL_LOADS_LATE,

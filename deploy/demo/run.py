@@ -2,6 +2,7 @@
 
     make demo                                  until Ctrl-C
     make demo ARGS="--once --json OUT"         a bounded script, with its facts in OUT
+    make demo ARGS="--json OUT"                the script and its facts, then until Ctrl-C
     make demo ARGS=--fixture                   the small test model instead of SmolLM2
 
 The demo is an ordinary client of two endpoints: it reads its own answers from the OpenAI endpoint and the firings from
@@ -89,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stop:
         screen.clear()
         screen.line("stopping …")
-        code = 2 if options.once else 0  # the script was not run to its end
+        asked_for_all = options.once or (options.json and not facts.values)
+        code = 2 if asked_for_all else 0  # the script was not run to its end
     except (ServerError, demo_model.ModelError) as error:
         screen.clear()
         print(f"demo: {error}", file=sys.stderr)
@@ -107,9 +109,9 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make demo ARGS=…", description=__doc__)
     parser.add_argument("--once", action="store_true", help="a bounded script instead of running until Ctrl-C")
-    parser.add_argument("--json", type=Path, help="where to write the facts (with --once)")
+    parser.add_argument("--json", type=Path, help="run the script first, and write its facts there")
     parser.add_argument("--fixture", action="store_true", help="the small test model; its text is no English")
-    parser.add_argument("--prompts", type=int, default=24, help="prompts of the script with --once")
+    parser.add_argument("--prompts", type=int, default=24, help="prompts of the script")
     parser.add_argument("--max-tokens", type=int, default=40)
     parser.add_argument("--record", type=Path, metavar="FILE", help="a new file for what the sidecar receives")
     parser.add_argument("--plain", action="store_true", help="no colours")
@@ -143,10 +145,12 @@ def run(
     announce(screen, found, port, name)
     with Collector(found["grpc"]) as collector:
         shows = Shows(screen, collector, Tokenizer.from_file(str(model / "tokenizer.json")), port, name)
-        if not options.once:
+        if not options.once and not options.json:
             endless(options, shows, servers)
         code = once(options, shows, servers)
         fill(facts, collector)
+        if not options.once and not code:
+            endless(options, shows, servers)
         if options.record:
             servers[0].stop()  # a recording ends with its engine alive: so it can be asked after a replay
         return code

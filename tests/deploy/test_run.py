@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import threading
@@ -62,6 +63,33 @@ def test_no_signal_leaves_a_child_behind(
     finally:
         for server in started:
             server.stop()
+
+
+@pytest.mark.parametrize(("arguments", "stopped"), [(["--once"], False), ([], True)], ids=["once", "until Ctrl-C"])
+def test_the_facts_are_written_once_all_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], stopped: bool
+) -> None:
+    def run(_options: Any, facts: demo.Facts, *given: Any, ending: Ending) -> int:
+        servers: list[Server] = given[-1]
+        servers.append(start("child", ["sleep", "60"], tmp_path / "log"))
+        facts.values = {"firings": 7}
+        if stopped:
+            raise Stop
+        return 0
+
+    monkeypatch.setattr(demo, "run", run)
+    out = tmp_path / "facts.json"
+    assert demo.main([*arguments, "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["facts"] == {"firings": 7, "orphans": 0}
+
+
+def test_a_script_that_was_not_run_to_its_end_has_no_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_given: Any, ending: Ending) -> int:
+        raise Stop
+
+    monkeypatch.setattr(demo, "run", run)
+    assert demo.main(["--json", str(tmp_path / "facts.json")]) == 2
+    assert not (tmp_path / "facts.json").exists()
 
 
 class Asks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ POLICY: dict[str, Any] = {
 }
 """``busy`` is met by any request in which more than nine tokens were seen."""
 FLOAT32 = ("--dtype", "float32", "--max-num-batched-tokens", "512")
+ANY_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+"""For engines beside each other, which vLLM would bind to the same cores; as many threads in each, so equal sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +54,47 @@ class Pair:
     receiver: Receiver
 
 
+@pytest.fixture(scope="module", autouse=True)
+def alone(one_thread: None) -> None:
+    """The oracle computes on one thread: its models are tiny, and engines want the cores."""
+
+
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("pair")
+    plain = Rig(_short(tmp_path_factory, "p"), FIXTURE / "model", folder / "bundle")
     fault = folder / "fault"
     fault.write_text("")
-    bundle = bundle_of_all(FIXTURE / "source", FIXTURE / "model", folder / "bundle")
-    other = bundle_of_all(scaled(FIXTURE / "source", folder / "scaled"), FIXTURE / "model", folder / "other")
-    own = _short(tmp_path_factory, "w")
-    (own / "policy.yaml").write_text(json.dumps(POLICY))
-    (own / "key").write_text("whsec_" + base64.b64encode(SECRET).decode())
     receiver = Receiver()
-    hook = {"name": "pager", "url": receiver.url, "secret_file": "key"}
-    alerts = {"policies": ["policy.yaml"], "webhooks": [hook]}
-    store = folder / "store"
-    watched = Rig(own, FIXTURE / "model", bundle, [other], store=store, sections=alerts, records=True)
-    plain = Rig(_short(tmp_path_factory, "p"), FIXTURE / "model", bundle)
+    servers: list[Rig] = [plain]
     try:
+        # First: it starts while the other one's dictionaries are made.
+        plain.start_engine(tap=[], extra=FLOAT32, env=ANY_CORE)
+        watched = _watched(tmp_path_factory, folder, receiver)
+        servers.append(watched)
         watched.start_sidecar()
         # A small queue, so that a test can fill it.
         tap = watched.tap(worker="benchmarks.faulty.FaultyWorker", queue_bytes=512 * 1024)
-        watched.start_engine(tap=tap, extra=FLOAT32, env={"SAEWATCH_FAULT_FILE": str(fault)})
-        plain.start_engine(tap=[], extra=FLOAT32)
+        watched.start_engine(tap=tap, extra=FLOAT32, env={**ANY_CORE, "SAEWATCH_FAULT_FILE": str(fault)})
         watched.wait()
         plain.wait()
         with receiver:
             yield Pair(watched, plain, fault, receiver)
     finally:
-        plain.stop()
-        watched.stop()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Rig.stop, servers))
+
+
+def _watched(factory: pytest.TempPathFactory, folder: Path, receiver: Receiver) -> Rig:
+    """Not started yet."""
+    bundle = bundle_of_all(FIXTURE / "source", FIXTURE / "model", folder / "bundle")
+    other = bundle_of_all(scaled(FIXTURE / "source", folder / "scaled"), FIXTURE / "model", folder / "other")
+    own = _short(factory, "w")
+    (own / "policy.yaml").write_text(json.dumps(POLICY))
+    (own / "key").write_text("whsec_" + base64.b64encode(SECRET).decode())
+    hook = {"name": "pager", "url": receiver.url, "secret_file": "key"}
+    alerts = {"policies": ["policy.yaml"], "webhooks": [hook]}
+    return Rig(own, FIXTURE / "model", bundle, [other], store=folder / "store", sections=alerts, records=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,16 +18,23 @@ pytestmark = pytest.mark.engine
 Rows = Callable[[str], dict[tuple[str, str], dict[str, Any]]]
 
 
+AT_ONCE = 2
+"""Engines of one thread each."""
+
+
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """Of a configuration, by play and hook point: one engine for all of them."""
-    folder: Path = tmp_path_factory.mktemp("c")
+def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
+    """Of a configuration, by play and hook point: one engine for all of them, ahead of the tests that ask for it."""
+    mine = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    names = dict.fromkeys(str(item.callspec.params["name"]) for item in mine)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = {name: pool.submit(corners.run, name, tmp_path_factory.mktemp("c")) for name in names}
 
-    @cache
-    def run(name: str) -> dict[tuple[str, str], dict[str, Any]]:
-        return {(row["play"], row["hook_point"]): row for row in corners.run(name, folder)}
+        def run(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+            return {(row["play"], row["hook_point"]): row for row in found[name].result()}
 
-    return run
+        yield run
+        pool.shutdown(cancel_futures=True)
 
 
 SEVERAL = "vllm.v1.executor.multiproc_executor.MultiprocExecutor"

@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it, on the small model: the script with its facts, and the live one with Ctrl-C."""
+"""The demo as a newcomer runs it, on the small model: the script with its facts, then live, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,29 +19,17 @@ from deploy.demo.servers import session_members
 
 pytestmark = pytest.mark.engine
 
-DEMO = [sys.executable, "-m", "deploy.demo.run", "--fixture", "--plain"]
+SCRIPT = ["--prompts", "8", "--max-tokens", "16"]
 
 
-def test_the_script_ends_well_and_its_facts_add_up(tmp_path: Path) -> None:
-    out = tmp_path / "facts.json"
-    command = [*DEMO, "--once", "--prompts", "8", "--max-tokens", "16", "--json", str(out)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=590, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    facts = json.loads(out.read_text())["facts"]
-    assert facts["firings"] > 0
-    assert facts["fed"] == facts["encoded"] + facts["reused"] + facts["missed"]
-    assert (facts["imbalance"], facts["orphans"]) == (0, 0)
-    assert {"setup_s", "engine_healthy_s", "first_firing_s", "total_s"} <= facts.keys()
-    assert ran.stdout.count("coverage ") == 8
-    assert "correlational" in ran.stdout
-
-
-def test_it_shows_the_users_own_request_and_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:
+def test_the_script_adds_up_then_it_shows_the_users_own_request_and_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:
+    facts = tmp_path / "facts.json"
+    command = [sys.executable, "-m", "deploy.demo.run", "--fixture", "--plain", *SCRIPT, "--json", str(facts)]
     with (tmp_path / "out").open("wb") as out:
-        demo = subprocess.Popen([*DEMO, "--max-tokens", "8"], cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+        demo = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
     text = (tmp_path / "out").read_text
     try:
-        until(demo, lambda: "coverage " in text(), text)
+        until(demo, lambda: text().count("coverage ") > 8, text)
         port = re.search(r"OpenAI +http://127\.0\.0\.1:(\d+)/v1", text())
         assert port
         body = json.dumps({"model": "saewatch-fixture", "prompt": "Hello there!", "max_tokens": 4}).encode()
@@ -58,6 +46,18 @@ def test_it_shows_the_users_own_request_and_ends_cleanly_on_ctrl_c(tmp_path: Pat
         demo.wait()
     assert len(children) == 2, "the sidecar and the engine"
     assert [pid for leader in children for pid in session_members(leader)] == []
+    script = [line for line in text().splitlines() if re.match(rf"── demo-{demo.pid}-[1-8]\b", line)]
+    assert (len(script), text().count("coverage ") > 8) == (8, True), text()
+    assert "correlational" in text()
+    add_up(json.loads(facts.read_text())["facts"])
+
+
+def add_up(facts: Mapping[str, float]) -> None:
+    """At the end of the script, and after all: nothing of the user's own request."""
+    assert facts["firings"] > 0
+    assert facts["fed"] == facts["encoded"] + facts["reused"] + facts["missed"]
+    assert (facts["imbalance"], facts["orphans"]) == (0, 0)
+    assert {"setup_s", "engine_healthy_s", "first_firing_s", "total_s"} <= facts.keys()
 
 
 def until(demo: subprocess.Popen[bytes], done: Callable[[], bool], text: Callable[[], str]) -> None:
