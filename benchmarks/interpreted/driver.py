@@ -50,7 +50,9 @@ def mend() -> None:
 
     if interpreter.ReduceOps.min_max.__name__ != "tolerant":
         _take_nan_as_a_number(interpreter)
-        _do_without(interpreter)
+        builder = interpreter.interpreter_builder
+        builder.options = replace(builder.options, sanitize_overflow=False)
+        look_up_once(interpreter)
 
 
 def _take_nan_as_a_number(interpreter: Any) -> None:
@@ -67,9 +69,9 @@ def _take_nan_as_a_number(interpreter: Any) -> None:
     interpreter.ReduceOps.min_max = tolerant
 
 
-def _do_without(interpreter: Any) -> None:
-    builder, is_builtin = interpreter.interpreter_builder, interpreter.tl.core.is_builtin
-    builder.options = replace(builder.options, sanitize_overflow=False)
+def look_up_once(interpreter: Any) -> None:
+    """Keeps what the module ``interpreter`` finds in Triton's language and of its types; no kernel may be running."""
+    is_builtin = interpreter.tl.core.is_builtin
 
     @cache
     def builtins(package: Any) -> list[str]:

@@ -9,11 +9,9 @@ start would inherit it.
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,23 +44,7 @@ def as_quiet_as_a_gpu() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def names_are_looked_up_once() -> Iterator[None]:
-    """At each call of a function the interpreter lists Triton's language to find what it replaces, for 5 ms.
-
-    What can be replaced is what it found at first; what of it is replaced already is left alone, as it does.
-    """
-    interpreter = importlib.import_module("triton.runtime.interpreter")
-    is_builtin = importlib.import_module("triton.language.core").is_builtin
-
-    @cache
-    def names(package: object) -> list[str]:
-        return [name for name, member in inspect.getmembers(package) if is_builtin(member)]
-
-    def patched(package: object, builder: object, scope: object) -> None:
-        for name in names(package):
-            if is_builtin(member := getattr(package, name)):
-                interpreter._patch_attr(package, name, member, builder, scope)  # noqa: SLF001 - it has no public door
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter, "_patch_builtin", patched)
-        yield
+def quicker() -> None:
+    """What the interpreter looks up at each call it looks up once. That no integer overflows is still checked here."""
+    driver = importlib.import_module("benchmarks.interpreted.driver")  # not before Triton was told
+    driver.look_up_once(importlib.import_module("triton.runtime.interpreter"))
