@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -155,8 +156,8 @@ def test_an_unknown_dictionary_is_refused_loudly(running: Sidecar) -> None:
 
 
 def test_garbage_does_not_stop_it(running: Sidecar) -> None:
-    with FakeEngine(running.addresses["socket"], KNOWN) as engine:
-        for _ in range(20):
+    with FakeEngine(running.addresses["socket"], KNOWN) as engine, contextlib.suppress(BrokenPipeError):
+        for _ in range(20):  # it may hang up before the last of them
             if not engine.send_without_waiting(b"\xff" * 5000):
                 break
     assert until(lambda: status(running).counters["closed_for_bad_frames"] == 1)
