@@ -49,8 +49,7 @@ def screen_row(cell: ScreenCell, device: torch.device, *, quick: bool) -> dict[s
     x = _rows(bundle, QUICK_ROWS if quick else ROWS)
     W, limits = bundle.dictionary.W, bundle.dictionary.limits
     count = bundle.manifest.encoder.latents
-    columns = (torch.from_numpy(one)[:count].to(device) for one in (limits.lim, limits.s, limits.c))
-    lim, s, c = columns
+    lim, s, c = (torch.from_numpy(one)[:count].to(device) for one in (limits.lim, limits.s, limits.c))
     latents = Latents(W=W[:count].to(device), lim=lim, s=s, c=c, norm=norms(W[:count]).to(device))
     fires = x.double() @ W[:count].double().T > lim.cpu()
     rows, total = rows_of(x.to(device), None), int(fires.sum())

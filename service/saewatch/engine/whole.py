@@ -133,7 +133,7 @@ class Whole:
                 self.W_dec[: sheet.latents].copy_(dictionary.W_dec)
             self.b_dec.copy_(dictionary.b_dec)
         self._heads, self._stacked = dictionary.heads, {}
-        for first, stop in _blocks(sheet.latents, sheet.rows):
+        for first, stop in _blocks(sheet.latents, sheet.rows) if self._heads else ():
             self._heads_of(range(first, stop))  # which no step is to wait for
         self.sheet = sheet
         self._lists = self._made_lists() if self.fused else None

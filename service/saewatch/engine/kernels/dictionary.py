@@ -142,9 +142,8 @@ class Lists:
             self._windows(latents, rows, code := self.empty(rows), competing=True)
         else:
             code = self._settled(latents, rows)
-        nobodys = (
-            torch.arange(self.cap, device=code.count.device) >= code.count[:, None]
-        )  # all, of a row that is closed
+        # A closed row counts none.
+        nobodys = torch.arange(self.cap, device=code.count.device) >= code.count[:, None]
         keys = order_keys(code.value, code.index.to(torch.int64)).masked_fill_(nobodys, _NONE)
         return torch.topk(keys, k, dim=1, sorted=True).values, code.lost
 
