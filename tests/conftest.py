@@ -10,7 +10,8 @@ import gc
 import importlib
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -37,6 +38,13 @@ def log_as_before() -> Iterator[None]:
     """A verb that a test calls sets the log up for its own standard error, which is closed when the test ends."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def threads_left() -> Callable[[], set[str]]:
+    """Names of the threads that this test started and that live: other tests of the process may have left theirs."""
+    before = set(threading.enumerate())
+    return lambda: {thread.name for thread in set(threading.enumerate()) - before}
 
 
 PATIENT = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}

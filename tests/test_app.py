@@ -7,9 +7,8 @@ import contextlib
 import json
 import os
 import stat
-import threading
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,9 @@ async def test_from_the_socket_to_grpc_and_prometheus(tmp_path: Path) -> None:
             assert "saewatch_lag_seconds_count 1.0" in text
 
 
-async def test_what_fired_can_be_asked_for_after_a_restart(tmp_path: Path) -> None:
+async def test_what_fired_can_be_asked_for_after_a_restart(
+    tmp_path: Path, threads_left: Callable[[], set[str]]
+) -> None:
     history = {"path": "h.db"}
     async with running(tmp_path, history=history) as app:
         assert app.addresses is not None
@@ -94,7 +95,7 @@ async def test_what_fired_can_be_asked_for_after_a_restart(tmp_path: Path) -> No
             engine.start(7, name="plain")
             seq = engine.batch([(7, 0, 4)], [(1, 2, 2.0)])
             assert await in_thread(engine.acked, seq)
-    assert "saewatch-history" not in {thread.name for thread in threading.enumerate()}
+    assert "saewatch-history" not in threads_left()
     async with running(tmp_path, history=history) as app:
         assert app.addresses is not None
         async with grpc.aio.insecure_channel(app.addresses.grpc) as channel:
@@ -112,14 +113,12 @@ async def test_a_history_that_another_sidecar_writes_is_refused(tmp_path: Path) 
         await other.stop()
 
 
-async def test_nothing_is_left(tmp_path: Path) -> None:
-    before = threading.active_count()
+async def test_nothing_is_left(tmp_path: Path, threads_left: Callable[[], set[str]]) -> None:
     async with running(tmp_path) as app:
         assert app.addresses is not None
         assert stat.S_IMODE((await in_thread(os.stat, app.addresses.socket)).st_mode) == 0o600
     assert left(tmp_path) == ["bundle"]
-    assert threading.active_count() <= before + 5, "gRPC's pollers and the executor's threads stay, ours does not"
-    assert "saewatch-ingest" not in {thread.name for thread in threading.enumerate()}
+    assert not {name for name in threads_left() if name.startswith("saewatch")}, "gRPC's and the executor's stay"
 
 
 async def test_what_was_received_is_delivered_before_the_end(tmp_path: Path) -> None:
@@ -353,7 +352,9 @@ def probes(folder: Path) -> str:
     return "canaries.jsonl"
 
 
-async def test_canaries_of_the_configuration_are_in_the_metrics(tmp_path: Path) -> None:
+async def test_canaries_of_the_configuration_are_in_the_metrics(
+    tmp_path: Path, threads_left: Callable[[], set[str]]
+) -> None:
     async with running(
         tmp_path, canaries={"file": probes(tmp_path), "model": "m", "url": "http://127.0.0.1:9/v1"}
     ) as app:
@@ -361,7 +362,7 @@ async def test_canaries_of_the_configuration_are_in_the_metrics(tmp_path: Path) 
         at = app.addresses.named()["metrics"]
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(at, timeout=5).read().decode())
         assert 'saewatch_canary_blind{feature="threat.l1"} 0.0' in text
-    assert "prober" not in {thread.name for thread in threading.enumerate() if thread.is_alive()}
+    assert "saewatch-prober" not in threads_left()
 
 
 @pytest.mark.parametrize(

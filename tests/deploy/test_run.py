@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -93,15 +94,17 @@ def test_a_script_that_was_not_run_to_its_end_has_no_facts(tmp_path: Path, monke
 
 
 class Asks:
-    """Stands for `Shows`: the first prompt sees Ctrl-C, and all that run wait for the engine to end."""
+    """Stands for `Shows`: the last of the prompts that run at once sees Ctrl-C, and all wait for the engine."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.all_in_the_queue = threading.Event()
         self.engine_ended = threading.Event()
 
     def ask(self, prompt: Mapping[str, Any], **_how: object) -> View:
         self.asked.append(prompt["text"])
         if len(self.asked) == demo.ONCE_AT_A_TIME:
+            assert self.all_in_the_queue.wait(10)
             os.kill(os.getpid(), signal.SIGINT)
         self.engine_ended.wait(5)
         return View(title="r")
@@ -110,15 +113,24 @@ class Asks:
         """Is not shown."""
 
 
-def test_ctrl_c_does_not_wait_for_the_prompts_in_the_queue() -> None:
+def test_ctrl_c_does_not_wait_for_the_prompts_in_the_queue(
+    monkeypatch: pytest.MonkeyPatch, threads_left: Callable[[], set[str]]
+) -> None:
     Ending()
     shows: Any = Asks()
+    completed = concurrent.futures.as_completed
+
+    def as_completed(waiting: Sequence[concurrent.futures.Future[View]]) -> Iterator[concurrent.futures.Future[View]]:
+        shows.all_in_the_queue.set()
+        return completed(waiting)
+
+    monkeypatch.setattr(concurrent.futures, "as_completed", as_completed)
     began = time.monotonic()
     with pytest.raises(Stop):
         demo.once(argparse.Namespace(prompts=24, max_tokens=4), shows, [])
     assert time.monotonic() - began < 4
     shows.engine_ended.set()
-    wait_for(lambda: not any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate()))
+    wait_for(lambda: not any("ThreadPoolExecutor" in name for name in threads_left()))
     assert len(shows.asked) == demo.ONCE_AT_A_TIME
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -209,7 +208,7 @@ def test_commands_pass_through_it(taped: Taped) -> None:
         assert engine.commanded().verb == "self_test"
 
 
-def test_a_burst_is_written_whole_and_in_order(tmp_path: Path) -> None:
+def test_a_burst_is_written_whole_and_in_order(tmp_path: Path, threads_left: Callable[[], set[str]]) -> None:
     recorder = Recorder(path=tmp_path / "a", consumer=Silent(), bundles={})
     recorder.start()
     for number in range(5000):
@@ -218,7 +217,7 @@ def test_a_burst_is_written_whole_and_in_order(tmp_path: Path) -> None:
     with (tmp_path / "a").open("rb") as file:
         found = [(got.mark.link, got.record.seq) for got in Recording(file).received() if got.record]  # type: ignore[union-attr]  # batches only
     assert found == [(1 + number % 3, number + 1) for number in range(5000)]
-    assert not any(thread.name == "saewatch-recorder" for thread in threading.enumerate())
+    assert "saewatch-recorder" not in threads_left()
 
 
 def test_refusals_of_the_consumer_pass_through(taped: Taped) -> None:

@@ -66,7 +66,7 @@ class Prober:
         self._round: list[Canary | str] = [*canaries, *panel[::2], *canaries, *panel[1::2]]
         self._pause_s = period_s / len(self._round)
         self._endpoint = Endpoint(url, model, timeout_s=period_s, tries=1)
-        self._thread = threading.Thread(target=self.run, name="prober", daemon=True)
+        self._thread = threading.Thread(target=self.run, name="saewatch-prober", daemon=True)
 
     def start(self) -> None:
         """Begins."""

@@ -6,8 +6,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def stored(path: Path) -> list[float]:
     return values
 
 
-def test_what_came_is_there_within_a_second_and_after_the_end(tmp_path: Path) -> None:
+def test_what_came_is_there_within_a_second_and_after_the_end(
+    tmp_path: Path, threads_left: Callable[[], set[str]]
+) -> None:
     live = Live(tmp_path / "h.db")
     for _ in range(3):
         live.step()
@@ -75,7 +77,7 @@ def test_what_came_is_there_within_a_second_and_after_the_end(tmp_path: Path) ->
     live.sink.stop()
     assert stored(live.sink.path) == [1.0, 2.0, 3.0, 4.0]
     assert set(live.sink.counters.values()) == {0}
-    assert "saewatch-history" not in {thread.name for thread in threading.enumerate()}
+    assert "saewatch-history" not in threads_left()
     live.sink.stop()
 
 
