@@ -174,7 +174,7 @@ def test_launches_of_the_kernels_are_those_that_are_enqueued(monkeypatch: pytest
 def test_launches_where_latents_compete_are_those_that_are_enqueued(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     one = made.dictionary("topk", latents=5000, d_in=64, k=9)
     found = Counted()
-    for room in ("full", "pack", "settle", "window"):
+    for room in ("full", "pack", "settle", "pick", "window"):
         kernels = importlib.import_module(f"saewatch.engine.kernels.{room}")
         monkeypatch.setattr(kernels, "launch", lambda *_, **__: setattr(found, "count", found.count + 1))
     whole = Whole(rows=len(one.W), d_in=64, fused=True)
@@ -184,21 +184,22 @@ def test_launches_where_latents_compete_are_those_that_are_enqueued(monkeypatch:
     with found:
         encoder.encode(torch.zeros(rows, 64), positions=index, token_ids=index, slab=slab)
     copies = 3 + 1 + len(slab._buffers())  # noqa: SLF001 - rows and two indexes in; positions and the slab out
-    windows = 2 * math.ceil(5000 / WINDOW) if rows > SCREENED else 0
-    reckoned = cost.LAUNCHES_STEP + (cost.LAUNCHES_COMPETING + windows) * math.ceil(rows / ROWS)
-    assert reckoned == pytest.approx(found.count + copies, rel=0.25)
+    few, many = cost.LAUNCHES_COMPETING
+    each = many + 2 * math.ceil(5000 / WINDOW) if rows > SCREENED else few
+    assert cost.LAUNCHES_STEP + each * math.ceil(rows / ROWS) == pytest.approx(found.count + copies, rel=0.1)
 
 
 def test_where_latents_compete_the_dictionary_is_read_once() -> None:
     sheet = load_bundle(BUNDLE).manifest
-    sheet = replace(sheet, encoder=replace(sheet.encoder, activation="topk", k=32))
+    sheet = replace(sheet, encoder=replace(sheet.encoder, activation="topk", k=32, directions=3))
     device, latents = Device(bandwidth=1e9, flops=1e15, tensor_flops=1e15), sheet.encoder.latents
+    beside = 4 * 3 * 128  # of the slots, no more than these are multiplied again
     few = cost.step_seconds(sheet, device, rows=100, slots=10, element_bytes=2, whole=True)
-    moved = 100 * 128 * 24 + 1.125 * 2 * latents * 128 + 8 * 32 * 100 * 2 * 128 + 4 * 10 * 128 + 2 * 42 * 100 * 10
-    assert few.lower == pytest.approx(moved / 1e9 + 164 * 2e-6)
+    moved = 100 * 128 * 24 + 1.125 * 2 * latents * 128 + 8 * 32 * 100 * 2 * 128 + beside + 2 * 42 * 100 * 10
+    assert few.lower == pytest.approx(moved / 1e9 + 86 * 2e-6)
     many = cost.step_seconds(sheet, device, rows=200, slots=10, element_bytes=2, whole=True)
-    moved = 200 * 128 * 24 + 1.125 * 2 * latents * 128 + 8 * 200 * latents + 4 * 10 * 128 + 2 * 42 * 200 * 10
-    assert many.lower == pytest.approx(moved / 1e9 + 166 * 2e-6)
+    moved = 200 * 128 * 24 + 1.125 * 2 * latents * 128 + 8 * 200 * latents + beside + 2 * 42 * 200 * 10
+    assert many.lower == pytest.approx(moved / 1e9 + 134 * 2e-6)
     bound = Device(bandwidth=1e15, flops=1e15, tensor_flops=1e6)
     slow = cost.step_seconds(sheet, bound, rows=100, slots=10, element_bytes=2, whole=True)
     assert slow.lower == pytest.approx(2.25 * 100 * latents * 128 / 1e6, rel=0.01)

@@ -36,7 +36,7 @@ CASES: list[tuple[str, int | None, InputNorm, tuple[Any, ...]]] = [
 
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("full", "screen", "pack", "settle", "window", "fused", "decode"):
+    for room in ("full", "screen", "pack", "settle", "pick", "window", "fused", "decode"):
         monkeypatch.setattr(importlib.import_module(f"saewatch.engine.kernels.{room}"), "launch", lambda *_, **__: None)
     monkeypatch.setattr(launching, "start", lambda *_, **__: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)

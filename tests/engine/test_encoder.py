@@ -102,6 +102,26 @@ def test_a_thresholded_topk_needs_no_competition() -> None:
         Encoder(rows_max=8, d_in=made.D_IN, slots_max=9, mode="thresholded").load(one, WATCHED)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_what_competes_and_what_does_not_are_the_same_watched_together_or_apart(*, fixed: bool) -> None:
+    one, x = made.dictionary("topk", k=9, heads=(("gelu", 6),)), made.rows(700)
+    count = one.manifest.encoder.rows
+    latents, directions = (3, 40, 95), tuple(range(made.LATENTS, count))
+    assert len(directions) == 3, "two, and one with a head"
+
+    def of(*rows: int) -> Tensor:
+        watch = WatchList(rows=rows, floors=(0.0,) * len(rows))
+        return dense(fired(ready(one, watch, fixed=fixed), x), len(x), len(rows))
+
+    apart = torch.cat((of(*latents), of(*directions)), dim=1)
+    assert bool((apart > 0).any(dim=0).all())
+    assert torch.equal(of(*latents, *directions), apart)
+    alone = ready(one, WatchList(rows=directions, floors=(0.0,) * 3), fixed=fixed)
+    assert alone.whole is not None
+    alone.whole.top = None  # type: ignore[method-assign,assignment]  # nobody asks who won where no winner is watched
+    assert torch.equal(dense(fired(alone, x), len(x), 3), apart[:, 3:])
+
+
 RULES = Exclusions(exclude_first=2, special=(5, 7), max_norm=20.0)
 
 

@@ -32,7 +32,7 @@ from tests import made
 BACKEND = make_backend(GPUTarget("cuda", 90, 32))
 ROWS = (1, 2, 3, 15, 16, 17, 31, 33, 64, 100, 127, 128, 129, 130, 500, 1000, 1024)
 D_IN = 64
-ROOMS = ("full", "screen", "pack", "settle", "window", "fused", "decode")
+ROOMS = ("full", "screen", "pack", "settle", "pick", "window", "fused", "decode")
 
 
 def bound(variant: Variant, *args: Any, **arguments: Any) -> dict[str, tuple[str, Any]]:

@@ -80,8 +80,9 @@ DEVICES: Mapping[str, Device] = {
 
 LAUNCHES_STEP, LAUNCHES_CHUNK, LAUNCHES_FUSED = 14, 42, 3
 """Of a step, and of each `footprint.ROWS` rows of it by torch (counted by dispatch, views left out) and by kernels."""
-LAUNCHES_COMPETING = 150
-"""Of each `footprint.ROWS` rows where latents compete, by kernels and what picks the winners; windows come on top."""
+LAUNCHES_COMPETING = (72, 118)
+"""Of each `footprint.ROWS` rows where latents compete, up to `footprint.SCREENED` in all and beyond, by kernels and
+what is around them; windows come on top."""
 LAUNCH_S = (2e-6, 10e-6)
 """One launch: where the device waits for nothing else, and where Python is what it waits for."""
 SLACK = 2.0
@@ -161,13 +162,15 @@ def _by_kernels(manifest: Manifest, device: Device, *, rows: int, slots: int, el
 def _competing(manifest: Manifest, device: Device, *, rows: int, slots: int, element_bytes: int) -> Seconds:
     sheet, stored = manifest.encoder, DTYPES[manifest.tensors["W"].dtype]
     d, latents, chunks, read = sheet.d_in, sheet.latents, math.ceil(rows / ROWS), 1 + 1 / SAMPLE
-    moved = rows * d * (6 * element_bytes + 12) + chunks * (read * stored * latents + 4 * slots) * d
+    beside = min(slots, sheet.directions)
+    moved = rows * d * (6 * element_bytes + 12) + chunks * (read * stored * latents + 4 * beside) * d
     moved += 2 * TEMPORARY_BYTES * rows * slots
     moved += 8 * rows * latents if rows > SCREENED else SAMPLE * (sheet.k or 0) * rows * stored * d
     pairs = _PLANES[stored] * _PLANES[element_bytes]
     busy = max(moved / device.bandwidth, 2 * read * rows * latents * d * pairs / device.tensor_flops)
-    windows = 2 * math.ceil(latents / WINDOW) if rows > SCREENED else 0
-    return _ends(busy, LAUNCHES_STEP + (LAUNCHES_COMPETING + windows) * chunks)
+    few, many = LAUNCHES_COMPETING
+    launches = many + 2 * math.ceil(latents / WINDOW) if rows > SCREENED else few
+    return _ends(busy, LAUNCHES_STEP + launches * chunks)
 
 
 def _ends(busy: float, launches: int) -> Seconds:

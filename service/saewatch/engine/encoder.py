@@ -93,8 +93,8 @@ class Encoder:
         self._floor = torch.zeros(slots_max, device=device)
         self._heads = Heads()
         self._projection: Tensor | None = None
-        self._latent = torch.zeros(slots_max, dtype=torch.bool, device=device)
-        self._slot_of = torch.full((len(whole.W) + 1 if whole else 0,), slots_max, dtype=torch.int64, device=device)
+        self._competing = 0  # slots, the first ones, whose latents do
+        self._slot_of = torch.zeros(len(whole.W) + 1 if whole else 0, dtype=torch.int64, device=device)
         self._special = torch.full((limits.SPECIAL_TOKENS + 1,), _PAD, dtype=torch.int64, device=device)
         self._specials = torch.zeros(1, dtype=torch.int64, device=device)
         self._first = torch.zeros(1, dtype=torch.int64, device=device)
@@ -121,13 +121,14 @@ class Encoder:
         for buffer, column in ((self._lim, chosen.lim), (self._s, chosen.s), (self._c, chosen.c), (self._floor, floor)):
             buffer[:count].copy_(torch.from_numpy(column))
         self._W[:count].copy_(dictionary.W[torch.from_numpy(rows)])
-        self._heads = Heads(dictionary.heads, {row: slot for slot, row in enumerate(watch.rows)}, self.device)
-        self._latent[:count].copy_(torch.from_numpy(rows < sheet.latents))
-        if len(self._slot_of):
-            self._slot_of.fill_(self.slots_max)
-            self._slot_of[torch.from_numpy(rows).to(self.device)] = torch.arange(count, device=self.device)
+        competes = self.whole is not None and self.whole.k is not None
+        self._competing = competing = int(np.searchsorted(rows, sheet.latents)) if competes else 0
+        columns = {row: slot - competing for slot, row in enumerate(watch.rows)}
+        self._heads = Heads(dictionary.heads, columns, self.device)
+        self._slot_of.fill_(competing)  # a column that `_winners` leaves out
+        self._slot_of[torch.from_numpy(rows[:competing]).to(self.device)] = torch.arange(competing, device=self.device)
         self.watch_list = watch
-        used = slice(None) if self.fixed else slice(count)
+        used = slice(competing, None if self.fixed and not competes else count)
         self._used = (self._W[used], *(self._own(column[used]) for column in (self._lim, self._s, self._c)))
 
     def rewatched(self, watch: WatchList) -> Encoder:
@@ -287,30 +288,33 @@ class Encoder:
 
     def _score(self, x: Tensor, taken: Any, dtype: torch.dtype) -> Scored:
         """Rows ``x [T, d_in]`` float32, which came as ``dtype``, against the watched slots."""
-        W, lim, s, c = self._used
         prepared, r = normalise(x, self._norm)
+        if self.whole is None or not self._competing:
+            return self._scored_alone(x, prepared, r, taken)
+        exact = torch.float32 if self._norm.kind == "layer_norm" else dtype
+        top = self.whole.top(prepared, r, Given(kept=torch.as_tensor(taken), dtype=exact))
+        if top.lost is not None:
+            taken = taken & ~top.lost
+        values = self._own(self._winners(top.index, top.value))
+        fires = (values > self._own(self._floor)[: self._competing]) & taken[:, None]
+        if self._competing < self.slots:  # directions beside them
+            one = self._scored_alone(x, prepared, r, taken)
+            fires = self._xp.concatenate((fires, one.fires), axis=1)
+            values = self._xp.concatenate((values, one.s * one.u + one.c), axis=1)
+        return Scored(fires, values, lost=top.lost)
+
+    def _scored_alone(self, x: Tensor, prepared: Tensor, r: Tensor | None, taken: Any) -> Scored:
+        """The rows against what does not compete."""
+        W, lim, s, c = self._used
         product = products(prepared, r, W)
         self._heads.into(product, x)
         u = self._own(product)
-        fires = (u > lim) & taken[:, None]
-        if self.whole is None or self.whole.k is None:
-            return Scored(fires, u, s, c)
-        exact = torch.float32 if self._norm.kind == "layer_norm" else dtype
-        top = self.whole.top(prepared, r, Given(kept=torch.as_tensor(taken), dtype=exact))
-        winners = self._own(self._winners(top.index, top.value, slots=u.shape[1]))
-        if top.lost is not None:
-            taken = taken & ~top.lost
-        won = (winners > self._own(self._floor)[: len(s)]) & taken[:, None]
-        latent, xp = self._own(self._latent)[: len(s)], self._xp
-        values = xp.where(latent, winners, s * u + c)
-        fires = xp.where(latent, won, fires & taken[:, None])
-        return Scored(fires, values, xp.ones_like(s), xp.zeros_like(c), lost=top.lost)
+        return Scored((u > lim) & taken[:, None], u, s, c)
 
-    def _winners(self, index: Tensor, values: Tensor, *, slots: int) -> Tensor:
+    def _winners(self, index: Tensor, values: Tensor) -> Tensor:
         """Each row's k winners ``[T, k]`` at the slots that watch them, ``[T, S]``; elsewhere 0."""
-        slot = self._slot_of[index].clamp_(max=slots)
-        dense = torch.zeros(len(index), slots + 1, device=self.device)  # the last column takes what is not watched
-        return dense.scatter_(1, slot, values)[:, :-1]
+        dense = torch.zeros(len(index), self._competing + 1, device=self.device)  # the last takes what is not watched
+        return dense.scatter_(1, self._slot_of[index], values)[:, :-1]
 
     def _check(self, dictionary: Dictionary, watch: WatchList) -> None:
         check_room("encoder", dictionary.W[:0], self._W)

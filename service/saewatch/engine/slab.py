@@ -24,12 +24,15 @@ from saewatch.engine.batching import Encoded
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A step's rows against the watched slots: who fires, and values as ``s * u + c``. Arrays for `pack_quick`."""
+    """A step's rows against the watched slots: who fires, and values as ``s * u + c``, or ``u`` itself without ``s``.
+
+    Arrays for `pack_quick`.
+    """
 
     fires: Any  # [T, S] bool
     u: Any  # [T, S] float32
-    s: Any  # [S] float32
-    c: Any  # [S] float32
+    s: Any = None  # [S] float32
+    c: Any = None  # [S] float32
     lost: Any = None  # [T] bool: rows of which nobody knows what fires, for `pack_fixed`; their ``fires`` is empty
 
 
@@ -109,7 +112,7 @@ def enqueued(tensor: Tensor, device: torch.device) -> Tensor:
 
 def pack_fixed(slab: Slab, scored: Scored, first: int) -> None:
     """Appends the step's rows ``first ..``. Capturable."""
-    fires, values = scored.fires, scored.s * scored.u + scored.c
+    fires, values = scored.fires, scored.u if scored.s is None else scored.s * scored.u + scored.c
     rows, slots = fires.shape
     if rows == 0:
         return
@@ -147,4 +150,4 @@ def pack_quick(slab: Slab, scored: Scored, first: int) -> None:
     part = slice(start, start + len(row))
     into_row[part] = row + first
     into_slot[part] = slot
-    value[part] = s[slot] * u[row, slot] + c[slot]
+    value[part] = u[row, slot] if s is None else s[slot] * u[row, slot] + c[slot]

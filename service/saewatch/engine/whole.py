@@ -148,9 +148,8 @@ class Whole:
     def top(self, x: Tensor, r: Tensor | None, given: Given | None = None) -> Top:
         """Each row's k largest latents; ``x``, ``r`` from `normalise`."""
         if self._lists is not None and given is not None:
-            found = self._lists.winners(self._latents, _rows(x, r, given), self.k or 0)
-            index = torch.where(found.index < self._sheet.latents, found.index, len(self.W))
-            return Top(index=index, value=found.value, lost=found.open & given.kept)
+            found = self._winners(x, r, given)
+            return Top(index=found.index.to(torch.int64), value=found.value, lost=found.lost > 0)
         best: Tensor | None = None
         for first, stop in _blocks(0, self._sheet.latents):
             best = top_keys(self._values(x, r, first, stop), first, self.k or 0, best)
@@ -164,14 +163,11 @@ class Whole:
         """
         if self._lists is None:
             return None
-        rows = _rows(x, r, given)
-        if self.k is None:
-            return self._lists.fired(self._latents, rows)
-        found = self._lists.winners(self._latents, rows, self.k)
-        fires = (found.index < self._sheet.latents) & ~found.open[:, None]
-        count = fires.sum(dim=1, dtype=torch.int32)  # the winners that fire come first
-        lost = found.open.to(torch.int32)
-        return Code(index=found.index.to(torch.int32), value=found.value, count=count, lost=lost)
+        return self._lists.fired(self._latents, _rows(x, r, given)) if self.k is None else self._winners(x, r, given)
+
+    def _winners(self, x: Tensor, r: Tensor | None, given: Given) -> Code:
+        assert self._lists is not None, "there are kernels"
+        return self._lists.winners(self._latents, _rows(x, r, given), self.k or 0, none=len(self.W))
 
     def compile(self, dtype: torch.dtype) -> None:
         """Runs the kernels once for each number of rows that takes others, so that no step waits for a compiler.

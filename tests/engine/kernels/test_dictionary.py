@@ -38,8 +38,8 @@ def won(one: Dictionary, x: Tensor, k: int, *, cap: int = 256) -> tuple[Tensor, 
     lists = Lists(cap=cap)
     winners = lists.winners(latents, prepared(one, x), k)
     found = torch.zeros(len(x), len(latents) + 1)
-    found.scatter_(1, winners.index, winners.value)
-    return found[:, :-1], winners.open
+    found.scatter_(1, winners.index.long(), winners.value)
+    return found[:, :-1], winners.lost > 0
 
 
 @pytest.mark.parametrize(("activation", "rows"), [*((name, 3) for name in ACTIVATIONS), ("gated", MANY)])

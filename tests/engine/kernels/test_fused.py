@@ -130,9 +130,9 @@ def test_a_massive_dimension_loses_no_winner() -> None:
     latents, rows = latents_of(one, directions=False), prepared(one, x)
     expected = Lists(cap=1024, many="window").winners(latents, rows, 9)
     winners = Lists(cap=1024, many="fused").winners(latents, rows, 9)
-    assert not winners.open.any()
-    assert not expected.open.any()
-    found = [torch.zeros(130, 301).scatter_(1, each.index, each.value) for each in (winners, expected)]
+    assert not winners.lost.any()
+    assert not expected.lost.any()
+    found = [torch.zeros(130, 301).scatter_(1, each.index.long(), each.value) for each in (winners, expected)]
     agrees(found[0][:, :300], one, x)
     assert torch.equal(found[0] > 0, found[1] > 0)
 

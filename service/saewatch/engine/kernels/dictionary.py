@@ -4,8 +4,8 @@ Few rows go through a screen, which says what may fire, and `settle`, which deci
 go through windows of cuBLAS' product (`window`), or of our own (`fused`), as `table` says. Where latents compete (TopK)
 all are given a floor for each row: a sample of the latents is computed first, and the k-th greatest of its groups'
 peaks is a value that k latents reach. So the k greatest are among what reaches the floor, which is some hundred
-entries, and are picked from those by the same 64-bit keys as everywhere (`engine.keys.order_keys`): by value, then by
-lower index. Only what fires is listed. That loses no winner, because TopK's limits are where a value passes 0: what
+entries, and `pick` takes them from those in the order of everywhere (`engine.keys.order_keys`): by value, then by lower
+index. Only what fires is listed. That loses no winner, because TopK's limits are where a value passes 0: what
 does not fire is below all that does.
 
 That holds as long as the row's list has room. A row whose list overflowed is *open*: its k-th greatest entry so far is
@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from saewatch.core.footprint import SAMPLE, WINDOW, WINNERS
-from saewatch.engine.kernels import decode, full, fused, pack, screen, settle, table, window
+from saewatch.engine.kernels import decode, full, fused, pack, pick, screen, settle, table, window
 from saewatch.engine.kernels.operands import Code, Latents, Rows
 from saewatch.engine.kernels.screen import Quantised
-from saewatch.engine.keys import index_of, order_keys, value_of
 
 REDO = 16
 """Rows that are screened again at most: one tile of the smallest screen."""
@@ -36,15 +35,6 @@ ROUNDS = 2
 
 PEAKS_PER_WINNER = 2
 """Groups of a sample that there must be for each winner, or groups are narrower."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Winners:
-    """Each row's k greatest latents that fire, in no order. Where fewer fire: the index is ``none``, the value 0."""
-
-    index: Tensor  # [T, k] int64
-    value: Tensor  # [T, k] float32
-    open: Tensor  # [T] bool: nobody knows this row's winners
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -74,24 +64,28 @@ class Lists:
         if len(rows) > full.ROWS:
             self._windows(latents, rows, out, competing=False)
         elif len(rows):
-            listed = self._settled(latents, rows)
-            settle.compacted(listed.index, listed.value, listed.count, out)
+            settle.compacted(*self._settled(latents, rows), out)
         return out
 
-    def winners(self, latents: Latents, rows: Rows, k: int) -> Winners:
-        """Each row's ``k`` greatest of what fires."""
-        if len(rows) == 0:
-            value = rows.exact.new_zeros(0, k)
-            return Winners(index=value.to(torch.int64), value=value, open=rows.is_open > 0)
-        rows = replace(rows, floor=self._floor(latents, rows, k))
-        best, lost = self._best(latents, rows, k)
-        for _ in range(ROUNDS):
-            best, lost = self._again(latents, rows, best, lost)
-        index, value = index_of(best), value_of(best)
-        known = value > -torch.inf
-        return Winners(
-            index=torch.where(known, index, len(latents)), value=torch.where(known, value, 0.0), open=lost > 0
-        )
+    def winners(self, latents: Latents, rows: Rows, k: int, none: int | None = None) -> Code:
+        """Each row's ``k`` greatest of what fires. Where fewer do, the value is 0 and the index ``none``.
+
+        ``none``: the first beyond the latents, unless another is given. A row whose winners nobody knows is ``lost``,
+        and has a count of 0.
+        """
+        none, rows = len(latents) if none is None else none, replace(rows, is_open=rows.is_open.clone())
+        index = torch.full((len(rows), k), none, dtype=torch.int32, device=rows.x.device)
+        value, count = rows.exact.new_zeros(len(rows), k), rows.is_open.new_zeros(len(rows))
+        best = Code(index=index, value=value, count=count, lost=rows.is_open)
+        if len(rows):
+            rows = replace(rows, floor=self._floor(latents, rows, k))
+            self._compete(latents, rows, best, none)
+            for _ in range(ROUNDS):
+                if len(rows) <= full.ROWS:
+                    self._compete(latents, rows, best, none)
+                else:
+                    self._some_again(latents, rows, best, none)
+        return best
 
     def add_decoded(self, table: Tensor, code: Code, out: Tensor) -> None:
         """Adds what ``code`` decodes to by the rows of ``table [F, n]`` to ``out [T, n]`` float32."""
@@ -111,18 +105,19 @@ class Lists:
         else:
             window.appended(latents, rows, rows.exact.new_empty(len(rows), WINDOW), out)
 
-    def _settled(self, latents: Latents, rows: Rows) -> Code:
-        """The lists of a screen with their values: ``-inf`` where nothing fires."""
-        listed, tiles = self.empty(rows), -(-len(latents) // full.TILE)
+    def _settled(self, latents: Latents, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices, values and counts of a screen's lists: the value is ``-inf`` where nothing fires."""
+        index = rows.is_open.new_empty(len(rows), self.cap)
+        value, count = rows.exact.new_empty(len(rows), self.cap), rows.is_open.new_zeros(len(rows))
+        tiles = -(-len(latents) // full.TILE)
         bits = rows.is_open.new_empty(len(rows), tiles * full.TILE // 32)
         if self.quantised is not None and len(rows) <= screen.ROWS:
             screen.admitted(self.quantised, latents, rows, bits)
         else:
             full.admitted(latents, rows, bits)
-        pack.packed(bits, rows, listed.index, listed.count)
-        settle.settled(latents, rows, listed.index, listed.count, listed.value)
-        torch.sub(listed.count, self.cap, out=listed.lost).clamp_(min=0)
-        return listed
+        pack.packed(bits, rows, index, count)
+        settle.settled(latents, rows, index, count, value)
+        return index, value, count
 
     def _floor(self, latents: Latents, rows: Rows, k: int) -> Tensor:
         """Of each row a value that k latents reach, ``[T]``; ``-inf`` where the sample is too small to say."""
@@ -136,40 +131,35 @@ class Lists:
             full.peak_values(latents, part, found[first : first + full.ROWS], step=SAMPLE, group=group)
         return torch.topk(found, k, dim=1).values[:, -1].contiguous()
 
-    def _best(self, latents: Latents, rows: Rows, k: int) -> tuple[Tensor, Tensor]:
-        """Keys ``[T, k]`` of the greatest entries of each row's list, and what was lost of it."""
+    def _compete(self, latents: Latents, rows: Rows, best: Code, none: int) -> None:
+        """One round of all open rows: their winners go to ``best``, and ``rows`` says which are open still."""
         if len(rows) > full.ROWS:
             self._windows(latents, rows, code := self.empty(rows), competing=True)
+            listed = code.index, code.value, code.count
         else:
-            code = self._settled(latents, rows)
-        # A closed row counts none.
-        nobodys = torch.arange(self.cap, device=code.count.device) >= code.count[:, None]
-        keys = order_keys(code.value, code.index.to(torch.int64)).masked_fill_(nobodys, _NONE)
-        return torch.topk(keys, k, dim=1, sorted=True).values, code.lost
+            listed = self._settled(latents, rows)
+        pick.picked(*listed, rows, best, none)
 
-    def _again(self, latents: Latents, rows: Rows, best: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
-        """``best`` and ``lost`` after open rows were screened with higher floors: of many rows the first `REDO`."""
-        if len(rows) <= full.ROWS:
-            is_open, floor = lost > 0, torch.maximum(rows.floor, value_of(best[:, -1:])[:, 0])
-            found, left = self._best(latents, replace(rows, floor=floor, is_open=is_open.int()), best.shape[1])
-            return torch.where(is_open[:, None], found, best), left
-        order = torch.where(lost > 0, 2 * len(rows), 0) - torch.arange(len(rows), device=lost.device)
-        chosen = torch.topk(order, min(REDO, len(rows))).indices
-        is_open, before = lost[chosen] > 0, best[chosen]
-        tried = _part(rows, chosen)
-        tried = replace(tried, floor=torch.maximum(tried.floor, value_of(before[:, -1:])[:, 0]), is_open=is_open.int())
-        found, left = self._best(latents, tried, best.shape[1])
-        best = best.index_copy(0, chosen, torch.where(is_open[:, None], found, before))
-        return best, lost.index_copy(0, chosen, left)
+    def _some_again(self, latents: Latents, rows: Rows, best: Code, none: int) -> None:
+        """A round of the first `REDO` open rows of many."""
+        order = rows.is_open * (2 * len(rows)) - torch.arange(len(rows), device=rows.is_open.device)
+        chosen = torch.topk(order, REDO).indices
+        part = _part(rows, chosen)
+        some = Code(index=best.index[chosen], value=best.value[chosen], count=best.count[chosen], lost=part.is_open)
+        self._compete(latents, part, some, none)
+        for into, found in (
+            (best.index, some.index),
+            (best.value, some.value),
+            (best.count, some.count),
+            (rows.is_open, part.is_open),
+            (rows.floor, part.floor),
+        ):
+            into.index_copy_(0, chosen, found)
 
 
 def cap_for_winners(k: int) -> int | None:
     """The room of a row's list from which ``k`` are picked: twice the 8 k entries that are expected. None: too many."""
     return None if k > WINNERS else pack.cap_for(2 * SAMPLE * k)
-
-
-_NONE = int(order_keys(torch.tensor([[-torch.inf]]), 0))
-"""The key of what does not fire."""
 
 
 def _part(rows: Rows, part: slice | Tensor) -> Rows:

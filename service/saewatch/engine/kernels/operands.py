@@ -53,7 +53,7 @@ class Rows:
 class Code:
     """What fires on each row: the sparse form of ``[T, latents]``. Entries beyond ``count`` mean nothing."""
 
-    index: Tensor  # [T, cap] int32; ascending, but for winners of a competition
+    index: Tensor  # [T, cap] int32, ascending
     value: Tensor  # [T, cap] float32
     count: Tensor  # [T] int32: kept and lost
     lost: Tensor  # [T] int32: what had no room; such a row's list is not whole

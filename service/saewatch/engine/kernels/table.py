@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from saewatch.core.footprint import ROWS
-from saewatch.engine.kernels import append, decode, drop, full, fused, pack, screen, settle, watched, window
+from saewatch.engine.kernels import append, decode, drop, full, fused, pack, pick, screen, settle, watched, window
 from saewatch.engine.kernels.variant import Variant
 
 VARIANTS: tuple[Variant, ...] = (
@@ -20,6 +20,7 @@ VARIANTS: tuple[Variant, ...] = (
     *screen.VARIANTS,
     *pack.VARIANTS,
     *settle.VARIANTS,
+    *pick.VARIANTS,
     *window.VARIANTS,
     *fused.VARIANTS,
     *decode.VARIANTS,
