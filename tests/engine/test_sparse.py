@@ -60,6 +60,17 @@ def test_it_is_the_reference_without_its_zeros(
     assert verdict.compared > 5 * rows
 
 
+def test_one_row_is_the_reference_with_several_threads_too() -> None:
+    one, x = made.dictionary("gated", norm=LAYER), made.rows(1)
+    expected = encode(x, one.W, one.limits, one.manifest.encoder)
+    torch.set_num_threads(2)
+    found = dense(one, x)
+    torch.set_num_threads(1)
+    verdict = compare(found, expected, grey_pairs(x, one.W, one.limits, one.manifest.encoder))
+    assert verdict.good, verdict
+    assert verdict.compared > 5
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_ties_go_to_the_lowest_index(rows: int) -> None:
     one = made.dictionary("topk", k=9)

@@ -111,10 +111,15 @@ def _largest(values: F32, k: int) -> I64:
 
 
 def _products(x: Tensor, r: Tensor | None, W: Tensor) -> F32:
-    """`products` as an array. One row is numpy's: MKL takes it for a product of matrices, which is a fifth slower."""
-    if len(x) > 1:
+    """`products` as an array. One row is numpy's: MKL takes it for a product of matrices, which is a fifth slower.
+
+    With one thread, a dot product for each row of ``W`` is a quarter faster again; several share only the other.
+    """
+    if len(x) != 1:
         return np.asarray(products(x, r, W))
-    u = x.numpy() @ W.float().numpy().T
+    alone = torch.get_num_threads() == 1 and hasattr(np, "vecdot")  # numpy 1 has none
+    row, matrix = x[0].numpy(), W.float().numpy()
+    u = (np.vecdot(matrix, row) if alone else matrix @ row)[None]
     return np.asarray(u if r is None else u * r.numpy()[:, None])
 
 
