@@ -112,10 +112,8 @@ def dense_of(found: Any, rows: int, columns: int) -> Tensor:
     if hasattr(found, "dense"):
         return torch.from_numpy(found.dense(rows, columns))
     dense = torch.zeros(rows, columns + 1, device=found.value.device)  # the last column takes what is not there
-    if hasattr(found, "count"):
-        there = torch.arange(found.value.shape[1], device=dense.device) < found.count[:, None]
-        return dense.scatter_(1, torch.where(there, found.index.long(), columns), found.value)[:, :columns]
-    return dense.scatter_(1, found.index, found.value)[:, :columns]
+    there = torch.arange(found.value.shape[1], device=dense.device) < found.count[:, None]
+    return dense.scatter_(1, torch.where(there, found.index.long(), columns), found.value)[:, :columns]
 
 
 def _lists(one: Subject, everything: Whole, x: Tensor, *, int8: bool, many: str) -> Step:

@@ -79,7 +79,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 KINDS: Mapping[str, tuple[str, int | None, InputNorm]] = {
     "jumprelu": ("jumprelu", None, InputNorm()),
-    "topk": ("topk", 9, InputNorm()),
+    "topk": ("topk", 10, InputNorm()),
     "centred": ("relu", None, InputNorm(kind="layer_norm", eps=1e-5)),
 }
 

@@ -19,12 +19,13 @@ compete, F of them of which k win, and T is at most 128::
     bytes   = T·d·(6·b + 12)                 rows are upcast, and read by the norm and by the product
             + 1.125·w·F·d                    the dictionary once, and a sample of it for a floor
             + 8·k·T·w·d                      what reaches the floor is computed once more
-            + 4·S·d + 2·42·T·S               what of the winners is watched
+            + 4·D·d + 2·42·T·S               the watched directions (D at most), what of the winners is watched
     flop    = 2·1.125·T·F·d·pairs
-    launches = 14 + 150·chunks
+    launches = 14 + 72·chunks
 
-With more rows the sums go through windows: 8·T·F bytes in place of what is computed once more, and two launches for
-each 2,048 latents. What the kernels do not encode (heads, more than 256 winners, other widths) goes through torch::
+With more rows the sums go through windows: 8·T·F bytes in place of what is computed once more, 118 launches in place
+of 72, and two for each 2,048 latents. What the kernels do not encode (heads, more than 256 winners, other widths) goes
+through torch::
 
     bytes   = 5·T·d·b + T·d·(b + 12)         rows are upcast, and read by the norm and by the product
             + chunks·4·S·d + 4·T·S           the encoder's rows; products written

@@ -47,7 +47,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Top:
-    """Each row's k largest latents. Where fewer fire, the kernels give the index one past the last row, and value 0."""
+    """Each row's k largest latents. Where fewer fire, the kernels give the index one past the last, and value 0."""
 
     index: Tensor  # [T, k] int64
     value: Tensor  # [T, k] float32
@@ -167,7 +167,7 @@ class Whole:
 
     def _winners(self, x: Tensor, r: Tensor | None, given: Given) -> Code:
         assert self._lists is not None, "there are kernels"
-        return self._lists.winners(self._latents, _rows(x, r, given), self.k or 0, none=len(self.W))
+        return self._lists.winners(self._latents, _rows(x, r, given), self.k or 0)
 
     def compile(self, dtype: torch.dtype) -> None:
         """Runs the kernels once for each number of rows that takes others, so that no step waits for a compiler.

@@ -17,6 +17,7 @@ from saewatch.engine.dictionary_file import Dictionary
 from saewatch.engine.encode import Folded, compare, encode, grey_pairs
 from saewatch.engine.kernels import full
 from saewatch.engine.kernels.dictionary import Lists
+from saewatch.engine.kernels.operands import Latents, norms, rows_of
 from saewatch.engine.kernels.pack import CAPS
 from tests import made
 from tests.engine.kernels.latents import PAIRS, agrees, dense, latents_of, prepared
@@ -184,6 +185,23 @@ def test_a_row_that_overflows_again_and_again_is_said_to_be_open() -> None:
     one.W[:3000] = one.W[:3000].flip(0).clone()  # ascending: the first entries are the least, and raise no floor
     one.W[0:3000:8] = -1.0
     assert won(one, torch.ones(2, made.D_IN), 9)[1].all()
+
+
+@pytest.mark.parametrize(("latents", "known"), [(400, 32), (640, 16)])
+def test_winners_of_a_second_round_are_put_where_they_belong(latents: int, known: int) -> None:
+    """The first entries are the least; of 640 the first list's floor must hold too, or no second list has room."""
+    W = torch.zeros(latents, 8)
+    W[:, 0] = torch.arange(latents) + 1.0
+    W[::8] = -1.0
+    zeros, x = torch.zeros(latents), torch.zeros(MANY, 8)
+    x[:, 0] = 1.0
+    some = Latents(W=W, lim=zeros, s=zeros + 1.0, c=zeros, norm=norms(W))
+    best = Lists(cap=256).winners(some, rows_of(x, None), 9)
+    settled, order = best.lost == 0, W[:, 0].topk(9).indices.sort().values
+    assert int(settled.sum()) == known
+    assert set(best.count.tolist()) == {0, 9}
+    assert bool((best.index[settled] == order).all())
+    assert bool((best.value[settled] == W[order, 0]).all())
 
 
 def test_what_is_reckoned_with_is_what_the_kernels_take() -> None:

@@ -84,6 +84,13 @@ def test_a_row_without_room_stays_open_with_a_higher_floor_and_no_winner_counts(
     assert rows.floor.tolist() == [CAP - 3.0] * 2, "fewer than k that fire say nothing of the k-th"
 
 
+def test_a_floor_is_never_lowered() -> None:
+    rows = rows_of([1], floor=100.0)
+    index, value = torch.arange(CAP, dtype=torch.int32)[None], torch.arange(1.0, CAP + 1)[None]
+    picked(index, value, torch.tensor([9], dtype=torch.int32), rows, best_of(rows, 4), NONE)
+    assert rows.floor.tolist() == [100.0]
+
+
 def test_a_row_that_is_closed_keeps_what_it_had() -> None:
     rows = rows_of([0], floor=2.0)
     best = best_of(rows, 3)

@@ -67,24 +67,23 @@ class Lists:
             settle.compacted(*self._settled(latents, rows), out)
         return out
 
-    def winners(self, latents: Latents, rows: Rows, k: int, none: int | None = None) -> Code:
-        """Each row's ``k`` greatest of what fires. Where fewer do, the value is 0 and the index ``none``.
+    def winners(self, latents: Latents, rows: Rows, k: int) -> Code:
+        """Each row's ``k`` greatest of what fires. Where fewer do, the index is one past the last latent, the value 0.
 
-        ``none``: the first beyond the latents, unless another is given. A row whose winners nobody knows is ``lost``,
-        and has a count of 0.
+        A row whose winners nobody knows is ``lost`` (1), and has a count of 0.
         """
-        none, rows = len(latents) if none is None else none, replace(rows, is_open=rows.is_open.clone())
-        index = torch.full((len(rows), k), none, dtype=torch.int32, device=rows.x.device)
+        rows = replace(rows, is_open=rows.is_open.clone())
+        index = torch.full((len(rows), k), len(latents), dtype=torch.int32, device=rows.x.device)
         value, count = rows.exact.new_zeros(len(rows), k), rows.is_open.new_zeros(len(rows))
         best = Code(index=index, value=value, count=count, lost=rows.is_open)
         if len(rows):
             rows = replace(rows, floor=self._floor(latents, rows, k))
-            self._compete(latents, rows, best, none)
+            self._compete(latents, rows, best)
             for _ in range(ROUNDS):
                 if len(rows) <= full.ROWS:
-                    self._compete(latents, rows, best, none)
+                    self._compete(latents, rows, best)
                 else:
-                    self._some_again(latents, rows, best, none)
+                    self._some_again(latents, rows, best)
         return best
 
     def add_decoded(self, table: Tensor, code: Code, out: Tensor) -> None:
@@ -129,24 +128,24 @@ class Lists:
         for first in range(0, len(rows), full.ROWS):
             part = _part(rows, slice(first, first + full.ROWS))
             full.peak_values(latents, part, found[first : first + full.ROWS], step=SAMPLE, group=group)
-        return torch.topk(found, k, dim=1).values[:, -1].contiguous()
+        return torch.topk(found, k, dim=1).values[:, -1].clone()  # aligned, which a view of one row would not be
 
-    def _compete(self, latents: Latents, rows: Rows, best: Code, none: int) -> None:
+    def _compete(self, latents: Latents, rows: Rows, best: Code) -> None:
         """One round of all open rows: their winners go to ``best``, and ``rows`` says which are open still."""
         if len(rows) > full.ROWS:
             self._windows(latents, rows, code := self.empty(rows), competing=True)
             listed = code.index, code.value, code.count
         else:
             listed = self._settled(latents, rows)
-        pick.picked(*listed, rows, best, none)
+        pick.picked(*listed, rows, best, none=len(latents))
 
-    def _some_again(self, latents: Latents, rows: Rows, best: Code, none: int) -> None:
+    def _some_again(self, latents: Latents, rows: Rows, best: Code) -> None:
         """A round of the first `REDO` open rows of many."""
         order = rows.is_open * (2 * len(rows)) - torch.arange(len(rows), device=rows.is_open.device)
         chosen = torch.topk(order, REDO).indices
         part = _part(rows, chosen)
         some = Code(index=best.index[chosen], value=best.value[chosen], count=best.count[chosen], lost=part.is_open)
-        self._compete(latents, part, some, none)
+        self._compete(latents, part, some)
         for into, found in (
             (best.index, some.index),
             (best.value, some.value),

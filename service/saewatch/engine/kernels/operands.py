@@ -55,8 +55,8 @@ class Code:
 
     index: Tensor  # [T, cap] int32, ascending
     value: Tensor  # [T, cap] float32
-    count: Tensor  # [T] int32: kept and lost
-    lost: Tensor  # [T] int32: what had no room; such a row's list is not whole
+    count: Tensor  # [T] int32: kept and lost; of winners that nobody knows 0
+    lost: Tensor  # [T] int32: what had no room, or 1 for such winners; the row's list is not whole
 
 
 def norms(W: Tensor) -> Tensor:
