@@ -41,10 +41,10 @@ def log_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def threads_left() -> Callable[[], set[str]]:
+def threads_left() -> Callable[[], list[str]]:
     """Names of the threads that this test started and that live: other tests of the process may have left theirs."""
     before = set(threading.enumerate())
-    return lambda: {thread.name for thread in set(threading.enumerate()) - before}
+    return lambda: [thread.name for thread in set(threading.enumerate()) - before]
 
 
 PATIENT = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}

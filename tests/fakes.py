@@ -255,9 +255,9 @@ class Peer:
         """Sends a datagram of anything."""
         self._socket.send(data)
 
-    def send_with_descriptor(self, data: bytes) -> None:
+    def send_with_descriptor(self, data: bytes, file: int) -> None:
         """Sends a datagram with an open file along."""
-        socket.send_fds(self._socket, [data], [0])
+        socket.send_fds(self._socket, [data], [file])
 
     def send_without_waiting(self, data: bytes) -> bool:
         """Sends a datagram if the kernel takes it."""

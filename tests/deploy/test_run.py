@@ -109,7 +109,7 @@ class Asks:
 
 
 def test_ctrl_c_does_not_wait_for_the_prompts_in_the_queue(
-    monkeypatch: pytest.MonkeyPatch, threads_left: Callable[[], set[str]]
+    monkeypatch: pytest.MonkeyPatch, threads_left: Callable[[], list[str]]
 ) -> None:
     shows: Any = Asks()
 

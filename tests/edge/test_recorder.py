@@ -208,7 +208,7 @@ def test_commands_pass_through_it(taped: Taped) -> None:
         assert engine.commanded().verb == "self_test"
 
 
-def test_a_burst_is_written_whole_and_in_order(tmp_path: Path, threads_left: Callable[[], set[str]]) -> None:
+def test_a_burst_is_written_whole_and_in_order(tmp_path: Path, threads_left: Callable[[], list[str]]) -> None:
     recorder = Recorder(path=tmp_path / "a", consumer=Silent(), bundles={})
     recorder.start()
     for number in range(5000):

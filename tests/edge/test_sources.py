@@ -284,14 +284,15 @@ def test_a_listed_user_may_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     source.stop()
 
 
-def test_descriptors_that_are_passed_along_are_not_taken(running: Running) -> None:
-    with running.engine().ready() as engine:
-        before = len(list(Path("/proc/self/fd").iterdir()))
+def test_descriptors_that_are_passed_along_are_not_taken(running: Running, tmp_path: Path) -> None:
+    passed = tmp_path / "passed"
+    with running.engine().ready() as engine, passed.open("w") as file:
+        start = encode(RequestStart(request=7, engine_id="plain", prompt_len=1))
         for _ in range(20):
-            engine.send_with_descriptor(encode(RequestStart(request=7, engine_id="plain", prompt_len=1)))
+            engine.send_with_descriptor(start, file.fileno())
         engine.batch([(7, 0, 1)])
         assert engine.acked(1)
-        assert len(list(Path("/proc/self/fd").iterdir())) < before + 20, "other threads of the process have some too"
+        assert [one.resolve() for one in Path("/proc/self/fd").iterdir()].count(passed.resolve()) == 1, "our own"
 
 
 def test_what_was_received_is_acknowledged_at_the_end(tmp_path: Path) -> None:

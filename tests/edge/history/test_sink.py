@@ -67,7 +67,7 @@ def stored(path: Path) -> list[float]:
 
 
 def test_what_came_is_there_within_a_second_and_after_the_end(
-    tmp_path: Path, threads_left: Callable[[], set[str]]
+    tmp_path: Path, threads_left: Callable[[], list[str]]
 ) -> None:
     live = Live(tmp_path / "h.db")
     for _ in range(3):

@@ -79,11 +79,9 @@ class Lists:
         if len(rows):
             rows = replace(rows, floor=self._floor(latents, rows, k))
             self._compete(latents, rows, best)
+            again = self._compete if len(rows) <= full.ROWS else self._some_again
             for _ in range(ROUNDS):
-                if len(rows) <= full.ROWS:
-                    self._compete(latents, rows, best)
-                else:
-                    self._some_again(latents, rows, best)
+                again(latents, rows, best)
         return best
 
     def add_decoded(self, table: Tensor, code: Code, out: Tensor) -> None:
@@ -93,9 +91,13 @@ class Lists:
 
     def empty(self, rows: Rows) -> Code:
         """Lists with room for these rows."""
+        index, value, count = self._room(rows)
+        return Code(index=index, value=value, count=count, lost=rows.is_open.new_zeros(len(rows)))
+
+    def _room(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices, values and counts, each where a kernel expects a buffer to begin."""
         index = rows.is_open.new_empty(len(rows), self.cap)
-        count, lost = (rows.is_open.new_zeros(len(rows)) for _ in range(2))  # each where a kernel expects it to begin
-        return Code(index=index, value=rows.exact.new_empty(len(rows), self.cap), count=count, lost=lost)
+        return index, rows.exact.new_empty(len(rows), self.cap), rows.is_open.new_zeros(len(rows))
 
     def _windows(self, latents: Latents, rows: Rows, out: Code, *, competing: bool) -> None:
         """Fills ``out`` for many rows."""
@@ -106,9 +108,7 @@ class Lists:
 
     def _settled(self, latents: Latents, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Indices, values and counts of a screen's lists: the value is ``-inf`` where nothing fires."""
-        index = rows.is_open.new_empty(len(rows), self.cap)
-        value, count = rows.exact.new_empty(len(rows), self.cap), rows.is_open.new_zeros(len(rows))
-        tiles = -(-len(latents) // full.TILE)
+        (index, value, count), tiles = self._room(rows), -(-len(latents) // full.TILE)
         bits = rows.is_open.new_empty(len(rows), tiles * full.TILE // 32)
         if self.quantised is not None and len(rows) <= screen.ROWS:
             screen.admitted(self.quantised, latents, rows, bits)
