@@ -40,7 +40,7 @@ from deploy.demo.servers import (
     ServerError,
     addresses,
     free_port,
-    session_members,
+    group_members,
     start_engine,
     start_sidecar,
     tail,
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 2
     finally:
         orphans = sum(server.stop() for server in reversed(servers))
-        orphans += sum(len(session_members(server.process.pid)) for server in servers)
+        orphans += sum(len(group_members(server.process.pid)) for server in servers)
     facts.values["orphans"] = orphans
     if options.json and code == 0:
         form.write(options.json, form.document("demo", facts=facts.values, quick=options.fixture))

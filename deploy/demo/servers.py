@@ -1,4 +1,8 @@
-"""Starts and stops the sidecar and a real vLLM server, each in a session of its own, and leaves no process behind."""
+"""Starts and stops the sidecar and a real vLLM server, and leaves no process behind.
+
+Each is a process group of its own, and no session: Linux shares the processors out between sessions (`sched(7)`, the
+autogroup), and on two cores a sidecar waited seconds for its turn beside an engine of another one.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ class ServerError(Exception):
 
 @dataclass(slots=True)
 class Server:
-    """A child process, the session that it leads and its log."""
+    """A child process, the process group that it leads and its log."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -46,15 +50,15 @@ class Server:
             raise ServerError(f"{self.name} ended with {self.process.returncode}; {self.log} says:\n{causes(self.log)}")
 
     def stop(self) -> int:
-        """SIGTERM, then SIGKILL for what is left of the session. Returns how many processes had to be killed."""
+        """SIGTERM, then SIGKILL for what is left of the group. Returns how many processes had to be killed."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_S)
         deadline = time.monotonic() + 5.0
-        while session_members(self.process.pid) and time.monotonic() < deadline:
+        while group_members(self.process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
-        left = session_members(self.process.pid)
+        left = group_members(self.process.pid)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -64,7 +68,7 @@ class Server:
 
 
 def start(name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None) -> Server:
-    """Starts ``command`` in a session of its own, its output in ``log``."""
+    """Starts ``command`` in a process group of its own, its output in ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -72,7 +76,7 @@ def start(name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
             env={**os.environ, **(env or {})},
         )
     return Server(name, process, log)
@@ -214,15 +218,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def session_members(leader: int) -> list[int]:
-    """Living processes of the session that ``leader`` leads, itself left out if it is a zombie."""
+def group_members(leader: int) -> list[int]:
+    """Living processes of the group that ``leader`` leads, itself left out if it is a zombie."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError, IndexError):
             state, *rest = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(rest[2]) == leader and state != "Z":
+            if int(rest[1]) == leader and state != "Z":
                 found.append(int(entry.name))
     return found
 

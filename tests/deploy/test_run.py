@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import json
+import os
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ import pytest
 from deploy.demo import run as demo
 from deploy.demo.ending import SIGNALS, Ending, Stop
 from deploy.demo.screen import View
-from deploy.demo.servers import Server, session_members, start
+from deploy.demo.servers import Server, group_members, start
 
 STUBBORN = 'trap "kill -{signal} $PPID; sleep 0.5; exit 0" TERM; echo ready; while :; do sleep 0.1; done'
 """A child that has its parent signalled while that is cleaning up."""
@@ -59,10 +60,24 @@ def test_no_signal_leaves_a_child_behind(
         assert demo.main(["--once"]) == 2, "not run to its end"
         (server,) = started
         assert server.process.returncode == 0, "asked, not killed"
-        assert session_members(server.process.pid) == []
+        assert group_members(server.process.pid) == []
     finally:
         for server in started:
             server.stop()
+
+
+def test_a_server_leads_a_group_and_shares_our_session(tmp_path: Path) -> None:
+    """In a session of its own it might wait for a processor as long as an answer may take."""
+    server = start("child", ["sh", "-c", "sleep 60 & echo ready; wait"], tmp_path / "log")
+    try:
+        wait_for(lambda: "ready" in server.log.read_text())
+        leader = server.process.pid
+        assert (os.getpgid(leader), os.getsid(leader)) == (leader, os.getsid(0))
+        members = group_members(leader)
+        assert len(members) == 2, "the shell and what it started"
+        assert os.getpid() not in members
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(("arguments", "stopped"), [(["--once"], False), ([], True)], ids=["once", "until Ctrl-C"])

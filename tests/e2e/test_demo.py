@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.form import ROOT
-from deploy.demo.servers import session_members
+from deploy.demo.servers import group_members
 
 pytestmark = pytest.mark.engine
 
@@ -45,7 +45,7 @@ def test_the_script_adds_up_then_it_shows_the_users_own_request_and_ends_cleanly
         demo.kill()
         demo.wait()
     assert len(children) == 2, "the sidecar and the engine"
-    assert [pid for leader in children for pid in session_members(leader)] == []
+    assert [pid for leader in children for pid in group_members(leader)] == []
     script = [line for line in text().splitlines() if re.match(rf"── demo-{demo.pid}-[1-8]\b", line)]
     assert (len(script), text().count("coverage ") > 8) == (8, True), text()
     assert "correlational" in text()

@@ -25,7 +25,7 @@ from benchmarks.oracle import Oracle
 from benchmarks.rig import MODEL_NAME, Rig, bundle_of_all, mixed_load, send, text_tokens
 from deploy.demo.chat import Answer, ChatError, complete
 from deploy.demo.collect import Collector
-from deploy.demo.servers import free_port, session_members
+from deploy.demo.servers import free_port, group_members
 from saewatch.client import Client, Coverage, RequestEnded
 from saewatch.core import limits
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
@@ -264,7 +264,7 @@ def test_a_sidecar_that_is_restarted_ten_times_under_load(two: Two, oracle: Orac
 def kill(rig: Rig) -> None:
     """All processes of an engine, without a word."""
     assert rig.engine is not None
-    for pid in session_members(rig.engine.process.pid):
+    for pid in group_members(rig.engine.process.pid):
         os.kill(pid, signal.SIGKILL)
     rig.engine.process.wait(30)
 
