@@ -80,25 +80,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts, screen = Facts(began=began), Screen(colour=False if options.plain else None)
     servers: list[Server] = []
     code = 0
-    try:
-        ending = Ending()
+    with tempfile.TemporaryDirectory(prefix="saewatch-") as folder:  # to the end: a server that stops still writes
         try:
-            with tempfile.TemporaryDirectory(prefix="saewatch-") as folder:
+            ending = Ending()
+            try:
                 code = run(options, facts, screen, Path(folder), servers, ending=ending)
-        finally:  # inside the other: a signal that comes just before this is caught there, and is the last
-            ending.over()
-    except Stop:
-        screen.clear()
-        screen.line("stopping …")
-        asked_for_all = options.once or (options.json and not facts.values)
-        code = 2 if asked_for_all else 0  # the script was not run to its end
-    except (ServerError, demo_model.ModelError) as error:
-        screen.clear()
-        print(f"demo: {error}", file=sys.stderr)
-        code = 2
-    finally:
-        orphans = sum(server.stop() for server in reversed(servers))
-        orphans += sum(len(group_members(server.process.pid)) for server in servers)
+            finally:  # inside the other: a signal that comes just before this is caught there, and is the last
+                ending.over()
+        except Stop:
+            screen.clear()
+            screen.line("stopping …")
+            asked_for_all = options.once or (options.json and not facts.values)
+            code = 2 if asked_for_all else 0  # the script was not run to its end
+        except (ServerError, demo_model.ModelError) as error:
+            screen.clear()
+            print(f"demo: {error}", file=sys.stderr)
+            code = 2
+        finally:
+            orphans = sum(server.stop() for server in reversed(servers))
+            orphans += sum(len(group_members(server.process.pid)) for server in servers)
     facts.values["orphans"] = orphans
     if options.json and code == 0:
         form.write(options.json, form.document("demo", facts=facts.values, quick=options.fixture))

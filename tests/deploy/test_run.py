@@ -23,6 +23,10 @@ from deploy.demo.servers import Server, group_members, start
 
 STUBBORN = 'trap "kill -{signal} $PPID; sleep 0.5; exit 0" TERM; echo ready; while :; do sleep 0.1; done'
 """A child that has its parent signalled while that is cleaning up."""
+LAST_WORDS = (
+    'trap "mkdir -p {folder}; echo > {folder}/last; echo written; exit 0" TERM; echo ready; while :; do sleep 0.1; done'
+)
+"""A child that writes into the demo's folder when it is asked to stop."""
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +100,24 @@ def test_the_facts_are_written_once_all_has_ended(
     out = tmp_path / "facts.json"
     assert demo.main([*arguments, "--json", str(out)]) == 0
     assert json.loads(out.read_text())["facts"] == {"firings": 7, "orphans": 0}
+
+
+def test_what_a_server_writes_while_it_stops_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar whose history was removed under it makes a new one."""
+    folders: list[Path] = []
+
+    def run(*given: Any, ending: Ending) -> int:
+        *_, folder, servers = given
+        folders.append(folder)
+        server = start("child", ["sh", "-c", LAST_WORDS.format(folder=folder)], tmp_path / "log")
+        servers.append(server)
+        wait_for(lambda: "ready" in server.log.read_text())
+        return 0
+
+    monkeypatch.setattr(demo, "run", run)
+    assert demo.main(["--once"]) == 0
+    assert (tmp_path / "log").read_text() == "ready\nwritten\n"
+    assert not folders[0].exists()
 
 
 def test_a_script_that_was_not_run_to_its_end_has_no_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
