@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from saewatch.core.batch import FiringBatch, WatchSet
+from saewatch.core.batch import Census, FiringBatch, WatchSet
 from saewatch.core.records import Ack, Beat, Result, StreamEnd, StreamOpen
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.core.wire import encode
+from saewatch.engine import watched
 from saewatch.engine.control import Control
 from saewatch.engine.dictionary_file import load_bundle
 from tests.engine.changing import ROWS, Running, running_tap, until
@@ -103,6 +104,21 @@ def test_another_dictionary(running: Running, tmp_path: Path) -> None:
     told = (Result, WatchSet, StreamOpen, StreamEnd)
     kinds = [type(one) for one in running.sidecar.records if isinstance(one, told)]
     assert kinds == [StreamOpen, WatchSet, StreamOpen, WatchSet, Result, StreamEnd, StreamEnd]
+
+
+def test_another_dictionary_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its census is made in inference mode, and taken where the engine may be in none: vLLM's model runner V2."""
+    monkeypatch.setattr(watched, "CENSUS_EVERY_NS", 0)
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    with running_tap(tmp_path, dictionaries=(DictionaryUse(path=str(BUNDLE), census=1.0),)) as running:
+        found = running.asked("load", replace=WEIGHTS, path=str(folder))
+        assert found.good, found.message
+        for _ in range(4):
+            running.step(50)
+        ends = running.closed()
+        counted = [one.tokens for one in running.sidecar.of(Census) if (one.stream, one.first) == (2, 0)]
+    assert (ends[2].final.fed, ends[2].final.blind) == (200, "")
+    assert counted == [98, 49, 49], "all but first tokens; the first step begins a period"
 
 
 def test_of_two_streams_with_the_same_weights_the_role_says_which_is_meant(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ class Census:
         for first in range(0, len(x), ROWS):
             self._add(x[first : first + ROWS], ~excluded[first : first + ROWS])
 
+    @torch.inference_mode()  # as the sums of a dictionary that came while the engine ran were made
     def take(self) -> CensusCounts:
         """The sums since the last call, which start again from zero. Waits for the device."""
         tokens, l0, l0_squared, error, squared = self._scalars.tolist()
