@@ -27,7 +27,7 @@ from saewatch.core.records import (
     StreamOpen,
 )
 from saewatch.core.wire import decode, encode
-from tests.simulate.sidecar import wait_until
+from tests.waiting import wait_until
 
 ANSWERS = {"0": Answer(4, [7, 8, 9], left=False), "1": Answer(2, [7], left=True)}
 FINAL = StreamBeat(stream=1, seq=2, fed=8, encoded=6, reused=1, missed={"cached": 1})

@@ -106,7 +106,7 @@ async def test_a_watch_goes_on_from_a_token(capsys: pytest.CaptureFixture[str]) 
         begin(served)
         fire(served)
         end(served)
-        words = ("watch", "--resume-token", "a1.7.1.0", "--for", "1.5", "--json")
+        words = ("watch", "--resume-token", "a1.7.1.0", "--for", "3", "--json")
         assert await ask(served, *words) == cli.GOOD
         told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [one["state"] for one in told] == ["ALERT_STATE_ACTIVE", "ALERT_STATE_RESOLVED"]
@@ -149,7 +149,7 @@ def test_a_watch_of_something_that_says_nothing_heard_nothing(capsys: pytest.Cap
 
 def test_a_quiet_watch_heard_its_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeServer() as server:
-        assert cli.main(["alerts", "watch", "--for", "1", "--address", server.address]) == cli.GOOD
+        assert cli.main(["alerts", "watch", "--for", "3", "--address", server.address]) == cli.GOOD
     assert "no connection" not in capsys.readouterr().err
 
 

@@ -17,8 +17,8 @@ from saewatch.core.records import Command, Result
 from tests import fakes, sidecar
 from tests.edge.obeying import ObeyingEngine
 from tests.edge.rpc.served import Served, serving
-from tests.edge.running import until
 from tests.sidecar import Sidecar
+from tests.waiting import wait_until
 
 OLD, NEW = fakes.dictionary(), replace(fakes.dictionary(seed=1), folder="/bundles/new")
 
@@ -175,7 +175,7 @@ class Whole:
 def whole(tmp_path: Path) -> Iterator[Whole]:
     with Sidecar(tmp_path, [OLD, NEW]) as process, ObeyingEngine(process.addresses["socket"], OLD, NEW) as engine:
         engine.ready()
-        assert until(lambda: process.get("/readyz")[0] == 200)
+        wait_until(lambda: process.get("/readyz")[0] == 200)
         yield Whole(process, engine)
 
 

@@ -19,9 +19,9 @@ from saewatch import cli
 from saewatch.cli import doctor
 from saewatch.cli.checks.finding import Finding, Setup, State, failed, good, warning
 from tests import fakes, sidecar
-from tests.edge.running import until
 from tests.fakes import FakeApi, FakeEngine
 from tests.sidecar import Sidecar
+from tests.waiting import wait_until
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixture"
 KNOWN = fakes.dictionary()
@@ -84,7 +84,7 @@ def test_a_healthy_one(running: Sidecar, capsys: pytest.CaptureFixture[str]) -> 
         engine.batch([(7, 0, 4)], [(1, 2, 3.0)])
         engine.end(7)
         engine.beat(books=[fakes.beat(seq=1, fed=4, encoded=4, firings=1).streams[0]])
-        assert until(lambda: running.get("/readyz")[0] == 200)
+        wait_until(lambda: running.get("/readyz")[0] == 200)
         code, found = ask(capsys, "-c", running.config, "--address", running.addresses["grpc"])
     assert bad(found) == {}
     assert code == cli.FAILED, "these tests serve bundles without tensors, which is told"
@@ -97,7 +97,7 @@ def test_a_healthy_one(running: Sidecar, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_looking_is_no_connection_of_an_engine(running: Sidecar, capsys: pytest.CaptureFixture[str]) -> None:
-    assert until(lambda: running.blind() == ["no_engine"])
+    wait_until(lambda: running.blind() == ["no_engine"])
     ask(capsys, "-c", running.config, "--address", running.addresses["grpc"])
     assert running.blind() == ["no_engine"]
     counted = re.findall(r"^saewatch_faults_total.* ([0-9.]+)$", running.get("/metrics")[1], re.MULTILINE)
@@ -112,7 +112,7 @@ def test_a_blind_one(running: Sidecar, capsys: pytest.CaptureFixture[str]) -> No
         engine.batch([(7, 0, 4)], seq=3)
         blinded = fakes.beat(seq=3, fed=9, encoded=4, missed={"overflow": 3}, blind="shipper_fault").streams[0]
         engine.beat(books=[blinded])
-        assert until(lambda: running.blind() == ["shipper_fault"])
+        wait_until(lambda: running.blind() == ["shipper_fault"])
         code, found = ask(capsys, "-c", running.config, "--address", running.addresses["grpc"])
     assert code == cli.FAILED
     told = {subject.split(" sha256")[0]: one for (group, subject), one in found.items() if group == "sidecar"}
@@ -131,7 +131,7 @@ def test_labels_that_are_missing_point_to_the_middleware(running: Sidecar, capsy
     with Answering(running.addresses["socket"]) as engine:
         engine.start(7)
         engine.batch([(7, 0, 4)])
-        assert until(missing)
+        wait_until(missing)
         engine.beat()
         _, found = ask(capsys, "-c", running.config, "--address", running.addresses["grpc"])
     assert "vllm-args" in found["sidecar", "labels_missing"]["hint"]

@@ -9,7 +9,6 @@ import pty
 import signal
 import stat
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from saewatch.core.recording import Recording
 from saewatch.edge.pipeline import Pipeline
 from tests import fakes, sidecar
 from tests.fakes import FakeEngine
+from tests.waiting import wait_until
 
 KNOWN = fakes.dictionary()
 
@@ -62,14 +62,19 @@ def index_of(folder: Path) -> Any:
         return Recording(file).index
 
 
+def recorded(folder: Path) -> int:
+    """The records in its file so far."""
+    with (folder / "a.frames").open("rb") as file:
+        return sum(got.record is not None for got in Recording(file).received())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_the_index_written(tmp_path: Path, number: signal.Signals) -> None:
     with recording(tmp_path, "--note", "a test") as process, engine(tmp_path).ready() as one:
         one.start(7, name="plain")
         one.batch([(7, 0, 4)], [(0, 1, 2.0)])
         one.end(7)
-        assert one.acked(1)
-        time.sleep(0.1)
+        wait_until(lambda: recorded(tmp_path) == 6)
         facts = ended(process, number)
     assert {name: facts[name] for name in ("frames", "requests", "tokens", "slot_firings", "dropped", "ended")} == {
         "frames": 6,
@@ -136,13 +141,11 @@ def test_a_killed_recorder_leaves_what_it_had(tmp_path: Path) -> None:
     with recording(tmp_path) as process, engine(tmp_path).ready() as one:
         one.start(7, name="plain")
         one.batch([(7, 0, 4)])
-        assert one.acked(1)
-        time.sleep(0.1)
+        wait_until(lambda: recorded(tmp_path) == 5)
         process.kill()
         process.wait()
     assert index_of(tmp_path) is None
-    with (tmp_path / "a.frames").open("rb") as file:
-        assert sum(got.record is not None for got in Recording(file).received()) == 5
+    assert recorded(tmp_path) == 5
 
 
 def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:

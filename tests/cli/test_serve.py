@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from saewatch.edge.pb import firing_pb2, firing_pb2_grpc, status_pb2, status_pb2
 from tests import fakes, sidecar
 from tests.fakes import FakeEngine
 from tests.sidecar import Sidecar
+from tests.waiting import wait_until
 
 KNOWN = fakes.dictionary()
 
@@ -28,15 +29,6 @@ KNOWN = fakes.dictionary()
 def running(tmp_path: Path) -> Iterator[Sidecar]:
     with Sidecar(tmp_path, [KNOWN]) as one:
         yield one
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    end = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def status(one: Sidecar) -> status_pb2.GetStatusResponse:
@@ -71,7 +63,7 @@ def test_subscribers_that_do_not_read_do_not_hold_up_the_end(running: Sidecar) -
     with grpc.insecure_channel(running.addresses["grpc"]) as channel:
         stub: Any = firing_pb2_grpc.FiringServiceStub(channel)
         calls = [stub.WatchFirings(firing_pb2.WatchFiringsRequest()) for _ in range(3)]
-        assert until(lambda: status(running).subscribers == 3)
+        wait_until(lambda: status(running).subscribers == 3)
         running.signal(signal.SIGTERM)
         assert running.process.wait(10) == 0
         for call in calls:
@@ -79,30 +71,30 @@ def test_subscribers_that_do_not_read_do_not_hold_up_the_end(running: Sidecar) -
 
 
 def test_the_engine_may_come_later_leave_and_come_again(running: Sidecar) -> None:
-    assert until(lambda: running.blind() == ["no_engine"])
+    wait_until(lambda: running.blind() == ["no_engine"])
     assert running.get("/healthz")[0] == 200
     with FakeEngine(running.addresses["socket"], KNOWN) as engine:
         engine.ready()
-        assert until(lambda: running.get("/readyz")[0] == 200)
+        wait_until(lambda: running.get("/readyz")[0] == 200)
         engine.start(7, name="plain")
         engine.batch([(7, 0, 4)])
         assert engine.acked(1)
-    assert until(lambda: running.blind() == ["no_engine"])
+    wait_until(lambda: running.blind() == ["no_engine"])
     with FakeEngine(running.addresses["socket"], KNOWN, epoch=2000) as engine:
         assert engine.open_stream() == 0
         engine.watch()
         engine.beat()
-        assert until(lambda: running.get("/readyz")[0] == 200)
+        wait_until(lambda: running.get("/readyz")[0] == 200)
 
 
 def test_a_killed_engine_is_said_to_be_blind_and_serving_goes_on(running: Sidecar) -> None:
     with FakeEngine(running.addresses["socket"], KNOWN) as engine:
         engine.ready()
-        assert until(lambda: running.get("/readyz")[0] == 200)
-        assert until(lambda: running.blind() == ["no_beat"]), "three beats were missed"
+        wait_until(lambda: running.get("/readyz")[0] == 200)
+        wait_until(lambda: running.blind() == ["no_beat"])  # three beats were missed
         assert 'reason="no_beat",scope="tap"} 1.0' in running.get("/metrics")[1]
         engine.beat()
-        assert until(lambda: running.get("/readyz")[0] == 200)
+        wait_until(lambda: running.get("/readyz")[0] == 200)
     assert status(running).version
 
 
@@ -136,7 +128,7 @@ def test_a_stopped_sidecar_takes_what_lay_in_the_kernel_when_it_goes_on(running:
     assert isinstance(ack, Ack)
     assert ack.seq == sent
     again.close()
-    assert until(lambda: status(running).streams[0].received_rows == sent)
+    wait_until(lambda: status(running).streams[0].received_rows == sent)
 
 
 def test_an_unknown_dictionary_is_refused_loudly(running: Sidecar) -> None:
@@ -146,7 +138,7 @@ def test_an_unknown_dictionary_is_refused_loudly(running: Sidecar) -> None:
         engine.start(7, name="plain")
         engine.batch([(7, 0, 4)])
         assert engine.acked(1), "received: or the engine would keep it for ever"
-        assert until(lambda: running.blind() == ["unknown_dictionary"])
+        wait_until(lambda: running.blind() == ["unknown_dictionary"])
     found = status(running)
     assert found.counters["unreadable_tokens"] == 4
     assert 'outcome="missed",reason="blind",role="stable"} 4.0' in running.get("/metrics")[1]
@@ -160,10 +152,10 @@ def test_garbage_does_not_stop_it(running: Sidecar) -> None:
         for _ in range(20):  # it may hang up before the last of them
             if not engine.send_without_waiting(b"\xff" * 5000):
                 break
-    assert until(lambda: status(running).counters["closed_for_bad_frames"] == 1)
+    wait_until(lambda: status(running).counters["closed_for_bad_frames"] == 1)
     with FakeEngine(running.addresses["socket"], KNOWN) as engine:
         engine.ready()
-        assert until(lambda: running.get("/readyz")[0] == 200)
+        wait_until(lambda: running.get("/readyz")[0] == 200)
     said = [line for line in running.lines() if line["event"] == "not accepted"]
     assert len(said) == 1, "once for each connection and kind"
 

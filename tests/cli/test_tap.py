@@ -15,9 +15,9 @@ from saewatch.core.records import Command, Result
 from saewatch.engine.tap import Tap
 from tests import fakes, sidecar
 from tests.edge.rpc.served import Served, serving
-from tests.edge.running import until
 from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.sidecar import Sidecar
+from tests.waiting import wait_until
 
 
 async def ask(served: Served, *more: str) -> int:
@@ -143,7 +143,7 @@ class Whole:
             self.blocks.run(hidden(10))
         self.tap.snapshot(lambda: rows)
         self.tap.step(**a_step(rows))
-        assert until(lambda: self.tap.books[0].fed == 10 * self.steps)
+        wait_until(lambda: self.tap.books[0].fed == 10 * self.steps)
 
     def ask(self, *more: str) -> tuple[int, str]:
         """Exit code and what was printed."""
@@ -159,7 +159,7 @@ def whole(tmp_path: Path) -> Iterator[Whole]:
         blocks.run(hidden(1))
         tap.prove()
         tap.start()
-        assert until(lambda: process.get("/readyz")[0] == 200)
+        wait_until(lambda: process.get("/readyz")[0] == 200)
         yield Whole(process, tap, blocks)
         tap.close()
 

@@ -16,7 +16,7 @@ import pytest
 from saewatch import cli
 from saewatch.client.fake import FakeServer
 from tests import sidecar
-from tests.simulate.sidecar import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def watch(server: FakeServer, *more: str) -> int:
 
 
 def test_for_people(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert watch(server, "--for", "1") == cli.GOOD
+    assert watch(server, "--for", "3") == cli.GOOD
     text = capsys.readouterr().out
     assert "r1 prompt 1: violence.p1 2.50" in text
     assert "r1 answer 5: greeting.g1 1.50  hesitation.l1 1.50" in text

@@ -11,7 +11,8 @@ from saewatch.client import Client, Disconnected, Firings, Gap, Heartbeat, Recon
 from saewatch.client.fake import FakeServer
 from saewatch.core.errors import SaewatchError, UnreachableError
 from tests.client.proxy import Proxy
-from tests.client.watching import Eager, Reader, until
+from tests.client.watching import Eager, Reader
+from tests.waiting import wait_until
 
 
 def client(server: FakeServer | Proxy, **options: float) -> Client:
@@ -48,7 +49,7 @@ def test_a_connection_that_is_cut_loses_and_repeats_nothing(saewatch_server: Fak
                 reader.wait(Reconnected if position > 20 else Firings, max(position // 20, 1))
                 proxy.cut()
         reader.wait(Reconnected, 5)
-        until(lambda: len(reader.positions) >= 100)
+        wait_until(lambda: len(reader.positions) >= 100)
         reader.end()
     assert reader.positions == list(range(100))
     assert not reader.of(Gap)

@@ -12,7 +12,8 @@ from saewatch.client import Client, Disconnected, Firings
 from saewatch.client.fake import FakeServer
 from saewatch.edge.pb import verdict_pb2
 from tests.client.proxy import Proxy
-from tests.client.watching import Eager, Reader, until
+from tests.client.watching import Eager, Reader
+from tests.waiting import wait_until
 
 
 def client(server: FakeServer | Proxy, **options: float) -> Client:
@@ -27,7 +28,7 @@ def test_a_loop_that_is_left_leaves_no_call_behind(saewatch_server: FakeServer) 
             for _ in one.watch():
                 assert saewatch_server.watchers == 1
                 break
-            until(lambda: saewatch_server.watchers == 0)
+            wait_until(lambda: saewatch_server.watchers == 0)
     finally:
         gc.enable()
 
@@ -66,7 +67,7 @@ def test_another_thread_closes_it(saewatch_server: FakeServer, whose: str) -> No
     watch = one.watch()
     threading.Timer(0.3, (watch if whose == "watch" else one).close).start()
     assert list(watch) == []
-    until(lambda: saewatch_server.watchers == 0)
+    wait_until(lambda: saewatch_server.watchers == 0)
     one.close()
     assert list(watch) == []
 

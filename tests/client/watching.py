@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from random import Random
 from typing import TypeVar
 
 from saewatch.client import Coverage, Event, Firings, Heartbeat, Watch
+from tests.waiting import wait_until
 
 T = TypeVar("T")
 WAIT_S = 20.0
@@ -20,14 +20,6 @@ class Eager(Random):
 
     def uniform(self, a: float, b: float) -> float:
         return b / 20
-
-
-def until(holds: Callable[[], bool], what: Callable[[], str] = lambda: "it did not happen in time") -> None:
-    """Waits for a condition."""
-    end = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < end, what()
-        time.sleep(0.01)
 
 
 class Reader:
@@ -70,7 +62,7 @@ class Reader:
 
     def wait(self, kind: type[Event], count: int = 1) -> None:
         """Until there are so many of a kind."""
-        until(
+        wait_until(
             lambda: len(self.of(kind)) >= count or self.error is not None,
             lambda: f"{count} {kind.__name__}: {self.kinds}",
         )

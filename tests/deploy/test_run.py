@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -20,6 +19,7 @@ from deploy.demo import run as demo
 from deploy.demo.ending import SIGNALS, Ending, Stop
 from deploy.demo.screen import View
 from deploy.demo.servers import Server, group_members, start
+from tests.waiting import wait_until
 
 STUBBORN = 'trap "kill -{signal} $PPID; sleep 0.5; exit 0" TERM; echo ready; while :; do sleep 0.1; done'
 """A child that has its parent signalled while that is cleaning up."""
@@ -54,7 +54,7 @@ def test_no_signal_leaves_a_child_behind(
         with ending.held():
             server = start("child", ["sh", "-c", STUBBORN.format(signal=number.name[3:])], tmp_path / "log")
             started.append(server)
-            wait_for(lambda: "ready" in server.log.read_text())
+            wait_until(lambda: "ready" in server.log.read_text())
             signal.raise_signal(number)
             servers.append(server)
         raise AssertionError("nobody stopped")
@@ -74,7 +74,7 @@ def test_a_server_leads_a_group_and_shares_our_session(tmp_path: Path) -> None:
     """In a session of its own it might wait for a processor as long as an answer may take."""
     server = start("child", ["sh", "-c", "sleep 60 & echo ready; wait"], tmp_path / "log")
     try:
-        wait_for(lambda: "ready" in server.log.read_text())
+        wait_until(lambda: "ready" in server.log.read_text())
         leader = server.process.pid
         assert (os.getpgid(leader), os.getsid(leader)) == (leader, os.getsid(0))
         members = group_members(leader)
@@ -111,7 +111,7 @@ def test_what_a_server_writes_while_it_stops_goes_too(tmp_path: Path, monkeypatc
         folders.append(folder)
         server = start("child", ["sh", "-c", LAST_WORDS.format(folder=folder)], tmp_path / "log")
         servers.append(server)
-        wait_for(lambda: "ready" in server.log.read_text())
+        wait_until(lambda: "ready" in server.log.read_text())
         return 0
 
     monkeypatch.setattr(demo, "run", run)
@@ -152,7 +152,7 @@ def test_ctrl_c_does_not_wait_for_the_prompts_in_the_queue(
 
     def stopped(_waiting: object) -> None:
         """Ctrl-C, as `Ending` tells it, while the first prompts are asked and all others wait."""
-        wait_for(lambda: len(shows.asked) == demo.ONCE_AT_A_TIME)
+        wait_until(lambda: len(shows.asked) == demo.ONCE_AT_A_TIME)
         raise Stop
 
     monkeypatch.setattr(concurrent.futures, "as_completed", stopped)
@@ -160,12 +160,5 @@ def test_ctrl_c_does_not_wait_for_the_prompts_in_the_queue(
         demo.once(argparse.Namespace(prompts=24, max_tokens=4), shows, [])
     assert any("ThreadPoolExecutor" in name for name in threads_left()), "nobody waited for those that are asked"
     shows.engine_ended.set()
-    wait_for(lambda: not any("ThreadPoolExecutor" in name for name in threads_left()))
+    wait_until(lambda: not any("ThreadPoolExecutor" in name for name in threads_left()))
     assert len(shows.asked) == demo.ONCE_AT_A_TIME
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -17,7 +17,7 @@ from benchmarks.oracle import Oracle, Reading
 from benchmarks.rig import Rig, bundle_of_all, scaled
 from deploy.demo.collect import Collector, Seen
 from tests.edge.sinks.receiver import Receiver
-from tests.simulate.sidecar import wait_until
+from tests.waiting import wait_until
 
 FIXTURE = ROOT / "tests/fixture"
 SECRET = b"a secret of the tests of alerts"
@@ -116,7 +116,7 @@ def heard(collector: Collector, names: Iterable[str]) -> None:
 
 def told(collector: Collector, name: str, child: int = 0) -> Seen:
     """All that is told of one request: its end comes last."""
-    wait_until(lambda: (name, child) in collector.seen and collector.seen[name, child].fed >= 0, timeout_s=30)
+    wait_until(lambda: (name, child) in collector.seen and collector.seen[name, child].fed >= 0)
     return collector.seen[name, child]
 
 

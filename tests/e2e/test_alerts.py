@@ -27,7 +27,7 @@ from saewatch.client import AlertChange, Client, Verdicts
 from saewatch.edge.pb import alert_pb2, verdict_pb2
 from saewatch.engine.dictionary_file import load_bundle
 from tests.e2e.conftest import SECRET, Pair, told
-from tests.simulate.sidecar import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -145,7 +145,7 @@ def test_prometheus_and_the_webhook_are_told(pair: Pair, client: Client) -> None
     def posted() -> list[tuple[dict[str, str], bytes]]:
         return [one for one in pair.receiver.posts if json.loads(one[1])["data"]["id"] == alert.id]
 
-    wait_until(lambda: len(posted()) >= 2, timeout_s=30)
+    wait_until(lambda: len(posted()) >= 2)
     assert [json.loads(said)["type"] for _, said in posted()] == ["alert.active", "alert.resolved"]
     for headers, said in posted():
         content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + said
@@ -196,7 +196,7 @@ def test_why_it_fired_is_explained_from_the_recording(pair: Pair, client: Client
     ask(pair, name, 40, 4)
     wait_until(lambda: [one.state for one in client.list_alerts(request=name)] == [RESOLVED])
     [alert] = client.list_alerts(request=name)
-    wait_until(lambda: history_of(pair, name, copied(pair, tmp_path)) == ["active", "resolved"], timeout_s=30)
+    wait_until(lambda: history_of(pair, name, copied(pair, tmp_path)) == ["active", "resolved"])
     recording = copied(pair, tmp_path)
     fired, silent = (explained(pair, name, rule, recording) for rule in ("busy", "never"))
     assert [one["state"] for one in fired["history"]] == ["active", "resolved"]

@@ -17,7 +17,7 @@ from saewatch.client import Client
 from saewatch.core.errors import SaewatchError
 from saewatch.edge.pb.saewatch.v1 import common_pb2, firing_pb2
 from tests.e2e.conftest import Pair
-from tests.simulate.sidecar import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -63,7 +63,7 @@ def records(client: Client, name: str, count: int) -> list[firing_pb2.RequestRec
             return [one for one in client.record(name) if one.HasField("end_time") and one.outcome]
         return []
 
-    wait_until(lambda: len(found()) >= count, timeout_s=20)
+    wait_until(lambda: len(found()) >= count)
     return found()
 
 

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -27,10 +27,10 @@ from deploy.demo.chat import Answer, ChatError, complete
 from deploy.demo.collect import Collector
 from deploy.demo.servers import free_port, group_members
 from saewatch.client import Client, Coverage, RequestEnded
-from saewatch.core import limits
 from saewatch.edge.pb.saewatch.v1 import common_pb2, status_pb2
 from tests.e2e.conftest import FIXTURE, FLOAT32
 from tests.subscriber import Subscriber
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -115,13 +115,6 @@ def open_streams(state: status_pb2.GetStatusResponse) -> dict[str, status_pb2.St
 
 def blind(state: status_pb2.GetStatusResponse) -> set[str]:
     return {one.reason for one in state.blind}
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.1)
 
 
 def at_both(
@@ -247,7 +240,7 @@ def test_a_sidecar_that_is_restarted_ten_times_under_load(two: Two, oracle: Orac
         assert found["in_flight"] == 0
         assert found.keys() <= {*BOOKS, *LOST, *NOT_LOST}
         assert found[LOST[0]] > 0
-        until(lambda: subscriber.accounted >= found["fed"] - base)
+        wait_until(lambda: subscriber.accounted >= found["fed"] - base)
         time.sleep(1.0)
         assert subscriber.accounted == found["fed"] - base, (subscriber.watch.totals, subscriber.gaps)
         assert subscriber.watch.totals.reconnects > 0
@@ -281,13 +274,13 @@ def test_an_engine_that_is_killed_and_started_again_is_a_new_epoch(
 
     doomed = threading.Thread(target=ask)
     doomed.start()
-    until(lambda: two.status().open_requests > 0)
+    wait_until(lambda: two.status().open_requests > 0)
     kill(two.west)
     doomed.join()
-    until(lambda: blind(two.status()) == {"no_beat"})
+    wait_until(lambda: blind(two.status()) == {"no_beat"})
     two.boot(two.west, "west")
     two.west.wait()
-    until(lambda: not blind(two.status()))
+    wait_until(lambda: not blind(two.status()))
     state = two.status()
     after = open_streams(state)
     assert (after["east"].stream, after.keys()) == (before["east"].stream, before.keys())
@@ -323,7 +316,7 @@ def test_of_two_engines_with_one_name_the_later_one_is_heard_and_then_the_other_
     assert [one.ended for one in state.streams if one.stream.engine == "west"][-1] == "shutdown"
     two.boot(two.west, "east")
     two.west.wait()
-    until(lambda: blind(two.status()) == {"replaced"})
+    wait_until(lambda: blind(two.status()) == {"replaced"})
     assert open_streams(two.status())["east"].stream.epoch > first.epoch
     tokens = text_tokens(two.east.model)
     with Apart(two.east.addresses["grpc"]) as collector:
@@ -333,7 +326,7 @@ def test_of_two_engines_with_one_name_the_later_one_is_heard_and_then_the_other_
         agrees(two, oracle, collector, {"east": both["west"]})
         assert not any((f"east/{name}", 0) in collector.seen for name in both["east"])
         assert two.west.engine.stop() == 0
-        until(lambda: not blind(two.status()), limits.LOST_ENGINE_NS / 1e9 + 30)
+        wait_until(lambda: not blind(two.status()))
         again = open_streams(two.status())["east"]
         assert again.stream.epoch == first.epoch
         answers = send(two.east.port, mixed_load(tokens, 12, seed=61, prefix="again"), at_once=12)

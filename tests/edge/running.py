@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from saewatch.edge.pipeline import Pipeline, SinkQueue
 from saewatch.edge.sources import SocketSource
 from saewatch.monitor.events import Observed, StreamState
@@ -46,13 +43,3 @@ class Running:
     def faults(self) -> dict[str, int]:
         """Counters that are not zero."""
         return {name: count for name, count in self.source.counters.items() if count}
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 30.0) -> bool:
-    """Waits for a condition, which a busy machine may take long for."""
-    end = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True

@@ -20,8 +20,8 @@ from saewatch.edge.rpc.filters import Filter
 from saewatch.edge.sinks.metrics import MetricsSink
 from saewatch.monitor.events import EngineCost, Observed, RequestEnded, Standing, Unreadable
 from tests import fakes
-from tests.edge.running import until
 from tests.fakes import FakeApi, FakeEngine
+from tests.waiting import wait_until
 
 KNOWN = fakes.dictionary()
 NAMES = ("client-7", "client-8", "plain", "open")
@@ -60,8 +60,8 @@ class Taped:
                 other.batch([(9, 0, 1)], [(0, 0, 2.0)])  # of a request that nobody knows
                 assert other.acked(1)
             engine.beat([StreamBeat(stream=1, seq=9, fed=24, encoded=20, missed={"no_slot": 4})], queue_bytes=77)
-            assert until(lambda: self.pipeline.status().links == 2)
-            assert until(lambda: self.pipeline.status().queues[0] == ("engine-0", 77))
+            wait_until(lambda: self.pipeline.status().links == 2)
+            wait_until(lambda: self.pipeline.status().queues[0] == ("engine-0", 77))
             self.status = self.pipeline.status()
             self.source.stop()
 

@@ -17,7 +17,8 @@ from tests import fakes
 from tests.edge.obeying import ObeyingEngine, watching
 from tests.edge.rpc.served import Served
 from tests.edge.rpc.test_history import T0, S, storing
-from tests.edge.running import Running, until
+from tests.edge.running import Running
+from tests.waiting import wait_until
 
 OLD = fakes.dictionary()
 NEW = fakes.dictionary(
@@ -40,7 +41,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 def engine(running: Running) -> Iterator[ObeyingEngine]:
     with ObeyingEngine(running.path, OLD, NEW) as one:
         one.ready()
-        assert until(lambda: running.pipeline.engines() == ["engine-0"])
+        wait_until(lambda: running.pipeline.engines() == ["engine-0"])
         yield one
 
 
@@ -95,7 +96,7 @@ def test_a_swap_in_the_middle_of_a_connection(running: Running, engine: ObeyingE
     assert (answer.opened.dictionary, answer.slots) == (NEW, 2)
     engine.batch([(7, 4, 2)], [(0, 0, 3.0), (1, 1, 4.0)], stream=2)
     engine.end(7, fed=6, emitted=3)
-    assert until(lambda: any(isinstance(item, RequestEnded) for item in running.look()))
+    wait_until(lambda: any(isinstance(item, RequestEnded) for item in running.look()))
 
     first, second = running.observed()
     assert (first.table.stream.opening.weights_digest, fired(first)) == (
@@ -137,7 +138,7 @@ def test_a_stream_that_ends_without_another_one_is_blind_at_the_next_look(
     running: Running, engine: ObeyingEngine
 ) -> None:
     engine.end_stream(1, "swap")
-    assert until(lambda: "no_stream" in blind_words(running))
+    wait_until(lambda: "no_stream" in blind_words(running))
 
 
 def test_other_features_under_load_are_never_mixed(running: Running, engine: ObeyingEngine) -> None:
@@ -157,7 +158,7 @@ def test_other_features_under_load_are_never_mixed(running: Running, engine: Obe
             expected.append(names)
             position += 1
     engine.end(7, fed=position, emitted=position + 1)
-    assert until(lambda: any(isinstance(item, RequestEnded) for item in running.look()))
+    wait_until(lambda: any(isinstance(item, RequestEnded) for item in running.look()))
     observed = running.observed()
     assert [fired(event) for event in observed] == expected
     assert all(event.table.watch == event.batch.watch for event in observed)
@@ -180,7 +181,7 @@ def test_a_watch_list_that_was_asked_for(running: Running, engine: ObeyingEngine
     assert digest == OLD.catalogue.watch_list(OLD.manifest, ["threat.p1"]).digest
     engine.start(7, name="plain")
     engine.batch([(7, 0, 1)], [(0, 0, 2.0)], watch=2)
-    assert until(lambda: len(running.observed()) == 1)
+    wait_until(lambda: len(running.observed()) == 1)
     assert fired(running.observed()[0]) == ["threat.p1"]
     assert running.observed()[0].table.digest == digest
 
@@ -188,14 +189,14 @@ def test_a_watch_list_that_was_asked_for(running: Running, engine: ObeyingEngine
 def test_a_tap_that_is_off_says_so_and_sees_again(running: Running, engine: ObeyingEngine) -> None:
     engine.start(7, name="plain")
     ask(running, engine, "off")
-    assert until(lambda: running.stream().blind == "off")
+    wait_until(lambda: running.stream().blind == "off")
     engine.batch([], missed=[(7, Reason.BLIND, 4)])
-    assert until(lambda: len(running.observed()) == 1)
+    wait_until(lambda: len(running.observed()) == 1)
     text = page(running)
     assert 'saewatch_blind{engine="0",model_name="demo-model",reason="off",scope="tap"} 1.0' in text
     assert 'outcome="missed",reason="blind",role="stable"} 4.0' in text
     ask(running, engine, "on")
-    assert until(lambda: running.stream().blind == "")
+    wait_until(lambda: running.stream().blind == "")
     assert 'reason="off",scope="tap"} 0.0' in page(running)
 
 
@@ -203,16 +204,16 @@ def test_a_swap_that_nobody_heard_of(running: Running, engine: ObeyingEngine) ->
     """The engine changes its dictionary while it is not connected: its books do not name the old stream any more."""
     engine.batch([], seq=1)
     engine.close()
-    assert until(lambda: not running.stream().connected)
+    wait_until(lambda: not running.stream().connected)
     with ObeyingEngine(running.path, NEW) as again:
         again.number = 2
         again.open_stream(2)
         again.watch(2)
         again.tell()
-        assert until(lambda: len(running.pipeline.status().streams) == 2)
-        assert until(lambda: running.stream(0).ended == "replaced")
+        wait_until(lambda: len(running.pipeline.status().streams) == 2)
+        wait_until(lambda: running.stream(0).ended == "replaced")
         assert running.stream(1).ended == ""
-        assert until(lambda: running.pipeline.status().blind == ())
+        wait_until(lambda: running.pipeline.status().blind == ())
 
 
 # --- who asks and who listens -----------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from saewatch.core.recording import Recording
 from saewatch.core.records import Ack, Command, Record, StreamOpen
 from saewatch.edge.recorder import FAILED, FULL, Recorder
 from tests import fakes
-from tests.edge.running import until
 from tests.edge.taped import KNOWN, Taped
+from tests.waiting import wait_until
 
 
 class Silent:
@@ -61,7 +61,7 @@ def test_what_is_received_is_in_the_file_and_behind_it(taped: Taped) -> None:
         engine.start(7, name="plain")
         engine.batch([(7, 0, 4)], [(2, 1, 3.0)])
         assert engine.acked(1)
-    assert until(lambda: taped.pipeline.status().links == 0)
+    wait_until(lambda: taped.pipeline.status().links == 0)
     taped.source.stop()
     assert kinds(taped) == [
         *("connected", "StreamOpen", "WatchSet", "Beat", "RequestStart", "FiringBatch", "disconnected")
@@ -81,7 +81,7 @@ def test_what_is_received_is_in_the_file_and_behind_it(taped: Taped) -> None:
 
 def test_the_engines_stay_connected_at_its_end(taped: Taped) -> None:
     with taped.engine().ready():
-        assert until(lambda: taped.recorder.state().totals.frames == 3)
+        wait_until(lambda: taped.recorder.state().totals.frames == 3)
         taped.source.stop()
     assert kinds(taped)[-1] == "Beat"
 
@@ -89,14 +89,14 @@ def test_the_engines_stay_connected_at_its_end(taped: Taped) -> None:
 def test_it_is_there_before_the_end(taped: Taped) -> None:
     """Whoever kills the sidecar leaves whole frames."""
     with taped.engine().ready():
-        assert until(lambda: taped.recorder.state().totals.frames == 3)
-        assert until(lambda: len(kinds(taped)) == 4)
+        wait_until(lambda: taped.recorder.state().totals.frames == 3)
+        wait_until(lambda: len(kinds(taped)) == 4)
 
 
 def test_what_is_refused_behind_it_is_recorded_all_the_same(taped: Taped) -> None:
     with taped.engine().ready() as engine:
         engine.end(99)
-        assert until(lambda: taped.source.counters["refused_record"] == 1)
+        wait_until(lambda: taped.source.counters["refused_record"] == 1)
     taped.source.stop()
     assert "RequestEnd" in kinds(taped)
 
@@ -104,7 +104,7 @@ def test_what_is_refused_behind_it_is_recorded_all_the_same(taped: Taped) -> Non
 def test_an_engine_cannot_forge_a_mark(taped: Taped) -> None:
     with taped.engine().ready() as engine:
         engine.send(Mark(link=5, time_ns=1, what=Happening.DISCONNECTED), RecordingHead(program="x", began_ns=1))
-        assert until(lambda: taped.source.counters["refused_record"] == 2)
+        wait_until(lambda: taped.source.counters["refused_record"] == 2)
     taped.source.stop()
     assert {got.mark.link for got in taped.received()} == {1}
     assert "x" not in {got.record.engine for got in taped.received() if isinstance(got.record, StreamOpen)}
@@ -148,7 +148,7 @@ def test_what_the_queue_does_not_take_is_counted_where_it_was(tmp_path: Path, mo
         recorder.receive(1, fakes.batch([(7, number, 1)], seq=number + 1))
     assert recorder.state().dropped == 5
     recorder.start()
-    assert until(lambda: recorder.state().totals.frames == 5)
+    wait_until(lambda: recorder.state().totals.frames == 5)
     for number in range(3):
         recorder.receive(1, fakes.batch([(7, number, 1)], seq=number + 11))
     recorder.close()
@@ -168,7 +168,7 @@ def test_it_ends_at_its_bound_and_the_sidecar_goes_on(tmp_path: Path) -> None:
         for position in range(300):
             engine.batch([(7, position, 1)], [(0, 1, 1.0)])
         assert engine.acked(300)
-        assert until(lambda: one.recorder.state().ended == FULL)
+        wait_until(lambda: one.recorder.state().ended == FULL)
         engine.batch([(7, 400, 1)])
         assert engine.acked(301)
     one.source.stop()
@@ -191,7 +191,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None
     os.dup2(descriptor, one.recorder._file.fileno())  # noqa: SLF001 - as if the disk filled up under it
     os.close(descriptor)
     with one.engine().ready() as engine:
-        assert until(lambda: one.recorder.state().ended == FAILED)
+        wait_until(lambda: one.recorder.state().ended == FAILED)
         engine.start(7, name="plain")
         engine.batch([(7, 0, 1)])
         assert engine.acked(1)

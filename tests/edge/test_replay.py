@@ -22,8 +22,8 @@ from saewatch.edge.pipeline import Item, Pipeline, SinkQueue
 from saewatch.edge.replay import RecordedClock, ReplaySource
 from saewatch.monitor.events import Observed
 from tests import fakes
-from tests.edge.running import until
 from tests.edge.taped import KNOWN, Taped, metrics, replies, told, watched
+from tests.waiting import wait_until
 
 S = 1_000_000_000
 
@@ -163,7 +163,7 @@ def test_the_pace_is_the_recorded_one_times_the_speed() -> None:
         one = Replayed(data, speed=speed, begin_s=0.0)
         began = time.monotonic()
         one.source.start()
-        assert until(partial(has_frames, one, 15)), "as it was recorded it takes 330 s"
+        wait_until(partial(has_frames, one, 15))  # as it was recorded it takes 330 s
         assert time.monotonic() - began >= seconds
         one.source.stop()
 
@@ -172,8 +172,8 @@ def test_what_comes_before_the_first_request_is_not_waited_for() -> None:
     late = [(link, at + 600 * S, what) for link, at, what in steps(3, gap_ns=S // 10)]
     one = Replayed(recording([*beginning(), *late[4:]]), speed=1.0)
     one.source.start()
-    assert until(lambda: one.source.progress.totals.firings == 1)
-    assert until(lambda: one.source.progress.seconds > 600)  # the next step is a tenth of a second behind
+    wait_until(lambda: one.source.progress.totals.firings == 1)
+    wait_until(lambda: one.source.progress.seconds > 600)  # the next step is a tenth of a second behind
     one.source.stop()
 
 
@@ -181,7 +181,7 @@ def test_a_part_of_it() -> None:
     data = recording(steps(100, gap_ns=S))
     one = Replayed(data, speed=0.1, begin_s=40.0)
     one.source.start()
-    assert until(lambda: one.source.progress.seconds >= 40.0)
+    wait_until(lambda: one.source.progress.seconds >= 40.0)
     time.sleep(0.3)
     assert one.source.progress.seconds == 40.0
     one.source.stop()
@@ -230,7 +230,7 @@ def test_a_sink_that_is_slow_is_waited_for() -> None:
     queue = SinkQueue("slow", lambda: None)
     one = Replayed(recording(steps(3000, gap_ns=S // 1000)), queue=queue)
     one.source.start()
-    assert until(lambda: queue.state().waiting > limits.SINK_QUEUE_BATCHES // 2)
+    wait_until(lambda: queue.state().waiting > limits.SINK_QUEUE_BATCHES // 2)
     time.sleep(0.2)
     assert queue.state().waiting < limits.SINK_QUEUE_BATCHES
     found = []
@@ -265,7 +265,7 @@ def test_a_recorded_self_test_is_observed(tmp_path: Path) -> None:
     one = Taped(tmp_path)
     one.source.start()
     with one.engine().ready() as engine:
-        assert until(lambda: one.pipeline.engines() == ["engine-0"])
+        wait_until(lambda: one.pipeline.engines() == ["engine-0"])
         asked, _ = one.pipeline.ask("engine-0")
         one.source.send(asked.link, asked.command)
         engine.answer(fakes.self_test(failing="rows"))

@@ -25,9 +25,9 @@ from saewatch.monitor.policy.rule import Policy
 from saewatch.monitor.policy.rule import read as read_policy
 from saewatch.monitor.silences import SilenceChanged
 from tests import deployed, fakes
-from tests.edge.running import until
 from tests.edge.taped import KNOWN, told
 from tests.edge.test_replay import S, Step, beginning, recording
+from tests.waiting import wait_until
 
 SILENCE_NS = 90 * S
 """In place of `limits.RECORDING_SILENCE_NS`, of which each tick would be played."""
@@ -110,7 +110,7 @@ def dated(data: bytes, made: type[Pipeline], *policies: Policy) -> tuple[Dated, 
     pipeline = made(dictionaries=known, queues=[queue], clock=clock, policies=policies)
     source = ReplaySource(recording=file, pipeline=pipeline, clock=clock, speed=0.0)
     source.start()
-    assert until(lambda: source.progress.ended, 60.0)
+    wait_until(lambda: source.progress.ended)
     assert source.failed is None
     status = pipeline.status()
     return queue, (clock.now_ns, status.counters, status.open_requests, status.blind, status.rates)

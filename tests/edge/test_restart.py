@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +24,7 @@ from tests.engine.shipping import Run
 from tests.sidecar import Sidecar
 from tests.simulate.engine import Engine, Traffic
 from tests.subscriber import Subscriber
+from tests.waiting import wait_until
 
 KNOWN = fakes.dictionary([fakes.feature(f"demo.l{slot + 1}", latents=(slot,)) for slot in range(shipping.SLOTS)])
 TRAFFIC = Traffic(requests=60, prompt_max=200, output_max=60, stops=0.005, preempted=0.02, arrivals=1.0)
@@ -54,13 +54,6 @@ def engine(sidecar: Sidecar) -> Iterator[Run]:
     shipper.stop()
 
 
-def wait(holds: Any, timeout_s: float = 40.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
-
-
 def put_some(engine: Run, share: float) -> None:
     engine.put(int(len(engine.steps) * share))
 
@@ -82,7 +75,7 @@ def test_what_a_subscriber_adds_up_over_restarts_is_what_was_fed(
     try:
         assert subscriber.ready.wait(10)
         put_some(engine, 0.3)
-        wait(lambda: subscriber.seen > engine.fed / 20)  # of all that is fed until the end
+        wait_until(lambda: subscriber.seen > engine.fed / 20)  # of all that is fed until the end
         for _ in range(2):
             put_some(engine, 0.3)
             sidecar.signal(number)
@@ -91,8 +84,8 @@ def test_what_a_subscriber_adds_up_over_restarts_is_what_was_fed(
             time.sleep(absent_s)
             sidecar.start_again()
         engine.put()
-        wait(lambda: at_rest(engine))
-        wait(lambda: subscriber.accounted >= engine.fed)
+        wait_until(lambda: at_rest(engine))
+        wait_until(lambda: subscriber.accounted >= engine.fed)
         time.sleep(0.3)
     finally:
         subscriber.leave()
@@ -107,18 +100,18 @@ def test_a_subscriber_that_was_away_for_a_whole_run_of_the_sidecar_is_told_of_it
     subscriber = Subscriber(sidecar.addresses["grpc"])
     assert subscriber.ready.wait(10)
     put_some(engine, 0.2)
-    wait(lambda: subscriber.seen > 0)
+    wait_until(lambda: subscriber.seen > 0)
     subscriber.leave()
     for _ in range(2):
         sidecar.signal(signal.SIGTERM)
         sidecar.process.wait()
         sidecar.start_again()
         put_some(engine, 0.4)
-        wait(lambda: at_rest(engine))
+        wait_until(lambda: at_rest(engine))
     again = Subscriber(sidecar.addresses["grpc"], subscriber)
     try:
         engine.put()
-        wait(lambda: at_rest(engine) and again.accounted >= engine.fed)
+        wait_until(lambda: at_rest(engine) and again.accounted >= engine.fed)
     finally:
         again.leave()
     assert again.accounted == engine.fed

@@ -15,8 +15,8 @@ from saewatch.edge.sources import SocketSource
 from saewatch.engine.staging import Rows
 from saewatch.engine.tap import Tap
 from saewatch.monitor.compared import Comparison
-from tests.edge.running import until
 from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, another_bundle, hidden, rows_of
+from tests.waiting import wait_until
 
 REQUESTS, TOKENS = 6, 30
 
@@ -43,7 +43,7 @@ def compared(tmp_path: Path) -> tuple[Comparison, set[str]]:
         tap.snapshot(partial(_given, rows))
         tap.step(**{**a_step(rows), "finished": (f"r{number - 1}",) if number else ()})
     tap.step(**{**a_step(rows, new=False), "computed": {}, "emitted": {}, "finished": (f"r{REQUESTS - 1}",)})
-    assert until(lambda: sum(one.requests + one.uneven for one in pipeline.comparisons()) == REQUESTS)
+    wait_until(lambda: sum(one.requests + one.uneven for one in pipeline.comparisons()) == REQUESTS)
     tap.close()
     source.stop()
     (found,) = pipeline.comparisons()

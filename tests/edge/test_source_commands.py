@@ -13,7 +13,8 @@ from saewatch.core.errors import UnreachableError
 from saewatch.core.records import Command
 from saewatch.edge import sources
 from tests import fakes
-from tests.edge.running import Running, until
+from tests.edge.running import Running
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def a_command(number: int) -> Command:
 
 def test_a_command_reaches_its_engine_at_once(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     with running.engine().ready(), running.engine(engine="b").ready() as right:
-        assert until(lambda: running.pipeline.engines() == ["b", "engine-0"])
+        wait_until(lambda: running.pipeline.engines() == ["b", "engine-0"])
         monkeypatch.setattr(sources, "TICK_S", 600.0)  # it does not wait for the next tick
         for number in range(1, 6):
             asked, _ = running.pipeline.ask("b")
@@ -45,7 +46,7 @@ def test_a_command_reaches_its_engine_at_once(running: Running, monkeypatch: pyt
 
 def test_an_answer_to_what_was_asked_is_taken_and_any_other_is_refused(running: Running) -> None:
     with running.engine().ready() as engine:
-        assert until(lambda: running.pipeline.engines() == ["engine-0"])
+        wait_until(lambda: running.pipeline.engines() == ["engine-0"])
         asked, _ = running.pipeline.ask("engine-0")
         running.source.send(asked.link, asked.command)
         forged = fakes.self_test(failing="sink").result(asked.command.command + 1)
@@ -53,7 +54,7 @@ def test_an_answer_to_what_was_asked_is_taken_and_any_other_is_refused(running: 
         engine.answer(fakes.self_test())
         (examined,) = asked.answer.result(5).examined
         engine.send(examined.test.result(asked.command.command))
-        assert until(lambda: running.faults() == {"refused_record": 2})
+        wait_until(lambda: running.faults() == {"refused_record": 2})
     assert running.stream().blind == ""
 
 
@@ -62,9 +63,11 @@ def test_a_command_waits_for_an_engine_that_does_not_read(running: Running, monk
     with running.engine().ready() as deaf, running.engine(engine="b").ready() as other:
         for _ in range(1000):  # each is answered at once, and the kernel keeps some 280 answers
             deaf.send(fakes.stream_open(running.known))
-        assert until(lambda: running.pipeline.engines() == ["b", "engine-0"])
+        wait_until(lambda: running.pipeline.engines() == ["b", "engine-0"])
         (deaf_one, _), (other_one, _) = running.pipeline.ask("engine-0"), running.pipeline.ask("b")
-        time.sleep(0.3)
+        deaf.start(7)
+        deaf.batch([(7, 0, 1)])
+        wait_until(lambda: running.stream().received_seq == 1)  # behind all those
         for number in range(1, 6):
             running.source.send(deaf_one.link, a_command(number))
         running.source.send(other_one.link, a_command(9))
@@ -75,7 +78,7 @@ def test_a_command_waits_for_an_engine_that_does_not_read(running: Running, monk
 
 def test_commands_for_who_has_left_are_dropped(running: Running) -> None:
     with running.engine().ready() as engine:
-        assert until(lambda: running.pipeline.engines() == ["engine-0"])
+        wait_until(lambda: running.pipeline.engines() == ["engine-0"])
         asked, _ = running.pipeline.ask("engine-0")
         running.source.send(99, a_command(1))
         running.source.send(asked.link, a_command(2))

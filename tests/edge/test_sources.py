@@ -23,8 +23,9 @@ from saewatch.edge import sources
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.sources import SocketSource
 from tests import fakes
-from tests.edge.running import Running, until
+from tests.edge.running import Running
 from tests.fakes import FakeApi, FakeEngine
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_two_engines_and_two_api_servers(running: Running) -> None:
         right.batch([(1, 0, 3)])
         assert left.acked(1)
         assert right.acked(1)
-        assert until(lambda: len(running.observed()) == 2)
+        wait_until(lambda: len(running.observed()) == 2)
         found = {event.requests[0].client_id: event.batch.rows for event in running.observed()}
         assert found == {"client-1": 2, "client-2": 3}
 
@@ -146,7 +147,7 @@ def test_a_late_label(running: Running) -> None:
         assert engine.acked(1), "held is received"
         assert running.observed() == []
         api.label(7)
-        assert until(lambda: len(running.observed()) == 1)
+        wait_until(lambda: len(running.observed()) == 1)
         assert running.observed()[0].requests[0].client_id == "client-7"
 
 
@@ -154,7 +155,7 @@ def test_a_label_that_never_comes(running: Running) -> None:
     with running.engine().ready() as engine:
         engine.start(7)
         engine.batch([(7, 0, 1)])
-        assert until(lambda: len(running.observed()) == 1)
+        wait_until(lambda: len(running.observed()) == 1)
         assert running.observed()[0].requests[0].traffic_class == "unlabelled"
 
 
@@ -234,7 +235,7 @@ def test_a_peer_that_leaves_at_once(running: Running) -> None:
         engine.start(7, name="plain")
         engine.batch([(7, 0, 1)])
         assert engine.acked(1)
-    assert until(lambda: running.pipeline.status().links == 0)
+    wait_until(lambda: running.pipeline.status().links == 0)
 
 
 def test_an_engine_that_does_not_read_its_acknowledgements_holds_nobody_up(running: Running) -> None:
@@ -245,7 +246,7 @@ def test_an_engine_that_does_not_read_its_acknowledgements_holds_nobody_up(runni
             one.start(7, name="plain")
             one.batch([(7, 0, 1)])
         assert other.acked(1)
-        assert until(lambda: running.stream().received_seq == 1)
+        wait_until(lambda: running.stream().received_seq == 1)
         time.sleep(0.2)
         assert deaf.acked(1), "it stays due until there is room"
 
@@ -253,9 +254,9 @@ def test_an_engine_that_does_not_read_its_acknowledgements_holds_nobody_up(runni
 def test_connections_are_bounded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS", 3)
     peers = [FakeApi(running.path) for _ in range(5)]
-    assert until(lambda: running.faults().get("too_many_connections") == 2)
+    wait_until(lambda: running.faults().get("too_many_connections") == 2)
     peers[0].close()
-    assert until(lambda: running.pipeline.status().links == 2)
+    wait_until(lambda: running.pipeline.status().links == 2)
     with running.engine().ready():
         pass
     for peer in peers[1:]:
@@ -301,7 +302,7 @@ def test_what_was_received_is_acknowledged_at_the_end(tmp_path: Path) -> None:
     with one.engine().ready() as engine:
         engine.start(7, name="plain")
         engine.batch([(7, 0, 1)])
-        assert until(lambda: len(one.observed()) == 1)
+        wait_until(lambda: len(one.observed()) == 1)
         one.source.stop()
         assert engine.acked(1)
 
@@ -370,13 +371,13 @@ def test_without_a_free_descriptor_it_waits_and_goes_on(running: Running) -> Non
         began = time.monotonic()
         with no_free_descriptor():
             late.connect(running.path)
-            assert until(lambda: running.faults().get("accept_failed", 0) >= 2)
+            wait_until(lambda: running.faults().get("accept_failed", 0) >= 2)
             engine.start(7, name="plain")
             engine.batch([(7, 0, 1)])
             assert engine.acked(1)
             time.sleep(0.5)
         assert running.faults()["accept_failed"] < 2 + (time.monotonic() - began) / sources.TICK_S, "once a tick"
-        assert until(lambda: running.pipeline.status().links == 2)
+        wait_until(lambda: running.pipeline.status().links == 2)
 
 
 def test_an_engine_that_lost_its_name_connects_anew_when_it_is_free(
@@ -388,13 +389,13 @@ def test_an_engine_that_lost_its_name_connects_anew_when_it_is_free(
     with running.engine(epoch=1).ready() as engine:
         with running.engine(epoch=2).ready():
             engine.beat()
-            assert until(lambda: running.faults() == {"refused_record": 1})
+            wait_until(lambda: running.faults() == {"refused_record": 1})
         monkeypatch.setattr(limits, "LOST_ENGINE_NS", 0)
-        assert until(lambda: not running.pipeline.engines())
+        wait_until(lambda: not running.pipeline.engines())
         before = len(ticks)
-        assert until(lambda: len(ticks) > before + 1)
+        wait_until(lambda: len(ticks) > before + 1)
         engine.beat()
-        assert until(lambda: running.pipeline.status().links == 0)
+        wait_until(lambda: running.pipeline.status().links == 0)
     with running.engine(epoch=1).ready():
-        assert until(lambda: running.pipeline.engines() == ["engine-0"])
+        wait_until(lambda: running.pipeline.engines() == ["engine-0"])
     assert running.faults() == {"refused_record": 1}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,9 @@ from saewatch.engine.life import Checkpoint
 from saewatch.engine.tap import Tap
 from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.simulate.sidecar import FakeSidecar
+from tests.waiting import wait_until
 
 ROWS = 10
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not done():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 @dataclass
@@ -46,7 +39,7 @@ class Running:
     def asked(self, verb: str, **arguments: str) -> Result:
         """Its result, when it has come."""
         number = self.command(verb, **arguments)
-        until(lambda: any(one.command == number for one in self.sidecar.of(Result)))
+        wait_until(lambda: any(one.command == number for one in self.sidecar.of(Result)))
         (found,) = [one for one in self.sidecar.of(Result) if one.command == number]
         return found
 
@@ -77,7 +70,7 @@ class Running:
         """How the streams ended."""
         self.tap.close()
         opened = {one.stream for one in self.sidecar.of(StreamOpen)}
-        until(lambda: opened <= {end.stream for end in self.sidecar.of(StreamEnd)})
+        wait_until(lambda: opened <= {end.stream for end in self.sidecar.of(StreamEnd)})
         return {end.stream: end for end in self.sidecar.of(StreamEnd)}
 
     def batches(self, **wanted: int) -> list[FiringBatch]:
@@ -94,6 +87,6 @@ def running_tap(folder: Path, **config: Any) -> Iterator[Running]:
     tap.prove()
     with FakeSidecar(folder / "s") as sidecar:
         tap.start()
-        until(lambda: bool(sidecar.of(Beat)))
+        wait_until(lambda: bool(sidecar.of(Beat)))
         yield Running(tap, blocks, sidecar)
         tap.close()

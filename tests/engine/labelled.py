@@ -21,7 +21,7 @@ from starlette.routing import Route
 from saewatch.core.records import RequestLabel
 from saewatch.core.wire import decode
 from saewatch.engine.middleware import SALTED, LabelMiddleware
-from tests.simulate.sidecar import wait_until
+from tests.waiting import wait_until
 
 TRUSTED = {
     "X-Saewatch-Tenant": "acme",

@@ -27,7 +27,8 @@ from saewatch.engine.reuse import Reuse
 from saewatch.engine.shipper import Shipper
 from saewatch.engine.staging import Note
 from tests.simulate.engine import Engine, Simulated, Traffic
-from tests.simulate.sidecar import FakeSidecar, last_beat, wait_until
+from tests.simulate.sidecar import FakeSidecar, last_beat
+from tests.waiting import wait_until
 
 SLOTS = 8
 BUSY = Traffic(requests=150, prompt_max=600, output_max=5, budget=4096, running_max=64, arrivals=1.0)

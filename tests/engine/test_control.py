@@ -17,8 +17,9 @@ from saewatch.core.wire import encode
 from saewatch.engine import watched
 from saewatch.engine.control import Control
 from saewatch.engine.dictionary_file import load_bundle
-from tests.engine.changing import ROWS, Running, running_tap, until
+from tests.engine.changing import ROWS, Running, running_tap
 from tests.engine.standin import BUNDLE, another_bundle
+from tests.waiting import wait_until
 
 POINT = load_bundle(BUNDLE).manifest.hook_point
 WEIGHTS = load_bundle(BUNDLE).sheet.weights
@@ -30,7 +31,7 @@ def test_off_and_on_again(running: Running) -> None:
     assert running.asked("off").good
     beats = len(running.sidecar.of(Beat))
     running.step()
-    until(lambda: len(running.sidecar.of(Beat)) > beats)
+    wait_until(lambda: len(running.sidecar.of(Beat)) > beats)
     assert running.sidecar.of(Beat)[-1].streams[0].blind == "off"
     assert running.asked("on").good
     running.step()
@@ -145,7 +146,7 @@ def test_a_stream_that_was_swapped_out_ends_when_all_of_it_is_acknowledged(runni
     assert not running.sidecar.of(StreamEnd)
     running.sidecar.acks = True
     running.sidecar.say(encode(Ack(stream=1, epoch=7, seq=1)))
-    until(lambda: bool(running.sidecar.of(StreamEnd)))
+    wait_until(lambda: bool(running.sidecar.of(StreamEnd)))
     (end,) = running.sidecar.of(StreamEnd)
     assert (end.stream, end.reason, end.final.encoded, end.final.in_flight) == (1, "swap", 49, 0)
 
@@ -157,8 +158,8 @@ def test_a_swap_survives_a_sidecar_that_hangs_up(running: Running, tmp_path: Pat
     assert running.asked("load", replace=WEIGHTS, path=str(folder)).good
     running.step(50)
     running.sidecar.hang_up()
-    until(lambda: len(running.sidecar.connections) == 2)
-    until(lambda: 1 in {end.stream for end in running.sidecar.of(StreamEnd)})
+    wait_until(lambda: len(running.sidecar.connections) == 2)
+    wait_until(lambda: 1 in {end.stream for end in running.sidecar.of(StreamEnd)})
     ends = running.closed()
     assert all(end.final.imbalance == 0 for end in ends.values())
     assert [ends[number].final.fed for number in (1, 2)] == [50, 50]
@@ -213,7 +214,7 @@ def test_one_change_at_a_time(running: Running, monkeypatch: pytest.MonkeyPatch)
     assert not found.good
     assert "off on its way" in found.message
     ready.set()
-    until(lambda: any(one.command == first and one.good for one in running.sidecar.of(Result)))
+    wait_until(lambda: any(one.command == first and one.good for one in running.sidecar.of(Result)))
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])

@@ -14,7 +14,8 @@ from saewatch.engine import books
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.staging import Note
 from tests.engine.shipping import Bench, long_step
-from tests.simulate.sidecar import FakeSidecar, told, wait_until
+from tests.simulate.sidecar import FakeSidecar, told
+from tests.waiting import wait_until
 
 
 def test_a_batch_that_fits_no_frame_arrives_in_pieces(bench: Bench) -> None:

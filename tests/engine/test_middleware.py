@@ -12,7 +12,7 @@ import pytest
 from saewatch.core.records import RequestLabel, key_of
 from saewatch.engine.middleware import ID_BYTES, LabelMiddleware, label_of
 from tests.engine.labelled import TRUSTED, App, Listener, post, serving
-from tests.simulate.sidecar import wait_until
+from tests.waiting import wait_until
 
 
 async def test_the_application_gets_the_key_and_the_client_its_own_id(sidecar: Listener) -> None:

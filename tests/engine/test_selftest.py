@@ -17,7 +17,8 @@ from saewatch.engine import selftest as module
 from saewatch.engine.selftest import Look, finite_rows, sink_advanced
 from saewatch.engine.tap import Tap
 from tests.engine.standin import BUNDLE, WIDTH, Blocks, a_config, a_step, an_engine, hidden, rows_of
-from tests.simulate.sidecar import FakeSidecar, wait_until
+from tests.simulate.sidecar import FakeSidecar
+from tests.waiting import wait_until
 
 GOOD, FAILED, UNVERIFIED = CheckState.GOOD, CheckState.FAILED, CheckState.UNVERIFIED
 

@@ -36,7 +36,8 @@ from tests.engine.shipping import (
     seen_rows,
 )
 from tests.simulate.engine import Engine, Traffic
-from tests.simulate.sidecar import FakeSidecar, last_beat, told, wait_until
+from tests.simulate.sidecar import FakeSidecar, last_beat, told
+from tests.waiting import wait_until
 
 
 # --- what arrives -----------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def test_a_hundred_thousand_requests_without_a_sidecar_leave_nothing_behind(benc
         run.put_step(step)
         run.shipper.put(Note(step=Step(number=2 * number + 1, time_ns=1, finished=names)))
         largest = max(largest, len(run.streams[0].books.untold))
-    wait_until(lambda: run.books.fed == 3 * 200 * wave, timeout_s=30)
+    wait_until(lambda: run.books.fed == 3 * 200 * wave)
     run.shipper.stop()
     books = run.streams[0].books
     assert run.books.missed == {"cached": 200 * wave, "gap": 400 * wave}

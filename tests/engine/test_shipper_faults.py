@@ -16,7 +16,8 @@ from tests.engine.shipping import (
     Bench,
     long_step,
 )
-from tests.simulate.sidecar import FakeSidecar, told, wait_until
+from tests.simulate.sidecar import FakeSidecar, told
+from tests.waiting import wait_until
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ from tests.engine.shipping import (
     opening,
     seen_rows,
 )
-from tests.simulate.sidecar import FakeSidecar, told, wait_until
+from tests.simulate.sidecar import FakeSidecar, told
+from tests.waiting import wait_until
 
 
 def test_pieces_of_a_batch_are_lost_one_by_one_when_the_sidecar_dies_between_them(bench: Bench) -> None:

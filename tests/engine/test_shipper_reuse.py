@@ -17,7 +17,8 @@ from saewatch.engine.ledger import NewRequest, Settled, Skipped, Step
 from saewatch.engine.reuse import Replay, Reuse
 from tests.engine.shipping import TRAFFIC, Bench, Run, at_rest, check_connections, left_out
 from tests.simulate.engine import Traffic
-from tests.simulate.sidecar import FakeSidecar, told, wait_until
+from tests.simulate.sidecar import FakeSidecar, told
+from tests.waiting import wait_until
 
 ALIKE = replace(TRAFFIC, cached=1.0, shared=1.0, block=4)
 IDS = list(range(1, 21))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,7 @@ from saewatch.engine.ledger import NewRequest
 from saewatch.engine.tap import Tap
 from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.simulate.sidecar import FakeSidecar
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not done():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -45,6 +38,11 @@ def one_step(tap: Tap, blocks: Blocks, name: str, count: int = 10) -> None:
     tap.step(**a_step(rows))
 
 
+def shipped(tap: Tap, tokens: int) -> None:
+    """Whatever was fed so far is in the books, and its slot is free."""
+    wait_until(lambda: tap.books[0].fed == tokens)
+
+
 def test_what_could_never_be_told_is_refused_at_start(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="engine"):
         Tap.open(a_config(tmp_path), an_engine(instance="x" * 5000), Blocks())
@@ -53,12 +51,12 @@ def test_what_could_never_be_told_is_refused_at_start(tmp_path: Path) -> None:
 def test_firings_arrive_and_the_books_agree(tap: Tap, blocks: Blocks, tmp_path: Path) -> None:
     with FakeSidecar(tmp_path / "s") as sidecar:
         tap.start()
-        until(lambda: bool(sidecar.of(Beat)))
-        for name in ("a", "b", "c"):
+        wait_until(lambda: bool(sidecar.of(Beat)))
+        for number, name in enumerate(("a", "b", "c"), start=1):
             one_step(tap, blocks, name)
-            time.sleep(0.1)
+            shipped(tap, 10 * number)
         tap.close()
-        until(lambda: bool(sidecar.of(StreamEnd)))
+        wait_until(lambda: bool(sidecar.of(StreamEnd)))
     batches = sidecar.of(FiringBatch)
     assert sum(batch.rows for batch in batches) == 27, "ten each, the first left out"
     assert sum(batch.firings for batch in batches) > 0
@@ -71,7 +69,7 @@ def test_without_a_free_slot_tokens_are_counted_and_nothing_waits(tap: Tap, bloc
     for name in ("a", "b", "c", "d"):  # the shipper has not started: nobody gives a slot back
         one_step(tap, blocks, name)
     tap.start()
-    time.sleep(0.3)
+    shipped(tap, 40)
     one_step(tap, blocks, "e")
     tap.close()
     (books,) = tap.books
@@ -94,7 +92,7 @@ def test_a_blind_tap_counts_and_says_so(tmp_path: Path) -> None:
     with FakeSidecar(tmp_path / "s") as sidecar:
         tap = Tap.blind(a_config(tmp_path), an_engine(), "misfit_error")
         tap.start()
-        until(lambda: bool(sidecar.of(Beat)))
+        wait_until(lambda: bool(sidecar.of(Beat)))
         rows = rows_of(a=(0, 10))
         tap.snapshot(lambda: rows)
         tap.step(**a_step(rows))
@@ -107,13 +105,13 @@ def test_a_blind_tap_counts_and_says_so(tmp_path: Path) -> None:
 
 def skipping(tap: Tap, blocks: Blocks, name: str, *, computed: int) -> None:
     """A step with a prompt of ten tokens, of which the first ``computed`` are skipped."""
-    rows, ids = rows_of(**{name: (computed, 10 - computed)}), [500] * 10
+    rows, ids, before = rows_of(**{name: (computed, 10 - computed)}), [500] * 10, tap.books[0].fed
     facts = a_step(rows)
     new = NewRequest(engine_id=name, prompt_len=10, computed=computed, prompt_token_ids=ids)
     blocks.run(hidden(10)[computed:])
     tap.snapshot(lambda: rows)
     tap.step(**{**facts, "new": [new], "computed": {name: 10}})
-    time.sleep(0.1)
+    shipped(tap, before + 10)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +125,7 @@ def test_what_a_prompt_skips_is_replayed_where_it_is_kept(
     tap.prove()
     with FakeSidecar(tmp_path / "s") as sidecar:
         tap.start()
-        until(lambda: bool(sidecar.of(Beat)))
+        wait_until(lambda: bool(sidecar.of(Beat)))
         skipping(tap, blocks, "a", computed=0)
         skipping(tap, blocks, "b", computed=8)
         tap.close()

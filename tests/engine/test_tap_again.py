@@ -17,13 +17,14 @@ from saewatch.engine.control import Control
 from saewatch.engine.ledger import NewRequest
 from saewatch.engine.life import Checkpoint
 from saewatch.engine.tap import Tap
-from tests.engine.changing import ROWS, Running, until
+from tests.engine.changing import ROWS, Running
 from tests.engine.standin import MODEL, Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.simulate.sidecar import FakeSidecar
+from tests.waiting import wait_until
 
 
 def opened(running: Running, streams: int) -> None:
-    until(lambda: len(running.sidecar.of(StreamOpen)) == streams)
+    wait_until(lambda: len(running.sidecar.of(StreamOpen)) == streams)
 
 
 def other_weights(folder: Path) -> Checkpoint:
@@ -39,7 +40,7 @@ def other_weights(folder: Path) -> Checkpoint:
 def test_streams_are_blind_for_now_and_end_when_it_is_over(running: Running) -> None:
     running.step(50)
     running.tap.pause("sleep")
-    until(lambda: running.blind() == "sleep")
+    wait_until(lambda: running.blind() == "sleep")
     running.step()
     running.again()
     opened(running, 2)
@@ -71,14 +72,14 @@ def test_other_weights_are_not_watched_until_the_first_ones_are_there_again(runn
     running.step()
     running.tap.pause("reload")
     running.again("reload", other_weights(tmp_path / "other"))
-    until(lambda: running.blind() == "weights_changed")
+    wait_until(lambda: running.blind() == "weights_changed")
     running.step()
     found = running.asked("on")
     assert not found.good
     assert "blind: weights_changed" in found.message
     running.tap.pause("sleep")
     running.again("sleep")
-    until(lambda: running.blind() == "weights_changed")  # a sleep heals nothing
+    wait_until(lambda: running.blind() == "weights_changed")  # a sleep heals nothing
     running.step()
     assert sum(batch.fresh_rows for batch in running.batches()) == ROWS - 1
     running.tap.pause("reload")
@@ -103,7 +104,7 @@ def test_an_encoder_that_was_damaged_is_not_watched(running: Running) -> None:
     running.tap.watched[0].encoder._W.neg_()  # noqa: SLF001 - a fault that no public door can make
     running.tap.pause("sleep")
     running.again()
-    until(lambda: running.blind() == "self_test_failed")
+    wait_until(lambda: running.blind() == "self_test_failed")
     running.step()
     assert running.closed()[1].final.missed == {"blind": ROWS}
 
@@ -136,7 +137,7 @@ def test_the_first_reason_is_not_told_of_a_second_pause(running: Running, monkey
     ready.set()
     opened(running, 2)
     running.step()
-    until(lambda: running.tap.books[-1].fed == ROWS)
+    wait_until(lambda: running.tap.books[-1].fed == ROWS)
     assert running.blind() == "sleep"
     running.again()
     opened(running, 3)
@@ -156,7 +157,7 @@ def test_it_waits_for_a_change_that_is_on_its_way(running: Running, monkeypatch:
     ready.set()
     opened(running, 2)
     assert any(one.command == first and one.good for one in running.sidecar.of(Result))
-    until(lambda: running.blind() == "off")  # as it was told before it slept
+    wait_until(lambda: running.blind() == "off")  # as it was told before it slept
     assert running.asked("on").good
     running.step()
     assert running.closed()[2].final.encoded == ROWS - 1
@@ -182,7 +183,7 @@ def test_a_tap_whose_sinks_lose_their_buffers_meanwhile_still_counts(running: Ru
     del sink.buffer, sink.calls
     running.tap.ship(begun, {"r1": [7]})
     beats = len(running.sidecar.of(Beat))
-    until(lambda: len(running.sidecar.of(Beat)) > beats + 1)
+    wait_until(lambda: len(running.sidecar.of(Beat)) > beats + 1)
     sink.register_buffer("buffer", buffer, persistent=False)
     sink.register_buffer("calls", calls, persistent=False)
     running.again("reload", Checkpoint(str(MODEL)))
@@ -217,10 +218,10 @@ def test_what_fired_before_is_not_replayed(tmp_path: Path) -> None:
     with FakeSidecar(tmp_path / "s") as sidecar:
         tap.start()
         running = Running(tap, blocks, sidecar)
-        until(lambda: bool(sidecar.of(Beat)))
+        wait_until(lambda: bool(sidecar.of(Beat)))
         prompt("first", 0)
         prompt("second", 32)
-        until(lambda: len(running.batches()) == 3)  # a pause does not wait for steps that are on their way
+        wait_until(lambda: len(running.batches()) == 3)  # a pause does not wait for steps that are on their way
         tap.pause("sleep")
         running.again()
         opened(running, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine.ledger import NewRequest
 from saewatch.engine.tap import Tap
 from tests.engine.standin import Blocks, a_config, an_engine, hidden, pooled_bundle, rows_of
-from tests.engine.test_tap import until
+from tests.engine.test_tap import shipped
 from tests.simulate.sidecar import FakeSidecar
+from tests.waiting import wait_until
 
 PROMPT, ANSWER = 400, 3
 FLOOR = 0.45
@@ -78,12 +78,12 @@ def values(batches: list[FiringBatch]) -> dict[int, float]:
 def test_a_prompt_in_pieces_and_its_answer_are_one_softmax(tap: Tap, blocks: Blocks, tmp_path: Path) -> None:
     with FakeSidecar(tmp_path / "s") as sidecar:
         tap.start()
-        until(lambda: bool(sidecar.of(Beat)))
+        wait_until(lambda: bool(sidecar.of(Beat)))
         for first, count in ((0, 300), (300, 100), *((PROMPT + number, 1) for number in range(ANSWER))):
             step(tap, blocks, first, count)
-            time.sleep(0.1)
+            shipped(tap, first + count)
         tap.close()
-        until(lambda: bool(sidecar.of(StreamEnd)))
+        wait_until(lambda: bool(sidecar.of(StreamEnd)))
     (end,) = sidecar.of(StreamEnd)
     assert (end.final.fed, end.final.imbalance, end.final.missed) == (PROMPT + ANSWER, 0, {"excluded": 1})
     wanted, found = expected(tmp_path).numpy(), values(sidecar.of(FiringBatch))
@@ -97,7 +97,7 @@ def test_behind_a_step_that_was_not_captured_all_tokens_are_missed(tap: Tap, blo
     tap.start()
     for first, count, capture in ((0, 100, True), (100, 100, False), (200, 200, True), (400, 1, True)):
         step(tap, blocks, first, count, capture=capture)
-        time.sleep(0.1)
+        shipped(tap, first + count)
     tap.close()
     (books,) = tap.books
     assert (books.fed, books.imbalance) == (401, 0)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from vllm.v1.outputs import AsyncModelRunnerOutput
 from saewatch.core import limits
 from saewatch.engine.vllm import Fetched, Watch, open_watch
 from tests.engine.standin import a_request, a_section, a_worker, sampled, scheduled
+from tests.waiting import wait_until
 
 
 def opened(tmp_path: Path, *, section: dict[str, Any] | None = None, **changes: Any) -> tuple[Any, Watch]:
@@ -21,13 +20,6 @@ def opened(tmp_path: Path, *, section: dict[str, Any] | None = None, **changes: 
     watch = open_watch(worker)
     assert isinstance(watch, Watch)
     return worker, watch
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not done():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 class Later(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not typed here
@@ -92,7 +84,7 @@ def test_steps_that_run_ahead_are_reported_in_their_order_each_with_its_own(
     first, second = begun_by(watch, "b", first=True), begun_by(watch, "a")
     assert notes == []
     threading.Thread(target=second.get_output).start()
-    until(lambda: watch.tap._begun[1].known)  # noqa: SLF001 - the later one is fetched, and waits
+    wait_until(lambda: watch.tap._begun[1].known)  # noqa: SLF001 - the later one is fetched, and waits
     assert notes == []
     first.get_output()
     assert [(note.step.number, note.step.emitted) for note in notes] == [(1, {"b": [7]}), (2, {"a": [7]})]

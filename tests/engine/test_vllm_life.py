@@ -12,8 +12,8 @@ import torch
 from saewatch.engine import vllm as adapter
 from saewatch.engine.ranks import Echo, Ranks
 from saewatch.engine.vllm import TapWorker, Watch
-from tests.engine.changing import until
 from tests.engine.standin import a_request, a_section, a_worker, sampled, scheduled
+from tests.waiting import wait_until
 
 BASE = TapWorker.__mro__[1]
 Opened = Callable[..., Any]
@@ -56,7 +56,7 @@ def step(worker: Any, name: str) -> None:
 
 def books(worker: Any, streams: int) -> list[Any]:
     """Of the open streams; what has ended stays until a sidecar was told."""
-    until(lambda: len(worker.saewatch.tap.books) == streams)
+    wait_until(lambda: len(worker.saewatch.tap.books) == streams)
     return list(worker.saewatch.tap.books)
 
 
@@ -75,7 +75,7 @@ def test_it_is_blind_meanwhile_and_watched_again_afterwards(opened: Opened, what
         blind.append(not worker.saewatch.tap.watched)
     assert blind[:-1] == [True] * (len(CALLS[what]) - 1)
     old, new = books(worker, 2)
-    until(lambda: bool(worker.saewatch.tap.watched))
+    wait_until(lambda: bool(worker.saewatch.tap.watched))
     assert (old.stream, old.blind, new.stream, new.blind) == (1, what, 2, "")
     calls = worker.called[2:]
     assert calls == [tuple(call) for call in CALLS[what]], "vLLM's own were called, with what was given"
@@ -109,7 +109,7 @@ def test_weights_that_nobody_knows_are_not_watched(
     worker = opened()
     getattr(worker, name)(*args, **named)
     worker.wake_up()
-    until(lambda: [one.blind for one in worker.saewatch.tap.books] == ["weights_changed"])
+    wait_until(lambda: [one.blind for one in worker.saewatch.tap.books] == ["weights_changed"])
     step(worker, "gone")
     worker.saewatch.close()
     assert [one.missed for one in worker.saewatch.tap.books] == [{"blind": 4}]
@@ -119,7 +119,7 @@ def test_weights_of_another_folder_are_not_watched(opened: Opened, tmp_path: Pat
     worker = opened()
     worker.model_config.model = str(tmp_path)  # as vLLM's ``reload_weights`` leaves it
     worker.reload_weights(weights_path=str(tmp_path))
-    until(lambda: [one.blind for one in worker.saewatch.tap.books] == ["weights_changed"])
+    wait_until(lambda: [one.blind for one in worker.saewatch.tap.books] == ["weights_changed"])
 
 
 def test_a_reload_that_fails_is_vllms_own_and_stays_blind(opened: Opened) -> None:
@@ -130,7 +130,7 @@ def test_a_reload_that_fails_is_vllms_own_and_stays_blind(opened: Opened) -> Non
     worker = opened(broken)
     with pytest.raises(RuntimeError, match="no such file"):
         worker.reload_weights()
-    until(lambda: [one.blind for one in worker.saewatch.tap.books] == ["reload"])
+    wait_until(lambda: [one.blind for one in worker.saewatch.tap.books] == ["reload"])
 
 
 @pytest.mark.parametrize("where", ["pass", "sink"])
@@ -147,7 +147,7 @@ def test_a_proof_that_fails_afterwards_never_reaches_the_engine(
     monkeypatch.setattr(BASE, "execute_dummy_batch", broken)
     worker.wake_up()
     reason = {"pass": "fault", "sink": "self_test_failed"}[where]
-    until(lambda: [one.blind for one in worker.saewatch.tap.books] == [reason])
+    wait_until(lambda: [one.blind for one in worker.saewatch.tap.books] == [reason])
     monkeypatch.undo()
 
 

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -139,13 +139,3 @@ def told(records: Sequence[Record], stream: int, *, upto: int = 2**63) -> int:
 def last_beat(records: Sequence[Record]) -> Beat | None:
     """The newest beat."""
     return next((record for record in reversed(records) if isinstance(record, Beat)), None)
-
-
-def wait_until(true: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Returns as soon as ``true`` is; a test that waits in vain fails."""
-    done = threading.Event()
-    for _ in range(int(timeout_s / 0.005)):
-        if true():
-            return
-        done.wait(0.005)
-    raise AssertionError(f"not true after {timeout_s} s: {true}")

@@ -25,8 +25,8 @@ from saewatch.edge.history.wanted import Wanted
 from saewatch.edge.pipeline import Pipeline
 from tests import fakes
 from tests.edge.history.kept import FOREVER, MIB, MS, T0, kept
-from tests.edge.running import until
 from tests.sidecar import ENVIRONMENT, ROOT
+from tests.waiting import wait_until
 
 
 class Live:
@@ -72,7 +72,7 @@ def test_what_came_is_there_within_a_second_and_after_the_end(
     live = Live(tmp_path / "h.db")
     for _ in range(3):
         live.step()
-    assert until(lambda: stored(live.sink.path) == [1.0, 2.0, 3.0])
+    wait_until(lambda: stored(live.sink.path) == [1.0, 2.0, 3.0])
     live.step()
     live.sink.stop()
     assert stored(live.sink.path) == [1.0, 2.0, 3.0, 4.0]
@@ -173,10 +173,10 @@ def test_a_removed_file_is_a_loss_and_a_new_one_follows(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
         live.step()
         live.step()
-        assert until(lambda: stored(live.sink.path) == [1.0, 2.0])
+        wait_until(lambda: stored(live.sink.path) == [1.0, 2.0])
         remove(live.sink.path)
         live.step()
-        assert until(live.sink.path.exists)
+        wait_until(live.sink.path.exists)
         live.step()
         live.sink.stop()
     kept_values, lost = stored(live.sink.path), live.sink.counters["history_lost_firings"]
@@ -290,7 +290,7 @@ def test_a_killed_writer_leaves_whole_blocks(tmp_path: Path) -> None:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT)
         assert process.stdout is not None
         process.stdout.readline()
-        assert until(lambda: bool(stored(path)))
+        wait_until(lambda: bool(stored(path)))
         time.sleep(delay_s)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -17,9 +17,10 @@ from saewatch.engine import watched
 from saewatch.engine.dictionary_file import load_bundle
 from saewatch.engine.inside import Graphed, InsideSlot
 from saewatch.engine.staging import Side, Slot
-from tests.engine.changing import Running, running_tap, until
+from tests.engine.changing import Running, running_tap
 from tests.engine.kernels.stepped import CPU, columns, with_kernels
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
+from tests.waiting import wait_until
 
 WEIGHTS = load_bundle(BUNDLE).sheet.weights
 FEW = tuple(feature.id for feature in load_bundle(BUNDLE).catalogue.features[:9])
@@ -74,7 +75,7 @@ def reported(folder: Path, monkeypatch: pytest.MonkeyPatch, placement: str) -> l
             if chosen is not None:
                 assert one.asked("watch", weights=WEIGHTS, watch=json.dumps(chosen)).good
             one.step(5)
-            until(lambda wanted=number + 1: len(one.batches()) == wanted)  # type: ignore[misc]  # bound here
+            wait_until(lambda wanted=number + 1: len(one.batches()) == wanted)  # type: ignore[misc]  # bound here
         (end,) = one.closed().values()
         assert (end.final.fed, end.final.imbalance, end.final.blind) == (15, 0, "")
         return [(each.watch, each.slot.tolist(), each.value.tolist()) for each in one.batches()]
