@@ -383,8 +383,7 @@ def test_without_a_free_descriptor_it_waits_and_goes_on(running: Running) -> Non
 def test_an_engine_that_lost_its_name_connects_anew_when_it_is_free(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks: list[None] = []
-    tick = running.pipeline.tick
+    ticks, tick = list[None](), running.pipeline.tick
     monkeypatch.setattr(running.pipeline, "tick", lambda: ticks.append(tick()))
     with running.engine(epoch=1).ready() as engine:
         with running.engine(epoch=2).ready():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from saewatch.engine.bell import CPUS, GIVE_WAY_S, Bell, unbind
+from saewatch.engine.bell import GIVE_WAY_S, Bell
 
 
 def test_a_ring_before_the_wait_is_not_lost() -> None:
@@ -61,17 +60,3 @@ def test_a_fast_engine_that_was_idle_is_given_way_no_longer_for_that() -> None:
     """It has three slots, and three milliseconds are half a step or more."""
     assert pauses([100.0, 100.008, 100.016, 160.0, 160.008])[3:] == pytest.approx([0.0005] * 2)
     assert pauses([100.0])[0] == 0.0, "how long its steps take nobody knows yet"
-
-
-def test_a_thread_may_run_where_the_process_could() -> None:
-    found = []
-
-    def look() -> None:
-        os.sched_setaffinity(0, {min(CPUS)})
-        unbind()
-        found.append(os.sched_getaffinity(0))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    assert found == [CPUS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ import torch
 from saewatch.core.errors import SelfTestFailed
 from saewatch.dictionary.convert import import_source
 from saewatch.engine import conformance
-from saewatch.engine.conformance import full_watch, load_rows, reference_of, self_check
+from saewatch.engine.conformance import agree_served, full_watch, load_rows, reference_of, self_check
 from saewatch.engine.dictionary_file import Bundle, Dictionary, load_bundle
 from saewatch.engine.encode import Folded
 from saewatch.engine.encoder import Encoder
+from saewatch.engine.slab import Slab
 from saewatch.engine.whole import Whole
 from tests import made
 
@@ -88,12 +90,17 @@ def test_a_bundle_without_rows_proves_nothing(tmp_path: Path) -> None:
 def broken(one: Dictionary, fault: str) -> Dictionary:
     """What an encoder would hold if this had gone wrong on the way to the device."""
     columns = {name: getattr(one.limits, name).copy() for name in ("lim", "s", "c")}
-    columns |= {"limit": {"lim": columns["lim"] * 0.5}, "scale": {"s": columns["s"] * np.float32(1.001)}}.get(fault, {})
+    changed = {
+        "limit": {"lim": columns["lim"] * 0.5},
+        "lower": {"lim": columns["lim"] - np.float32(0.1)},  # all that fires fires, and more beside it
+        "scale": {"s": columns["s"] * np.float32(1.001)},
+    }
+    columns |= changed.get(fault, {})
     W = {"transposed": one.W.roll(1, dims=1), "precision": one.W.to(torch.float8_e4m3fn).float()}.get(fault, one.W)
     return replace(one, W=W, limits=Folded(**columns))
 
 
-@pytest.mark.parametrize("fault", ["limit", "scale", "transposed", "precision"])
+@pytest.mark.parametrize("fault", ["limit", "lower", "scale", "transposed", "precision"])
 def test_a_broken_encoder_is_refused(tmp_path: Path, fault: str) -> None:
     source = made.source(tmp_path / "source", made.saelens("jumprelu"), directions=2)
     import_source(source, made.model(tmp_path / "model"), tmp_path / "bundle", oracle=made.ORACLE)
@@ -102,6 +109,28 @@ def test_a_broken_encoder_is_refused(tmp_path: Path, fault: str) -> None:
     encoder.load(broken(bundle.dictionary, fault), encoder.watch_list)
     with pytest.raises(SelfTestFailed, match=r"encoder of sha256:\w+: found .* expected what sae-lens 6.\d+.\d+ gives"):
         self_check(encoder, bundle)
+
+
+def test_rows_of_the_engines_type_go_through_other_kernels(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoder_of(bundle)
+    reference, encode = reference_of(encoder, bundle), Encoder.encode
+    assert reference is not None
+    types: list[torch.dtype] = []
+
+    def differs(self: Encoder, x: torch.Tensor, **step: Any) -> Slab:
+        types.append(x.dtype)
+        return encode(self, x.float() * (1.001 if x.dtype == torch.bfloat16 else 1.0), **step)
+
+    agree_served(encoder, reference, bundle, torch.bfloat16)  # without kernels there is one product
+    monkeypatch.setattr(Encoder, "launched", False)
+    encoder.fused = True
+    agree_served(encoder, reference, bundle, torch.bfloat16)
+    monkeypatch.setattr(Encoder, "encode", differs)
+    agree_served(encoder, reference, bundle, torch.float32)
+    assert types == []
+    with pytest.raises(SelfTestFailed, match="expected what itself in float32 gives"):
+        agree_served(encoder, reference, bundle, torch.bfloat16)
+    assert set(types) == {torch.float32, torch.bfloat16}
 
 
 def test_rows_that_the_sheet_excludes_take_no_part(tmp_path: Path) -> None:

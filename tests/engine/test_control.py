@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from saewatch.core.batch import Census, FiringBatch, WatchSet
 from saewatch.core.records import Ack, Beat, Result, StreamEnd, StreamOpen
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.core.wire import encode
-from saewatch.engine import watched
+from saewatch.engine import tap, watched
 from saewatch.engine.control import Control
 from saewatch.engine.dictionary_file import load_bundle
 from tests.engine.changing import ROWS, Running, running_tap
@@ -120,6 +124,33 @@ def test_another_dictionary_is_counted_too(tmp_path: Path, monkeypatch: pytest.M
         counted = [one.tokens for one in running.sidecar.of(Census) if (one.stream, one.first) == (2, 0)]
     assert (ends[2].final.fed, ends[2].final.blind) == (200, "")
     assert counted == [98, 49, 49], "all but first tokens; the first step begins a period"
+
+
+def test_a_change_is_made_on_a_stream_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the model's stream would carry it out in front of the model; who uses it has to know it is done."""
+    told: list[str] = []
+
+    class Stream:
+        def __init__(self, _: torch.device) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            told.append(f"{threading.current_thread().name} waits")
+
+    @contextlib.contextmanager
+    def current(stream: Any) -> Iterator[None]:
+        told.append(f"{threading.current_thread().name} {type(stream).__name__}")
+        yield
+
+    monkeypatch.setattr(tap, "own_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", current)
+    with running_tap(tmp_path) as running:
+        assert running.asked("off").good
+        running.again()
+        wait_until(lambda: len(told) > 4)
+    (shipper,), control = told[:1], [one for one in told if "control" in one]
+    assert shipper == "saewatch-shipper Stream"
+    assert control == ["saewatch-control Stream", "saewatch-control waits"] * 2
 
 
 def test_of_two_streams_with_the_same_weights_the_role_says_which_is_meant(tmp_path: Path) -> None:

@@ -158,3 +158,23 @@ def test_inside_the_graph(seen: Seen, kind: str) -> None:
         kernels.fire(rows)
         kernels.pack(packs, rows, *torch.zeros(2, rows, dtype=torch.int64))
     assert seen.names == at_start
+
+
+def test_what_is_compiled_at_start_is_loaded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton loads a program on the device when it is first launched, which a step would wait for."""
+    loaded: list[tuple[Any, ...]] = []
+
+    class Compiled:
+        def __init__(self, *arguments: Any) -> None:
+            self._arguments = arguments
+
+        @property
+        def run(self) -> None:
+            loaded.append(self._arguments)
+
+    class Kernel:
+        def warmup(self, *arguments: Any, grid: tuple[int, int], **_: Any) -> Compiled:
+            return Compiled(*arguments, grid)
+
+    launching.start(replace(table.VARIANTS[0], kernel=Kernel()), (3, 1), (1, 2), warm=True)
+    assert loaded == [(1, 2, (3, 1))]

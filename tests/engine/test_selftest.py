@@ -14,6 +14,7 @@ from saewatch.core.selftest import Check, CheckState, SelfTest, read
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.core.wire import encode
 from saewatch.engine import selftest as module
+from saewatch.engine.control import Control
 from saewatch.engine.selftest import Look, finite_rows, sink_advanced
 from saewatch.engine.tap import Tap
 from tests.engine.standin import BUNDLE, WIDTH, Blocks, a_config, a_step, an_engine, hidden, rows_of
@@ -170,6 +171,20 @@ def test_a_damaged_encoder_fails(serving: Serving) -> None:
     assert test.error_max > 1e-5
     assert "sae-lens" in test.checks[3].expected
     assert test.checks[3].hint
+
+
+def test_what_a_change_may_have_been_copied_into_is_not_judged(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph reads the first encoder's buffers: what is watched later is there before it is in force."""
+    (one,) = serving.tap.watched
+    one.inside = one.encoder
+    one.encoder._W[3] *= 1.01  # noqa: SLF001 - as a change would, that is on its way
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Control, "changing", True)
+        check = serving.check("encoder")
+        assert (check.state, check.found) == (UNVERIFIED, "a change on its way")
+    assert serving.check("encoder").state is FAILED
 
 
 def test_what_the_sheet_excludes_is_known_from_the_proof(serving: Serving) -> None:

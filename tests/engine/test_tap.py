@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from saewatch.core.batch import FiringBatch
-from saewatch.core.errors import RecordError
+from saewatch.core.errors import ConfigError, RecordError
 from saewatch.core.records import Beat, StreamEnd, StreamOpen
+from saewatch.core.tapconfig import DictionaryUse
+from saewatch.engine import watched
+from saewatch.engine.census import Census, CensusCounts
 from saewatch.engine.ledger import NewRequest
+from saewatch.engine.ranks import Ranks
+from saewatch.engine.staging import Slot
 from saewatch.engine.tap import Tap
-from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
+from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.simulate.sidecar import FakeSidecar
 from tests.waiting import wait_until
 
@@ -46,6 +55,65 @@ def shipped(tap: Tap, tokens: int) -> None:
 def test_what_could_never_be_told_is_refused_at_start(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="engine"):
         Tap.open(a_config(tmp_path), an_engine(instance="x" * 5000), Blocks())
+
+
+def test_products_in_less_than_float32_are_refused_at_start(tmp_path: Path) -> None:
+    """torch's own paths take what this says; the kernels do not."""
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(ConfigError, match="float32_matmul_precision: found high, expected highest"):
+            Tap.open(a_config(tmp_path), an_engine(), Blocks())
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_only_one_rank_has_a_place_in_the_graph(tmp_path: Path) -> None:
+    engine = an_engine(ranks=Ranks(parallel=True))
+    with pytest.raises(ConfigError, match=r"saewatch\.placement: found graph with several ranks, expected side"):
+        Tap.open(a_config(tmp_path, placement="graph"), engine, Blocks())
+
+
+def test_a_slot_that_a_fault_keeps_lives_on(tap: Tap, blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU its kernels are enqueued, and its memory would be given to whoever asks next."""
+    seen: list[weakref.ref[Slot]] = []
+
+    def breaks(slot: Slot) -> None:
+        seen.append(weakref.ref(slot))
+        raise RuntimeError
+
+    monkeypatch.setattr(Slot, "encode", breaks)
+    with pytest.raises(RuntimeError):
+        one_step(tap, blocks, "a")
+    tap.disable("fault")
+    gc.collect()
+    assert seen[0]() is not None
+
+
+def test_a_census_is_read_where_its_slot_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that is a stream, and to read beside it would be to read while it adds."""
+    here: list[str] = []
+
+    @contextlib.contextmanager
+    def beside(_: Slot) -> Iterator[None]:
+        here.append("beside")
+        yield
+        here.append("back")
+
+    take = Census.take
+
+    def taken(census: Census) -> CensusCounts:
+        here.append("taken")
+        return take(census)
+
+    monkeypatch.setattr(watched, "CENSUS_EVERY_NS", 0)
+    monkeypatch.setattr(Slot, "beside", beside)
+    monkeypatch.setattr(Census, "take", taken)
+    blocks = Blocks()
+    tap = Tap.open(a_config(tmp_path, dictionaries=(DictionaryUse(path=str(BUNDLE), census=1.0),)), an_engine(), blocks)
+    for name in ("a", "b"):
+        one_step(tap, blocks, name)
+    assert here == ["beside", "back", "beside", "taken", "back"], "a step begins a period, the next one is due"
+    tap.close()
 
 
 def test_firings_arrive_and_the_books_agree(tap: Tap, blocks: Blocks, tmp_path: Path) -> None:

@@ -1,16 +1,12 @@
-"""When the shipper's thread runs, and where: woken by the engine's thread, and out of its way."""
+"""When the shipper's thread runs: woken by the engine's thread, and out of its way."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import time
 from collections.abc import Callable
 
-CPUS = os.sched_getaffinity(0)
-"""Where this process may run, asked before there is an engine: vLLM's CPU worker binds its threads to cores of its own,
-threads that it starts later inherit that, and the shipper's would take the model's core."""
 GIVE_WAY_S = 0.003
 GIVE_WAY_SHARE = 16
 """Of the time between two steps: a fast engine has its staging slots back in time."""
@@ -58,9 +54,3 @@ class Bell:
         since, before, self._gave_way = now - self._gave_way, self._between, now
         self._between = since
         self._sleep(min(GIVE_WAY_S, min(since, before) / GIVE_WAY_SHARE))
-
-
-def unbind() -> None:
-    """This thread may run wherever the process could at its start."""
-    with contextlib.suppress(OSError):  # that has changed since: it stays where it is
-        os.sched_setaffinity(0, CPUS)

@@ -8,7 +8,7 @@ float32. Firing sets must be equal outside the grey band and values within 1e-5 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Reference:
     oracle: str
     x: Tensor  # [n, d_in]
     expected: Tensor  # [n, slots] dense values, 0: does not fire
+    floor: Tensor  # [slots] least value that is sent
     largest: Tensor  # [n, 1] of all rows of the dictionary, watched or not
     grey: Tensor  # [n, slots] bool: float32 does not settle it
     kept: Tensor  # [n] bool: rows that the data sheet does not exclude
@@ -54,22 +55,15 @@ def reference_of(encoder: Encoder, bundle: Bundle) -> Reference | None:
     if stored is None or encoder.dictionary is None:
         return None
     oracle, x, dense = stored
-    watch, sheet = encoder.watch_list, bundle.manifest.encoder
-    rows = torch.tensor(watch.rows, dtype=torch.int64)
-    expected = dense[:, rows]
-    floor = torch.tensor(watch.floors)
-    folded = bundle.dictionary.folded(encoder.mode)
-    grey = grey_pairs(x, bundle.dictionary.W, folded, sheet, mode=encoder.mode, heads=bundle.dictionary.heads)
-    grey = grey[:, rows]
-    largest = dense.amax(dim=1, keepdim=True)
-    grey |= (expected - floor).abs() <= VALUE_TOLERANCE * largest
+    expected, floor = dense[:, encoder.watch_list.rows], torch.tensor(encoder.watch_list.floors)
     return Reference(
         weights=bundle.sheet.weights,
         oracle=oracle,
         x=x,
         expected=torch.where(expected > floor, expected, 0.0),
-        largest=largest,
-        grey=grey,
+        floor=floor,
+        largest=dense.amax(dim=1, keepdim=True),
+        grey=_unsettled(encoder, bundle, x),
         kept=_kept(encoder, x),
     )
 
@@ -77,9 +71,10 @@ def reference_of(encoder: Encoder, bundle: Bundle) -> Reference | None:
 def compared(encoder: Encoder, reference: Reference) -> Verdict:
     """What ``encoder`` gives now against ``reference``. Reads the encoder, and synchronises the current stream only."""
     kept = reference.kept
-    found = _fired(encoder, reference.x)
-    expected, grey, largest = reference.expected[kept], reference.grey[kept], reference.largest[kept]
-    return compare(found[kept], expected, grey, whole=largest, oracle=reference.oracle)
+    found, expected, largest = _fired(encoder, reference.x)[kept], reference.expected[kept], reference.largest[kept]
+    value = torch.maximum(found, expected)
+    at_floor = (value > 0) & ((value - reference.floor).abs() <= VALUE_TOLERANCE * largest)
+    return compare(found, expected, reference.grey[kept] | at_floor, whole=largest, oracle=reference.oracle)
 
 
 def agree(encoder: Encoder, reference: Reference) -> Verdict:
@@ -88,6 +83,20 @@ def agree(encoder: Encoder, reference: Reference) -> Verdict:
     if not verdict.good:
         raise disagreement(verdict, reference)
     return verdict
+
+
+def agree_served(encoder: Encoder, reference: Reference, bundle: Bundle, dtype: torch.dtype) -> None:
+    """The stored rows rounded to ``dtype``, as the engine gives them: kernels are to give what they give in float32.
+
+    Stored rows are float32, and so what `agree` proves is not the product that serves. Raises SelfTestFailed when the
+    two disagree; does nothing where no kernel encodes.
+    """
+    if not encoder.fused or dtype == torch.float32:
+        return
+    x = reference.x.to(dtype)
+    expected, grey = _fired(encoder, x.float()), _unsettled(encoder, bundle, x.float())
+    kept = _kept(encoder, x.float())
+    agree(encoder, replace(reference, oracle="itself in float32", x=x, expected=expected, grey=grey, kept=kept))
 
 
 def disagreement(verdict: Verdict, reference: Reference) -> SelfTestFailed:
@@ -116,6 +125,13 @@ def load_rows(bundle: Bundle) -> tuple[str, Tensor, Tensor] | None:
 def full_watch(sheet: EncoderSheet) -> WatchList:
     """Every row of a dictionary, floor 0."""
     return WatchList(rows=tuple(range(sheet.rows)), floors=(0.0,) * sheet.rows)
+
+
+def _unsettled(encoder: Encoder, bundle: Bundle, x: Tensor) -> Tensor:
+    """Pairs ``[n, slots]`` whose limit float32 does not decide."""
+    one, sheet = bundle.dictionary, bundle.manifest.encoder
+    grey = grey_pairs(x, one.W, one.folded(encoder.mode), sheet, mode=encoder.mode, heads=one.heads)
+    return grey[:, encoder.watch_list.rows]
 
 
 def _kept(encoder: Encoder, x: Tensor) -> Tensor:

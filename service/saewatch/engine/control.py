@@ -34,7 +34,7 @@ from saewatch.core.errors import EngineError, MisfitError, SaewatchError, code_o
 from saewatch.core.records import Command, Result
 from saewatch.core.tapconfig import TapConfig
 from saewatch.core.wire import encode
-from saewatch.engine.bell import unbind
+from saewatch.engine.beside import OwnStream, beside
 from saewatch.engine.books import OFF, Stream
 from saewatch.engine.life import CHANGED, Checkpoint, check_weights
 from saewatch.engine.pool import pool_of
@@ -97,7 +97,7 @@ class Control:
     """Carries out ``off``, ``on``, ``watch`` and ``load``.
 
     ``install`` gives the tap a `Watching` and the shipper its turn, in this order; ``answer`` sends a result; ``stay``
-    gives a pause that goes on another reason.
+    gives a pause that goes on another reason. ``stream``: where a GPU prepares them.
     """
 
     VERBS = ("off", "on", "watch", "load")
@@ -111,6 +111,7 @@ class Control:
         install: Install,
         answer: Callable[[Result], None],
         stay: Callable[[int, str], None],
+        stream: OwnStream = None,
     ) -> None:
         self.state = state
         self._config = config
@@ -118,11 +119,17 @@ class Control:
         self._install = install
         self._answer = answer
         self._stay = stay
+        self._stream = stream
         self._number = 0
         self._opened = max((one.opening.stream for one in state.streams), default=0)
         self._pending = ""  # the verb of the change that is on its way
         self._free = threading.Lock()  # held by that change
         self._reloaded: Checkpoint | None = None  # where weights came from that were not compared yet
+
+    @property
+    def changing(self) -> bool:
+        """Whether a change is on its way. On the shipper's thread no turn comes meanwhile."""
+        return bool(self._pending)
 
     def __call__(self, command: Command) -> Sequence[Result]:
         """Begins with it: the result comes when it is in force. At once when it is refused."""
@@ -130,7 +137,7 @@ class Control:
             error = EngineError("engine", found=f"{self._pending} on its way", expected="one change at a time")
             return [_refused(command, error)]
         self._pending = command.verb
-        threading.Thread(target=self._carry_out, args=(command,), name="saewatch-control", daemon=True).start()
+        beside(self._carry_out, command, name="control", stream=self._stream).start()
         return []
 
     def again(self, pause: int, ending: str, reloaded: Checkpoint | None) -> None:
@@ -139,15 +146,14 @@ class Control:
         Called on the engine's thread. ``reloaded``: where the weights were read from; None: they were only put away.
         """
         self._reloaded = reloaded or self._reloaded
-        threading.Thread(target=self._begin, args=(pause, ending), name="saewatch-control", daemon=True).start()
+        beside(self._begin, pause, ending, name="control", stream=self._stream).start()
 
     @torch.inference_mode()
     def _begin(self, pause: int, ending: str) -> None:
-        _beside_the_model()
         self._free.acquire()  # after a change that is on its way
         self._pending = ending
         try:
-            change = self._anew()
+            change = self._made(self._anew)
         except Exception as error:  # whatever it is: what was not verified is not reported
             logger.critical("saewatch: BLIND, not verified after a %s: %s", ending, error, exc_info=_broke(error))
             self._done()
@@ -157,12 +163,9 @@ class Control:
 
     @torch.inference_mode()
     def _carry_out(self, command: Command) -> None:
-        _beside_the_model()
         try:
             self._check_alive()
-            change = self._prepared(command)
-            if self._engine_device == "cuda":
-                torch.cuda.current_stream().synchronize()
+            change = self._made(lambda: self._prepared(command))
         except Exception as error:  # a whole command: whatever it meets, nothing has changed
             if _broke(error):
                 logger.warning("saewatch: the command %s broke", command.verb, exc_info=error)
@@ -172,6 +175,13 @@ class Control:
         arguments = json.dumps(dict(command.arguments)) if command.arguments else "all"
         answer = Result(command=command.command, good=True, details=change.details)
         self._put(change, f"{command.verb}, as the sidecar commanded: {arguments}", answer=answer)
+
+    def _made(self, prepare: Callable[[], _Change]) -> _Change:
+        """A change whose tensors are there: those who use them wait for another stream than the one that made them."""
+        change = prepare()
+        if self._stream is not None:
+            self._stream.synchronize()
+        return change
 
     def _put(self, change: _Change, what: str, **turn: Any) -> None:
         """Steps are taken under it from here on."""
@@ -196,10 +206,6 @@ class Control:
     def _done(self) -> None:
         self._pending = ""
         self._free.release()
-
-    @property
-    def _engine_device(self) -> str:
-        return next((one.place.like.device.type for one in self.state.watched), "cpu")
 
     def _check_alive(self) -> None:
         """EngineError where the tap is blind for a reason that no command heals."""
@@ -295,12 +301,6 @@ def _told(one: Watched) -> Sequence[WatchSet]:
     for part in parts:
         encode(part)
     return parts
-
-
-def _beside_the_model() -> None:
-    """This thread leaves the engine's cores to it."""
-    unbind()
-    torch._C.set_num_threads(1)  # noqa: SLF001 - of this thread: the others compute the model
 
 
 def _broke(error: Exception) -> Exception | None:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saewatch.core.errors import ManifestError
+from saewatch.core.errors import ConfigError, ManifestError
 from saewatch.core.manifest import EncoderSheet, InputNorm
 from saewatch.engine.heads import Head, headed
 from saewatch.engine.keys import order_keys
@@ -232,6 +232,14 @@ def products(x: Tensor, r: Tensor | None, W: Tensor) -> Tensor:
     """``u [T, n]`` in float32 from rows ``x [T, d]`` and scales of `normalise`, and rows ``W [n, d]``."""
     u = torch.mm(x, W.float().t())
     return u if r is None else u.mul_(r[:, None])
+
+
+def check_precision() -> None:
+    """ConfigError where torch multiplies float32 in less: what fires would not be what the dictionary says."""
+    found = torch.get_float32_matmul_precision()
+    if found != "highest":
+        hint = "Unset VLLM_FLOAT32_MATMUL_PRECISION (torch.set_float32_matmul_precision)."
+        raise ConfigError("float32_matmul_precision", found=found, expected="highest", hint=hint)
 
 
 def grey_band(x: Tensor, W: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class InsideSlot(Taken):
             self._to_host()
             return
         self._side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._side):
+        with self.beside():
             self._to_host()
         assert self._ready is not None
         self._ready.record(self._side)

@@ -1,8 +1,9 @@
 """The self-test of a running tap: does it still see, now, without a restart?
 
 It runs on the shipper's thread, beside an engine that serves, and changes nothing that serving uses: the sink's counter
-and buffer and the encoder's weights are read, and what is encoded goes into a slab of its own. On a GPU it has a stream
-of its own and waits for that one only. Whatever goes wrong in it becomes a failed check; it disables nothing.
+and buffer and the encoder's weights are read, and what is encoded goes into a slab of its own. On a GPU that thread has
+a stream of its own (`beside`), and the test waits for that one only. Whatever goes wrong in it becomes a failed check;
+it disables nothing.
 
 **Counting passes.** The engine's thread counts a forward pass (*begun*) after it was enqueued, the shipper's thread
 (*done*) when the device has finished it, and the device counts calls of the sink. So between two looks the calls must
@@ -13,7 +14,6 @@ the one that is compared with. A stalled counter (a stale compiled graph, a remo
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from saewatch.engine.conformance import Reference, compared, disagreement
 from saewatch.engine.control import State
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.sink import Sink
+from saewatch.engine.watched import Watched
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -69,11 +70,11 @@ class Found:
 class TapTest:
     """The self-test of one tap's streams."""
 
-    def __init__(self, state: Callable[[], State], passes: Passes) -> None:
+    def __init__(self, state: Callable[[], State], passes: Passes, changing: Callable[[], bool] = bool) -> None:
         self._state = state
         self._passes = passes
+        self._changing = changing
         self._looks: dict[int, Look] = {}
-        self._beside: torch.cuda.Stream | None = None
 
     def begin(self) -> None:
         """The tap begins to report: from here on each step's pass counts."""
@@ -95,12 +96,11 @@ class TapTest:
             found = [_failed("tap", found=f"blind: {stream.books.blind}", expected="a stream that sees", hint=hint)]
         else:
             number, one = stream.opening.stream, state.watched[index]
-            device = one.place.like.device
             found = [
                 Found(Check(name="tap", state=CheckState.GOOD), {}),
-                self._guarded("sink", device, lambda: self._sink(number, one.sink)),
-                self._guarded("rows", device, lambda: finite_rows(one.sink.buffer, self._passes.rows)),
-                self._guarded("encoder", device, lambda: encoder_agrees(one.encoder, one.reference)),
+                self._guarded("sink", lambda: self._sink(number, one.sink)),
+                self._guarded("rows", lambda: finite_rows(one.sink.buffer, self._passes.rows)),
+                self._guarded("encoder", lambda: self._encoder(one)),
             ]
         figures = {name: value for item in found for name, value in item.figures.items()}
         return SelfTest(
@@ -110,20 +110,14 @@ class TapTest:
             **figures,
         )
 
-    def _guarded(self, name: str, device: torch.device, check: Callable[[], Found]) -> Found:
+    @staticmethod
+    def _guarded(name: str, check: Callable[[], Found]) -> Found:
         try:
-            with self._apart(device):
-                return check()
+            return check()
         except Exception as error:  # a whole check: it must not raise into the thread that ships
             logger.warning("saewatch: the self-test's check of the %s broke", name, exc_info=error)
             told = f"{type(error).__name__}: {error}"
             return _failed(name, found=told, expected="a check that runs to its end", hint="The engine's log has more.")
-
-    def _apart(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        if device.type != "cuda":
-            return contextlib.nullcontext()
-        self._beside = self._beside or torch.cuda.Stream(device)
-        return torch.cuda.stream(self._beside)
 
     def _sink(self, number: int, sink: Sink) -> Found:
         done = self._passes.done  # before the counter: what is done was counted
@@ -134,6 +128,12 @@ class TapTest:
         if found.check.state is not CheckState.UNVERIFIED:
             self._looks[number] = now
         return found
+
+    def _encoder(self, one: Watched) -> Found:
+        if one.inside is one.encoder and self._changing():
+            hint = "Test again when it is in force."
+            return _unverified("encoder", found="a change on its way", expected="one that stays as it is", hint=hint)
+        return encoder_agrees(one.encoder, one.reference)
 
 
 def sink_advanced(before: Look, *, calls: int, done: int) -> Found:

@@ -28,7 +28,8 @@ from saewatch.core.errors import RecordError, UnreachableError
 from saewatch.core.records import Ack, Beat, Command, Record, RequestEnd, RequestStart, Result, StreamBeat
 from saewatch.core.wire import encode
 from saewatch.engine.batching import Encoded, check_captured
-from saewatch.engine.bell import Bell, unbind
+from saewatch.engine.bell import Bell
+from saewatch.engine.beside import OwnStream, beside
 from saewatch.engine.books import Sight, Stream, beat_of
 from saewatch.engine.commands import Carried, carry_out
 from saewatch.engine.control import Turn
@@ -66,6 +67,7 @@ class Shipper:
         stages: Callable[[], Mapping[str, float]],
         commands: Mapping[str, Carried] | None = None,
         taken: Callable[[], int] = int,
+        stream: OwnStream = None,
         beat_every_s: float = limits.BEAT_INTERVAL_NS / 1e9,
         connect_every_s: float = CONNECT_EVERY_S,
     ) -> None:
@@ -85,9 +87,8 @@ class Shipper:
         self._beat_every_s, self._connect_every_s = beat_every_s, connect_every_s
         self._ledger = Ledger(block=max((one.reuse.block for one in streams if one.reuse), default=0))
         self._inbox: deque[Note] = deque()
-        self._bell = Bell()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="saewatch-shipper", daemon=True)
+        self._bell, self._stopping = Bell(), threading.Event()
+        self._thread = beside(self._run, name="shipper", stream=stream)
         self._next_beat = self._next_connect = self._hear_at = self._seconds = 0.0
         self._stage_seconds: Mapping[str, float] = {}
         self.faults = self.dropped = 0
@@ -141,7 +142,6 @@ class Shipper:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        unbind()
         while not self._stopping.is_set():
             try:
                 self._turn()

@@ -15,14 +15,16 @@ The other place for that is inside the model's graph (`inside`), where slots cop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from saewatch.core.batch import I32, Census
 from saewatch.engine.batching import Encoded
+from saewatch.engine.beside import own_stream
 from saewatch.engine.encoder import Encoder, launch_of
 from saewatch.engine.kernels.group import Work
 from saewatch.engine.ledger import Step
@@ -66,7 +68,7 @@ class Side:
     """Where the slots of a tap encode: a stream beside the forward's, and the buffers between the kernels."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream() if device.type == "cuda" else None
+        self.stream = own_stream(device)
         self.work = Work(device)
 
 
@@ -83,7 +85,7 @@ class Taken:
         self._index = torch.zeros(2, len(first), dtype=torch.int64, device=first.device)
         self._shared = side or Side(first.device)
         self._side = self._shared.stream
-        self._ready = torch.cuda.Event() if self._cuda else None
+        self._ready = torch.cuda.Event(blocking=True) if self._cuda else None  # or its reader spins on a core
 
     def positions(self) -> I32:
         """Of each row, ``[rows]``; waits for the device."""
@@ -100,6 +102,10 @@ class Taken:
         self._count = int(rows.starts[-1])
         self._index[0, : self._count].copy_(rows.positions, non_blocking=True)
         self._index[1, : self._count].copy_(rows.tokens, non_blocking=True)
+
+    def beside(self) -> AbstractContextManager[Any]:
+        """What its encoders sum up has to be read where they run: another stream would not wait for them."""
+        return torch.cuda.stream(self._side)
 
     def _wait(self) -> None:
         if self._ready is not None:
@@ -149,7 +155,7 @@ class Slot(Taken):
                 self._encode()
             return
         self._side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._side):
+        with self.beside():
             self._encode()
         assert self._ready is not None
         self._ready.record(self._side)
@@ -162,8 +168,7 @@ class Slot(Taken):
 
     @torch.inference_mode()
     def _encode_late(self) -> None:
-        """On the reader's thread, and on no other: it must start none beside those that compute the model."""
-        torch._C.set_num_threads(1)  # noqa: SLF001 - vLLM's worker makes torch.set_num_threads do nothing
+        """On the reader's thread, which must start none beside those that compute the model (`beside`)."""
         self._encode()
         self._late, self._staged = False, {}
 

@@ -30,12 +30,15 @@ import torch
 
 from saewatch.core import limits
 from saewatch.core.batch import I32, Census, Reason
+from saewatch.core.errors import ConfigError
 from saewatch.core.hookpoint import HookPoint
 from saewatch.core.records import Result, StreamBeat
 from saewatch.core.tapconfig import TapConfig
 from saewatch.core.wire import encode
+from saewatch.engine.beside import own_stream
 from saewatch.engine.books import Stream
 from saewatch.engine.control import Control, State, Turn, Watching
+from saewatch.engine.encode import check_precision
 from saewatch.engine.inside import Graphed, InsideSlot
 from saewatch.engine.ledger import Step
 from saewatch.engine.life import Checkpoint
@@ -87,9 +90,12 @@ class Tap:
         self._watching = Watching(0, tuple(watched))
         self._taken = 0  # steps that were given what they watch
         self._of_step: Watching | None = None  # that of the step whose pass was enqueued last
-        side = Side(watched[0].sink.buffer.device) if watched else None
+        device = watched[0].sink.buffer.device if watched else torch.device("cpu")
+        side = Side(device)
         self._graphed = graphed
-        self._slots = deque(self._new_slot(watched, side) for _ in range(config.slots if watched else 0))
+        # All live as long as the tap: the device may still write to one that a fault keeps from coming back.
+        self._all_slots = tuple(self._new_slot(watched, side) for _ in range(config.slots if watched else 0))
+        self._slots = deque(self._all_slots)
         self._captured: _Captured | None = None
         self._begun: deque[Begun] = deque()  # in their order; `_order` is held by whoever takes one out
         self._order = threading.Lock()
@@ -101,8 +107,16 @@ class Tap:
         self._steps = 0
         self._passes = Passes()
         state = State(watched=tuple(watched), streams=tuple(streams))
-        self._control = Control(config, engine, state, install=self._install, answer=self._answer, stay=self._stay)
-        self._test = TapTest(lambda: self._control.state, self._passes)
+        self._control = Control(
+            config,
+            engine,
+            state,
+            install=self._install,
+            answer=self._answer,
+            stay=self._stay,
+            stream=own_stream(device),
+        )
+        self._test = TapTest(lambda: self._control.state, self._passes, lambda: self._control.changing)
         self._seconds = {"snapshot": 0.0, "encode": 0.0, "host": 0.0}
         self._shipper = Shipper(
             outbox=Outbox(path=config.socket, bound=config.queue_bytes),
@@ -111,6 +125,7 @@ class Tap:
             stages=lambda: dict(self._seconds),
             commands={"self_test": self._test, **dict.fromkeys(Control.VERBS, self._control)},
             taken=lambda: self._taken,
+            stream=own_stream(device),
         )
 
     @classmethod
@@ -120,6 +135,10 @@ class Tap:
         Raises `DictionaryError`, `HookPointError` or `ConfigError` for what does not fit, and `RecordError` for what
         could never be told to a sidecar.
         """
+        check_precision()
+        if config.placement == "graph" and engine.ranks.parallel:
+            hint = "Ranks that do not report would run another graph; that was never tried."
+            raise ConfigError("saewatch.placement", found="graph with several ranks", expected="side", hint=hint)
         watched = open_watched(config, engine, place)
         share = config.reuse_bytes // len(watched)
         streams = [
@@ -239,7 +258,8 @@ class Tap:
         census: Sequence[Census] = ()
         if captured is not None:
             facts |= {"order": captured.rows.order, "starts": captured.rows.starts}
-            census = [part for one in watching.watched for part in one.census(facts["time_ns"])]
+            with captured.slot.beside():
+                census = [part for one in watching.watched for part in one.census(facts["time_ns"])]
         begun = Begun(facts, captured, census, watching.number)
         self._begun.append(begun)
         if len(self._begun) > limits.STEPS_BEGUN:
@@ -323,7 +343,7 @@ class Tap:
         self._passes.done, self._passes.rows = captured.number, int(captured.rows.starts[-1])
         return found
 
-    def _new_slot(self, watched: Sequence[Watched], side: Side | None) -> Slot | InsideSlot:
+    def _new_slot(self, watched: Sequence[Watched], side: Side) -> Slot | InsideSlot:
         return Slot(watched, side) if self._graphed is None else InsideSlot(self._graphed, watched, side)
 
     def _take_slot(self) -> Slot | InsideSlot | None:

@@ -23,7 +23,7 @@ from saewatch.core.tapconfig import DictionaryUse, TapConfig
 from saewatch.engine import kernels
 from saewatch.engine.books import Stream
 from saewatch.engine.census import Census, sampled
-from saewatch.engine.conformance import Reference, agree, reference_of
+from saewatch.engine.conformance import Reference, agree, agree_served, reference_of
 from saewatch.engine.dictionary_file import Bundle, load_bundle, load_manifest
 from saewatch.engine.encoder import Encoder
 from saewatch.engine.life import Checkpoint
@@ -132,6 +132,7 @@ class Watched:
         self.reference = reference_of(self.encoder, self.bundle)
         if self.reference is not None:
             agree(self.encoder, self.reference)
+            agree_served(self.encoder, self.reference, self.bundle, self.place.like.dtype)
 
     def watch_sets(self) -> list[WatchSet]:
         """What the stream emits, in frames."""

@@ -55,6 +55,20 @@ def test_both_places_give_the_same_bytes(x: torch.dtype, w: torch.dtype) -> None
     assert not within[1].excluded[[0, 1]].any()
 
 
+def test_dictionaries_of_several_types_on_one_hook_point() -> None:
+    """All are multiplied before any is packed: each pair of types has its own place for what lies between."""
+    rows = whole_numbers(FULL, 40, seed=1).bfloat16()
+    centred = InputNorm(kind="layer_norm", eps=1e-5)
+    groups = [
+        a_group(rows, whole_numbers(20, 40, seed=2).bfloat16()),
+        a_group(rows, whole_numbers(37, 40, seed=4), lim=3.0),
+        a_group(rows, whole_numbers(20, 40, seed=5), norm=centred),
+    ]
+    beside, within = both(groups, 19, padded=24)
+    assert [columns(one) for one in beside] == [columns(one) for one in within]
+    assert all(len(one.row) > 20 for one in within)
+
+
 @pytest.mark.parametrize(("rows", "padded"), [(1, 1), (1, 8), (65, 70)])
 def test_rows_that_are_nobodys_change_nothing(rows: int, padded: int) -> None:
     beside, within = both(groups_of(torch.bfloat16, torch.bfloat16), rows, padded=padded)

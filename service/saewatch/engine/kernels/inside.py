@@ -24,7 +24,7 @@ from saewatch.engine.kernels import drop
 from saewatch.engine.kernels.group import Group, Work
 from saewatch.engine.kernels.launch import Together, joined, start
 from saewatch.engine.kernels.table import BY_NAME, ROUTES, route
-from saewatch.engine.kernels.tables import Tables, centred_width, tables
+from saewatch.engine.kernels.tables import Tables, tables
 from saewatch.engine.kernels.variant import Variant
 from saewatch.engine.kernels.watched import SIZES
 from saewatch.engine.slab import Slab
@@ -45,8 +45,8 @@ class Inside:
     def __init__(self, groups: Sequence[Group]) -> None:
         self._groups = tuple(groups)
         self._rows_max, device = len(groups[0].x), groups[0].x.device
-        self._work = Work(device)  # its own: what lies between has to last until the pass is over
-        self._together = joined(groups, self._work, self._rows_max)
+        # Buffers of their own for each pair of types: what lies between has to last until the pass is over.
+        self._together = joined(groups, lambda: Work(device), self._rows_max)
         late = torch.full((self._rows_max,), torch.iinfo(torch.int64).max, device=device)
         self._unknown = late, torch.full_like(late, -1)  # positions and tokens that nothing excludes
 
@@ -60,10 +60,8 @@ class Inside:
         """What `pack` needs to pack into ``slabs``, one for each group."""
         found, place = [], {id(group): slab for group, slab in zip(self._groups, slabs, strict=True)}
         for one in self._together:
-            wide = self._rows_max * sum(map(centred_width, one.groups))
             into = [replace(group, slab=place[id(group)]) for group in one.groups]
-            centred = self._work.take("centred", wide, torch.float32)
-            found.append(tables(into, tile=SLOTS, rows=self._rows_max, centred=centred))
+            found.append(tables(into, tile=SLOTS, rows=self._rows_max, centred=one.centred))
         return found
 
     def pack(self, packs: Sequence[Tables], rows: int, positions: Tensor, tokens: Tensor) -> None:

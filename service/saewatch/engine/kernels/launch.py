@@ -7,7 +7,7 @@ stays small: a bit a (row, slot), the values of what fired, four bytes a row and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ class Together:
     w: str
     rows_max: int
     tables: Mapping[int, Tables]
+    centred: Tensor
     r: Tensor
     base: Tensor
     bits: Tensor
@@ -71,12 +72,12 @@ class Together:
         return first, rows, self.rows_max, table.words, table.slots, blocks
 
 
-def joined(groups: Sequence[Group], work: Work, rows: int) -> list[Together]:
-    """Groups by the types that they multiply, with buffers of ``work`` for ``rows`` rows at a time."""
+def joined(groups: Sequence[Group], work: Callable[[], Work], rows: int) -> list[Together]:
+    """Groups by the types that they multiply, each time with buffers of ``work()`` for ``rows`` rows at a time."""
     by_type: dict[tuple[torch.dtype, ...], list[Group]] = {}
     for group in groups:
         by_type.setdefault((group.x.dtype, *group.types), []).append(group)
-    return [_joined(alike, work, rows) for alike in by_type.values()]
+    return [_joined(alike, work(), rows) for alike in by_type.values()]
 
 
 def _joined(groups: Sequence[Group], work: Work, rows: int) -> Together:
@@ -90,6 +91,7 @@ def _joined(groups: Sequence[Group], work: Work, rows: int) -> Together:
         w=NAMES[groups[0].types[1]],
         rows_max=rows,
         tables=found,
+        centred=centred,
         r=work.take("r", rows * len(groups), torch.float32),
         base=work.take("base", len(groups), torch.int64),
         bits=work.take("bits", rows * found[tile].words, torch.int16),
@@ -103,8 +105,8 @@ class Launch:
     """The kernels of all ``groups``, for steps of any size up to their rows; may be captured in a CUDA graph."""
 
     def __init__(self, groups: Sequence[Group], work: Work) -> None:
-        self._groups, self._work = tuple(groups), work  # the tables hold addresses of theirs
-        self._together = joined(groups, work, min(ROWS, max(len(group.x) for group in groups)))
+        self._groups = tuple(groups)  # the tables hold addresses of theirs
+        self._together = joined(groups, lambda: work, min(ROWS, max(len(group.x) for group in groups)))
 
     def run(self, rows: int, positions: Tensor, tokens: Tensor) -> None:
         """Enqueues a step of ``rows`` rows; ``positions``, ``tokens`` ``[rows]`` int64. Nothing waits."""
@@ -139,6 +141,6 @@ def start(variant: Variant, grid: tuple[int, int], arguments: Sequence[Any], *, 
             variant.kernel[grid](*arguments, **(dict(variant.constexprs) | dict(own)), **variant.options)
         return
     if warm:
-        variant.kernel.warmup(*arguments, grid=grid, **variant.constexprs, **variant.options)
+        _ = variant.kernel.warmup(*arguments, grid=grid, **variant.constexprs, **variant.options).run  # loads it, too
     else:
         variant.kernel[grid](*arguments, **variant.constexprs, **variant.options)

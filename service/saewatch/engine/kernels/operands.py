@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saewatch.core.footprint import BLOCK
+
 SPARE_TERMS = 256
 """Roundings beside the sum's own: of norms, scales, the margin itself, and the deciding product (d / 256 + 12)."""
 
@@ -61,7 +63,8 @@ class Code:
 
 def norms(W: Tensor) -> Tensor:
     """Lengths of rows in float32, never less than the true ones."""
-    lengths: Tensor = torch.linalg.vector_norm(W.double() if W.device.type == "cpu" else W.float(), dim=1)
+    wide = torch.float64 if W.device.type == "cpu" else torch.float32
+    lengths = torch.cat([torch.linalg.vector_norm(part.to(wide), dim=1) for part in W.split(BLOCK)])  # W is large
     return (lengths * (1.0 + 2.0**-10)).float()
 
 
