@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saewatch.core.batch import FiringBatch
 from saewatch.core.records import Beat, Command, Result, StreamEnd, StreamOpen
 from saewatch.core.wire import encode
 from saewatch.engine.life import Checkpoint
 from saewatch.engine.tap import Tap
-from tests.engine.standin import Blocks, a_config, a_step, an_engine, hidden, rows_of
+from tests.engine.standin import CPU, Blocks, a_config, a_step, an_engine, hidden, rows_of
 from tests.simulate.sidecar import FakeSidecar
 from tests.waiting import wait_until
 
@@ -51,7 +53,7 @@ class Running:
         """A forward pass whose tokens are still to come."""
         self.steps += 1
         self.tap.enter()
-        rows = rows_of(**{f"r{self.steps}": (0, count)})
+        rows = rows_of(self.blocks.device, **{f"r{self.steps}": (0, count)})
         self.blocks.run(hidden(count, seed=self.steps))
         self.tap.snapshot(lambda: rows)
         return a_step(rows)
@@ -79,9 +81,9 @@ class Running:
 
 
 @contextmanager
-def running_tap(folder: Path, **config: Any) -> Iterator[Running]:
+def running_tap(folder: Path, device: torch.device = CPU, **config: Any) -> Iterator[Running]:
     """A tap that has told its first beat."""
-    blocks = Blocks()
+    blocks = Blocks(device)
     tap = Tap.open(a_config(folder, **config), an_engine(), blocks)
     blocks.run(hidden(1))
     tap.prove()

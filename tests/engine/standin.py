@@ -33,6 +33,7 @@ from tests import made
 FIXTURE = Path(__file__).resolve().parents[1] / "fixture"
 BUNDLE, MODEL = FIXTURE / "bundle", FIXTURE / "model"
 WIDTH, ROWS = 128, 64
+CPU = torch.device("cpu")
 
 
 class Norm(nn.Module):
@@ -69,15 +70,18 @@ class LlamaForCausalLM(nn.Module):
 class Blocks:
     """Finds hook points of a stand-in model, and runs its blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
         self.model = LlamaForCausalLM()
         self.blocks = self.model.blocks
-        self._places = Places(self.model, architecture="LlamaForCausalLM", config=None, like=torch.zeros(0))
+        like = torch.zeros(0, device=device)
+        self._places = Places(self.model, architecture="LlamaForCausalLM", config=None, like=like)
 
     def __call__(self, point: HookPoint) -> Place:
         return self._places(point)
 
     def run(self, x: torch.Tensor) -> None:
+        x = x.to(self.device)
         for block in self.blocks:
             block(x)
 
@@ -127,15 +131,15 @@ def hidden(rows: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)) * 0.5
 
 
-def rows_of(**requests: tuple[int, int]) -> Rows:
+def rows_of(device: torch.device = CPU, /, **requests: tuple[int, int]) -> Rows:
     """Requests by name: first position and rows."""
     counts = [count for _, count in requests.values()]
     positions = [torch.arange(first, first + count) for first, count in requests.values()]
     return Rows(
         order=list(requests),
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-        positions=torch.cat(positions),
-        tokens=torch.full((sum(counts),), 500),
+        positions=torch.cat(positions).to(device),
+        tokens=torch.full((sum(counts),), 500, device=device),
     )
 
 
@@ -211,7 +215,7 @@ class Worker:
     def __init__(self, config: Any, *, network: nn.Module, runner: Any) -> None:
         self.vllm_config = config
         self.model_config = config.model_config
-        self.device = torch.device("cpu")
+        self.device = CPU
         self.model_runner = runner
         self.network = network
 

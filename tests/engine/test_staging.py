@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import staging
+from saewatch.engine.beside import beside
 from saewatch.engine.staging import Slot
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
 
@@ -110,7 +110,7 @@ def test_the_reader_starts_no_threads_beside_those_of_the_model(tmp_path: Path) 
         slot.read()
         found.append(torch.get_num_threads())
 
-    reader = threading.Thread(target=read)
+    reader = beside(read, name="reader", stream=None)
     reader.start()
     reader.join()
     assert found[1] == 1

@@ -124,6 +124,8 @@ class Slot(Taken):
         self._late = False  # the reader is to encode
         self._launch: Launch | None = None
         self._launch_of: Sequence[tuple[Encoder, int]] = ()
+        if self._cuda:  # takes the memory between its kernels while the engine still counts what is free
+            self._launched([self._source(one) for one in watched])
 
     def take(self, rows: Rows, watched: Sequence[Watched]) -> None:
         """Copies what the next forward pass will overwrite, on the forward's own stream.
@@ -193,13 +195,19 @@ class Slot(Taken):
         return staged
 
     def _encode_together(self, sources: Sequence[Tensor], positions: Tensor, tokens: Tensor) -> None:
-        """All streams that the kernels encode; their table is made anew where anything of it has changed."""
+        """All streams that the kernels encode."""
+        launch = self._launched(sources)
+        if launch is not None:
+            launch.run(self._count, positions.to(torch.int64), tokens.to(torch.int64))
+
+    def _launched(self, sources: Sequence[Tensor]) -> Launch | None:
+        """Their table is made anew where anything of it has changed; None: the kernels encode no stream."""
         streams = zip(self._watched, self._slabs, sources, strict=True)
         together = [(one.encoder, x, slab) for one, slab, x in streams if one.encoder.launched]
         if not together:
-            return
+            return None
         of = [(encoder, x.data_ptr()) for encoder, x, _ in together]
         if self._launch is None or of != self._launch_of:
             self._launch = launch_of([encoder.group(x, slab) for encoder, x, slab in together], self._shared.work)
             self._launch_of = of
-        self._launch.run(self._count, positions.to(torch.int64), tokens.to(torch.int64))
+        return self._launch
