@@ -56,9 +56,10 @@ def test_goals_are_judged(fact: str, value: float, unmet: str) -> None:
 
 @pytest.mark.engine
 @pytest.mark.full
-def test_a_short_soak_on_the_real_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduling", [[], ["--async"]], ids=["runner V1", "asynchronous on runner V2"])
+def test_a_short_soak_on_the_real_engine(tmp_path: Path, scheduling: list[str]) -> None:
     out = tmp_path / "soak.json"
-    assert main(["--quick", "--json", str(out)]) == 0
+    assert main(["--quick", *scheduling, "--json", str(out)]) == 0
     facts = json.loads(out.read_text())["facts"]
     assert facts["requests"] == 300
     assert (facts["equality_violations"], facts["output_mismatches"], facts["prefix_hit_rate_difference"]) == (0, 0, 0)
