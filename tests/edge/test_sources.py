@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import resource
 import socket
 import stat
 import time
@@ -23,6 +20,7 @@ from saewatch.edge import sources
 from saewatch.edge.pipeline import Pipeline
 from saewatch.edge.sources import SocketSource
 from tests import fakes
+from tests.descriptors import no_free_descriptor
 from tests.edge.running import Running
 from tests.fakes import FakeApi, FakeEngine
 from tests.waiting import wait_until
@@ -352,18 +350,6 @@ def test_a_fault_of_the_consumer_costs_that_connection_only(running: Running, mo
         other.batch([(7, 0, 1)])
         assert other.acked(1)
     assert running.faults() == {"consumer_fault": 1}
-
-
-@contextlib.contextmanager
-def no_free_descriptor() -> Iterator[None]:
-    free = os.dup(0)
-    os.close(free)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_without_a_free_descriptor_it_waits_and_goes_on(running: Running) -> None:

@@ -13,6 +13,7 @@ import pytest
 from saewatch.core.wire import decode
 from saewatch.engine.labels import LabelSender
 from saewatch.engine.middleware import label_of
+from tests.descriptors import no_free_descriptor
 
 
 def test_a_sidecar_that_does_not_read_costs_labels_and_no_time(tmp_path: Path) -> None:
@@ -82,6 +83,41 @@ def test_labels_go_out_again_when_the_sidecar_is_back(tmp_path: Path, monkeypatc
         assert sender.dropped == dropped
     sender.close()
     assert sender.dropped == 2
+
+
+def test_without_a_free_descriptor_the_sidecar_is_away_and_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saewatch.engine.labels.RECONNECT_EVERY_S", 0.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        sender, label = LabelSender(str(tmp_path / "socket")), label_of([], trusted=False)
+        with no_free_descriptor():
+            sender.send(label)
+            sender.send(label)
+        assert sender.dropped == 2
+        sender.send(label)
+        connection, _ = listener.accept()
+        with connection:
+            assert decode(connection.recv(10_000)) == label
+        sender.close()
+    assert sender.dropped == 2
+
+
+def test_a_fault_of_ours_costs_labels_is_said_once_and_reaches_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> bytes:
+        raise ZeroDivisionError("nobody foresaw it")
+
+    monkeypatch.setattr("saewatch.engine.labels.encode", broken)
+    sender, label = LabelSender(str(tmp_path / "socket")), label_of([], trusted=False)
+    for _ in range(3):
+        sender.send(label)
+    assert sender.dropped == 3
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert "labels" in caplog.text
 
 
 def test_without_a_socket_configured_nothing_is_sent_and_nothing_counts_as_dropped() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from saewatch.core.records import RequestLabel, key_of
 from saewatch.engine.middleware import ID_BYTES, LabelMiddleware, label_of
+from tests.descriptors import no_free_descriptor
 from tests.engine.labelled import TRUSTED, App, Listener, post, serving
 from tests.waiting import wait_until
 
@@ -180,3 +181,25 @@ async def test_without_a_sidecar_requests_are_unaffected_and_labels_are_dropped_
         for _ in range(3):
             assert (await post(app, "/echo", {"X-Request-Id": "mine"})).headers["x-request-id"] == "mine"
         wait_until(lambda: app.app._sender.dropped == 6)  # noqa: SLF001 - it is told nowhere yet
+
+
+async def test_a_request_passes_though_no_descriptor_is_free_for_its_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    sent: list[str] = []
+    monkeypatch.setenv("SAEWATCH_SOCKET", str(tmp_path / "socket"))
+    middleware = LabelMiddleware(inner)
+    with no_free_descriptor():
+        await middleware({"type": "http", "method": "POST", "path": "/", "headers": []}, nothing, send)
+    assert sent == ["http.response.start", "http.response.body"]
+    assert middleware._sender.dropped == 2  # noqa: SLF001 - it is told nowhere yet

@@ -14,6 +14,7 @@ from saewatch.core.errors import UnreachableError
 from saewatch.core.records import Ack
 from saewatch.core.wire import encode
 from saewatch.engine.outbox import RECEIVED_PER_TURN, Outbox
+from tests.descriptors import no_free_descriptor
 
 ACK = encode(Ack(stream=0, epoch=1, seq=1))
 
@@ -44,6 +45,15 @@ def test_nobody_there(path: Path) -> None:
     assert not outbox.put_batch([b"x"])
     assert not outbox.put_control(b"x")
     outbox.flush()
+
+
+def test_without_a_free_descriptor_nobody_is_there_for_now(path: Path) -> None:
+    with connected(path) as (outbox, _):
+        outbox.close()
+        with no_free_descriptor():
+            assert not outbox.connect()
+        assert (outbox.connected, outbox.connection) == (False, 1)
+        assert outbox.connect()
 
 
 def test_a_listener_that_never_accepts_blocks_nobody(path: Path) -> None:

@@ -12,6 +12,7 @@ from saewatch.core.records import Beat, RequestStart, StreamEnd, StreamOpen
 from saewatch.engine.batching import Encoded
 from saewatch.engine.ledger import NewRequest, Step
 from saewatch.engine.staging import Note
+from tests.descriptors import no_free_descriptor
 from tests.engine.shipping import (
     Bench,
     long_step,
@@ -88,6 +89,24 @@ def test_counters_that_cannot_be_read_do_not_stop_the_beats_that_say_so(bench: B
         assert sidecar.of(Beat)[-1].streams[0].sink_calls == 5
         run.shipper.stop()
         wait_until(lambda: sidecar.of(StreamEnd))
+
+
+def test_a_moment_without_a_free_descriptor_blinds_nothing(bench: Bench) -> None:
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open()
+        wait_until(lambda: sidecar.of(Beat))
+    wait_until(lambda: not run.shipper._outbox.connected)  # noqa: SLF001 - only a log says so
+
+    def tries_again() -> None:
+        before = run.shipper._next_connect  # noqa: SLF001 - it moves on when a connection is tried
+        wait_until(lambda: run.shipper._next_connect > before)  # noqa: SLF001 - as above
+
+    with no_free_descriptor():
+        tries_again()
+        tries_again()  # the first try is over when the second one begins
+    with FakeSidecar(bench.path) as sidecar:
+        wait_until(lambda: sidecar.of(Beat))
+        assert (sidecar.of(StreamOpen)[-1].blind, run.shipper.faults) == ("", 0)
 
 
 def test_blind_is_told_with_the_next_beat(bench: Bench) -> None:

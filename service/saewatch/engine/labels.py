@@ -33,12 +33,22 @@ class LabelSender:
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # that tells when there is room
+        self._faulty = False
         self.dropped = 0
 
     def send(self, label: RequestLabel) -> None:
-        """Sends ``label`` behind those that wait, now or when the sidecar takes it."""
+        """Sends ``label`` behind those that wait, now or when the sidecar takes it. Raises nothing: a client waits."""
         if not self._path:
             return
+        try:
+            self._send(label)
+        except Exception:  # fail open: whatever goes wrong in here, the request is served
+            self.dropped += 1
+            if not self._faulty:
+                logger.exception("saewatch: a label could not be sent; from now on such labels are only counted")
+            self._faulty = True
+
+    def _send(self, label: RequestLabel) -> None:
         try:
             frame = encode(label)
         except SaewatchError:
@@ -96,11 +106,15 @@ class LabelSender:
         if self._socket is not None or time.monotonic() < self._next_try:
             return False
         self._next_try = time.monotonic() + RECONNECT_EVERY_S
-        candidate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        candidate = None
         try:
+            candidate = socket.socket(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            )
             candidate.connect(self._path)
-        except OSError as error:
-            candidate.close()
+        except OSError as error:  # nobody listens, or no descriptor is free
+            if candidate is not None:
+                candidate.close()
             logger.debug("saewatch: no sidecar at %s: %s", self._path, error)
             return False
         self._socket = candidate

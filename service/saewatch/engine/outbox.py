@@ -53,12 +53,16 @@ class Outbox:
         return self._socket.fileno() if self._socket else -1
 
     def connect(self) -> bool:
-        """One attempt; False when nobody listens."""
-        candidate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        """One attempt; False when nobody listens, or no descriptor is free."""
+        candidate = None
         try:
+            candidate = socket.socket(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            )
             candidate.connect(self._path)
         except OSError:
-            candidate.close()
+            if candidate is not None:
+                candidate.close()
             return False
         # A frame plus the kernel's bookkeeping must fit, whatever the host's default is.
         with contextlib.suppress(OSError):
