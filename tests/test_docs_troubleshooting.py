@@ -107,7 +107,7 @@ def test_every_check_of_the_self_test(check: str) -> None:
     assert f"- `{check}`: " in PAGE
 
 
-@pytest.mark.parametrize("reason", ["swap", "reload", "sleep", "shutdown", "fault", "replaced"])
+@pytest.mark.parametrize("reason", ["swap", "reload", "sleep", "shutdown", "fault", "replaced", "lost"])
 def test_why_a_stream_has_ended(reason: str) -> None:
     assert f"`{reason}`" in PAGE.rpartition("A stream that has *ended*")[2]
 

@@ -191,7 +191,7 @@ STREAMS_KEPT = 64
 WATCH_SETS_KEPT = 16
 """Watch sets of one stream: only the last is in use, but batches of the one before may still be on their way."""
 LOST_ENGINE_NS = 60 * BEAT_INTERVAL_NS
-"""Without a connection for this long an engine is taken for gone, and its open requests with it."""
+"""Without a connection for this long an engine is taken for gone: its requests are lost, its streams if replaced."""
 OPEN_REQUESTS = 65_536
 """Requests open at a time, as in REQUESTS_PER_STEP; the oldest is given up beyond it."""
 REQUESTS_LEAVING = 1024

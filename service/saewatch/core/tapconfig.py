@@ -44,7 +44,7 @@ class TapConfig:
     """Unix socket on which the sidecar listens."""
     dictionaries: tuple[DictionaryUse, ...]
     instance: str = ""
-    """Name of this engine in the deployment; empty: host name and port of its data-parallel rank."""
+    """Name of this engine in the deployment; empty: host name and process id, mostly another at each start."""
     on_failure: str = "stop"
     """stop: an engine that cannot be watched does not start; serve: it serves, blind and loudly."""
     slots: int = limits.STAGING_SLOTS

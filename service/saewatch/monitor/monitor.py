@@ -246,6 +246,7 @@ class Monitor:
     def _see(self, now_ns: int) -> bool:
         """Looks for what is blind; True when something changed."""
         connected = [engine for engine, state in self._engines.items() if state.link is not None]
+        self._streams.take_places(self._engines, connected)
         links = ((number, link.engine) for number, link in self._links.items())
         replaced = [engine for number, engine in links if engine and not self._owns(number, engine)]
         return self._blindness.look(self._streams, connected, replaced, now_ns)

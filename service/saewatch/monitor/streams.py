@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -19,6 +19,7 @@ from saewatch.monitor.tables import KnownDictionary, StreamIdentity, WatchTable,
 NO_BEAT = "no_beat"
 SELF_TEST_FAILED = "self_test_failed"
 UNKNOWN_DICTIONARY = "unknown_dictionary"
+LOST = "lost"
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -120,6 +121,7 @@ class StreamTable:
     def __init__(self, dictionaries: Mapping[str, KnownDictionary]) -> None:
         self._dictionaries = dictionaries
         self._streams: dict[tuple[EngineKey, int], StreamRecord] = {}
+        self._places: dict[EngineKey, EngineKey] = {}  # by the engine that has it now, who had it before
         self._numbers = 0
         self._tables = 0
 
@@ -216,6 +218,29 @@ class StreamTable:
             stream.ended, stream.link = "replaced", None
         return sorted({owner for owner, _ in older})
 
+    def take_places(self, known: Collection[EngineKey], connected: Collection[EngineKey]) -> None:
+        """An engine that began when another had left has its place; that one's streams end when it is not ``known``.
+
+        It takes one: that of its own name, or else of who left last. So a chain of restarts leaves nobody behind, and
+        who left and has no successor stays blind. Who comes back had not left.
+        """
+        heard: dict[EngineKey, int] = {}  # by the engines' own clocks, as their epochs are
+        models: dict[EngineKey, str] = {}
+        for (engine, _), stream in self._streams.items():
+            heard[engine] = max(heard.get(engine, engine[1]), stream.beat_time_ns)
+            models[engine] = stream.opening.model_name
+        places = {one: before for one, before in self._places.items() if one in heard and before not in connected}
+        for newcomer in sorted((heard.keys() & connected) - places.keys(), key=lambda one: one[::-1]):
+            free = heard.keys() - connected - set(places.values())
+            left = [one for one in free if heard[one] < newcomer[1] and _one_model(models[one], models[newcomer])]
+            if left:
+                places[newcomer] = max(left, key=lambda one: (one[0] == newcomer[0], heard[one], one))
+        self._places = places
+        lost = set(places.values()).difference(known)
+        for (engine, _), stream in self._streams.items():
+            if engine in lost and not stream.ended:
+                stream.ended = LOST
+
     def due_ns(self, now_ns: int) -> float:
         """When the next one is blind for want of a beat; infinity: none will be."""
         ends = (one.alive_ns + limits.BLIND_AFTER_NS for one in self._streams.values() if not one.ended)
@@ -231,6 +256,11 @@ class StreamTable:
         if len(self._streams) > limits.STREAMS_KEPT:
             ended = [place for place, stream in self._streams.items() if stream.ended]
             del self._streams[(ended or list(self._streams))[0]]
+
+
+def _one_model(left: str, right: str) -> bool:
+    """Whether they may be the same model: an engine whose tap failed at its start does not know which it has."""
+    return left == right or not left or not right
 
 
 def _changed(left: StreamOpen, right: StreamOpen) -> bool:

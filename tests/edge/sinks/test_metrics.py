@@ -8,6 +8,7 @@ from dataclasses import replace
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from saewatch.core import limits
 from saewatch.core.batch import Origin, Reason
 from saewatch.core.records import RequestStart, StreamBeat, StreamEnd
 from saewatch.edge.pipeline import QueueState, SinkQueue
@@ -153,6 +154,23 @@ def test_blindness_is_a_series_before_during_and_after() -> None:
     blind = after(one.tick(5.0), metrics)["saewatch_blind"]
     assert where(blind, reason="no_beat", engine="0") == 1
     assert where(after(one.beat(), metrics)["saewatch_blind"], reason="no_beat", engine="0") == 0
+
+
+def test_an_engine_that_was_started_again_under_another_name_is_blind_no_more_and_its_tokens_stay() -> None:
+    one, metrics = stage(7), sink()
+    one.batch([(7, 0, 3)])
+    one.monitor.disconnect(ENGINE, one.now)
+    one.tick(5.0)
+    one.monitor.connect(3)
+    other = {"engine": "engine-1", "epoch": one.now}
+    one.put(fakes.stream_open(one.known, **other), fakes.watch_set(one.known), link=3)
+    assert where(after(one.events, metrics)["saewatch_blind"], reason="no_beat", engine="0") == 1
+    one.events.clear()
+    one.now += limits.LOST_ENGINE_NS
+    one.beat(link=3, **other)
+    found = after([*one.events, *one.tick()], metrics)
+    assert where(found["saewatch_blind"], reason="no_beat", engine="0") == 0
+    assert where(found["saewatch_tokens_total"], outcome="encoded") == 3
 
 
 def test_cost_and_queues() -> None:

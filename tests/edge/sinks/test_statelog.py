@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from saewatch.edge.sinks.statelog import StateLog
 from saewatch.monitor.silences import Silences
 from tests import fakes
-from tests.monitor.stage import Stage
+from tests.monitor.stage import ENGINE, Stage
 from tests.monitor.test_alerts import a_policy
 from tests.monitor.test_silences import NOW, given
 
@@ -42,6 +42,19 @@ def test_each_change_once_and_no_data() -> None:
     text = str(lines)
     assert "client-7" not in text
     assert fakes.key(7) not in text
+
+
+def test_an_engine_that_was_started_again_under_another_name() -> None:
+    stage, log = Stage().ready(), StateLog()
+    log.take(stage.events)
+    stage.monitor.disconnect(ENGINE, stage.now)
+    with capture_logs() as lines:
+        log.take(stage.tick(61.0))
+        stage.monitor.connect(3)
+        log.take(stage.put(fakes.stream_open(stage.known, engine="engine-1", epoch=stage.now), link=3))
+    said = [(line["event"], line.get("reason", ""), line.get("engine", "")) for line in lines[2:]]
+    assert said[:2] == [("stream opened", "", "engine-1"), ("stream ended", "", "engine-0")]
+    assert set(said[2:]) == {("sees again", "no_beat", ""), ("sees again", "no_engine", "")}
 
 
 def test_silences_with_who_gave_them_why_and_how_they_ended() -> None:
