@@ -216,6 +216,7 @@ class Tap:
         ``since``: `calls` before that pass; ``reloaded``: where weights were read from. Raises `SelfTestFailed`.
         """
         state = self._control.state
+        self._passes.poisoned = self._passes.begun
         for one, calls in zip(state.watched, since, strict=True):
             one.prove_sink(since=calls)
         if not self._disabled and state.watched:
