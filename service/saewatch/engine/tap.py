@@ -100,7 +100,7 @@ class Tap:
         self._begun: deque[Begun] = deque()  # in their order; `_order` is held by whoever takes one out
         self._order = threading.Lock()
         self._reason = Reason.BLIND
-        self._disabled = False
+        self._disabled = self._failed = False
         self._paused = False
         self._pauses = 0
         self._calls = [one.sink.calls for one in watched]  # vLLM takes them off the model while it reads weights anew
@@ -200,6 +200,13 @@ class Tap:
         self._captured = None
         self._shipper.blind(reason)
 
+    def fail(self, error: Exception) -> None:
+        """Something of ours broke after the start: the engine serves on, and the tap sees nothing from here on."""
+        if not self._failed:
+            logger.error("saewatch: the tap failed and is off; this engine serves on, BLIND", exc_info=error)
+        self._failed = True
+        self.disable("fault")
+
     def pause(self, reason: str) -> None:
         """The tap sees nothing for now: its model's weights go away, or change. Counting goes on."""
         with self._order:
@@ -233,7 +240,7 @@ class Tap:
     def snapshot(self, rows: Callable[[], Rows]) -> None:
         """Takes the rows of the forward pass that was enqueued last. Nothing here waits for the device."""
         watching = self._of_step = self._of_step or self._enter()
-        if not watching.watched:
+        if self._disabled or not watching.watched:  # disabled since `enter`: it is blind, and lacks no slot
             return
         self._passes.begun += 1
         started = time.perf_counter()
@@ -259,8 +266,7 @@ class Tap:
         census: Sequence[Census] = ()
         if captured is not None:
             facts |= {"order": captured.rows.order, "starts": captured.rows.starts}
-            with captured.slot.beside():
-                census = [part for one in watching.watched for part in one.census(facts["time_ns"])]
+            census = self._census(watching, captured.slot, facts["time_ns"])
         begun = Begun(facts, captured, census, watching.number)
         self._begun.append(begun)
         if len(self._begun) > limits.STEPS_BEGUN:
@@ -323,6 +329,15 @@ class Tap:
         logger.error("saewatch: a step's tokens never came; the streams are blind from here on")
         self.disable("step_lost")
         self.ship(lost, {})
+
+    def _census(self, watching: Watching, slot: Slot | InsideSlot, now_ns: int) -> Sequence[Census]:
+        """What is due; the step that it comes with is not lost where it fails."""
+        try:
+            with slot.beside():
+                return [part for one in watching.watched for part in one.census(now_ns)]
+        except Exception as error:  # whatever the device says: nothing more is seen, and all is counted
+            self.fail(error)
+            return ()
 
     def _note(self, begun: Begun) -> Note:
         step, captured = Step(emitted=begun.emitted, **begun.facts), begun.captured
