@@ -248,6 +248,23 @@ def test_one_change_at_a_time(running: Running, monkeypatch: pytest.MonkeyPatch)
     wait_until(lambda: any(one.command == first and one.good for one in running.sidecar.of(Result)))
 
 
+def test_a_change_for_which_there_is_no_thread_does_not_keep_the_next_ones_waiting(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", full)
+        found = running.asked("off")
+    assert not found.good
+    assert "broke with RuntimeError" in found.message
+    assert running.asked("off").good
+    running.tap.pause("reload")
+    running.again("reload")
+    wait_until(lambda: len(running.sidecar.of(StreamOpen)) == 2)
+
+
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 def test_under_load_each_token_counts_once_and_no_batch_is_mixed(running: Running, tmp_path: Path, ahead: int) -> None:
     """``ahead``: forward passes that are enqueued before the tokens of the first of them come."""
