@@ -248,6 +248,30 @@ def test_one_change_at_a_time(running: Running, monkeypatch: pytest.MonkeyPatch)
     wait_until(lambda: any(one.command == first and one.good for one in running.sidecar.of(Result)))
 
 
+@pytest.mark.parametrize("arguments", [{"weights": WEIGHTS}, {"weights": "sha256:unknown"}], ids=["good", "refused"])
+def test_an_answer_goes_to_the_sidecar_that_asked_and_to_no_other(
+    running: Running, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str]
+) -> None:
+    ready = threading.Event()
+    prepared = Control._prepared  # noqa: SLF001 - to hold the first one up
+    running.step()
+    with monkeypatch.context() as slow:
+        slow.setattr(Control, "_prepared", lambda *a: (ready.wait(10), prepared(*a))[1])
+        first = running.command("watch", **arguments)
+        begun = running.tap._control  # noqa: SLF001 - when it has begun, nothing says
+        wait_until(lambda: begun._pending)  # noqa: SLF001 - as above
+        running.sidecar.hang_up()
+        wait_until(lambda: len(running.sidecar.connections) == 2)
+        assert "watch on its way" in running.asked("on").message
+        ready.set()
+        wait_until(lambda: not begun._pending)  # noqa: SLF001 - as above
+    last = running.asked("off")
+    assert last.good
+    told = [one.command for one in running.sidecar.of(Result)]
+    assert first not in told
+    assert told[-1] == last.command
+
+
 def test_a_change_for_which_there_is_no_thread_does_not_keep_the_next_ones_waiting(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ from saewatch.engine.batching import Encoded, check_captured
 from saewatch.engine.bell import Bell
 from saewatch.engine.beside import OwnStream, beside
 from saewatch.engine.books import Sight, Stream, beat_of
-from saewatch.engine.commands import Carried, carry_out
+from saewatch.engine.commands import Carried, Commands
 from saewatch.engine.control import Turn
 from saewatch.engine.dispatch import Dispatch
 from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
@@ -75,11 +75,10 @@ class Shipper:
         self.dispatch = Dispatch(outbox, self._fault)
         self._streams = {stream.opening.stream: stream for stream in streams}
         self._current = list(streams)  # that a step is booked to; the others are ending
-        self._turns: deque[tuple[Turn, int]] = deque()  # with the connection that asked
-        self._results: deque[tuple[Result, int]] = deque()
+        self._turns: deque[Turn] = deque()
         self._counters = counters
         self._stages = stages
-        self._commands = commands or {}
+        self._commands = Commands(commands or {})
         self._taken = taken
         self._left = 0  # notes that are done with
         self._watching = 0
@@ -126,12 +125,12 @@ class Shipper:
 
     def turn(self, turn: Turn) -> None:
         """Called by the thread that prepared it, before any step is taken under its number."""
-        self._turns.append((turn, self._outbox.connection))
+        self._turns.append(turn)
         self._bell.ring()
 
     def answer(self, result: Result) -> None:
         """Called by the thread that carried a command out."""
-        self._results.append((result, self._outbox.connection))
+        self._commands.answer(result)
         self._bell.ring()
 
     def stop(self, timeout_s: float = 2.0) -> None:
@@ -249,7 +248,7 @@ class Shipper:
             if stream is not None and record.epoch == stream.opening.epoch:
                 stream.books.acknowledge(record.seq, self._outbox.connection)
         elif isinstance(record, Command):
-            for result in carry_out(record, self._commands):
+            for result in self._commands.carry_out(record, self._outbox.connection):
                 self._control(result)
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -258,15 +257,14 @@ class Shipper:
         if self._sight.news and self._sight.tell(self._current):  # not at each step
             self._beat()
         while self._turns and self._left + self.dropped == self._taken():  # none is on its way
-            self._turn_over(*self._turns.popleft())
-        while self._results:
-            self._reply(*self._results.popleft())
+            self._turn_over(self._turns.popleft())
+        self._reply()
         for stream in [one for one in self._streams.values() if one.ending and one.books.settled]:
             if self._outbox.connected:
                 self._control(stream.ended(stream.ending))
                 del self._streams[stream.opening.stream]
 
-    def _turn_over(self, turn: Turn, asked_on: int) -> None:
+    def _turn_over(self, turn: Turn) -> None:
         self._watching = turn.number
         self._sight.turn(off=turn.off, resumes=turn.resumes)
         for stream in self._current:
@@ -287,16 +285,17 @@ class Shipper:
         turn.turned()
         self._beat()
         if turn.answer is not None:
-            self._reply(turn.answer, asked_on)
+            self._commands.answer(turn.answer)
+            self._reply()
 
-    def _reply(self, result: Result, asked_on: int) -> None:
-        if asked_on == self._outbox.connection:  # another connection has not asked
+    def _reply(self) -> None:
+        for result in self._commands.due(self._outbox.connection):  # which has asked, and no other
             self._control(result)
 
     # --- steps ----------------------------------------------------------------------------------------------------
     def _ship(self, note: Note) -> None:
         while self._turns and note.watching > self._watching:
-            self._turn_over(*self._turns.popleft())
+            self._turn_over(self._turns.popleft())
         try:
             step, encoded = self._read(note)
             settled = self._ledger.settle(step)
