@@ -30,7 +30,7 @@ from saewatch.core.wire import encode
 from saewatch.engine.batching import Encoded, check_captured
 from saewatch.engine.bell import Bell
 from saewatch.engine.beside import OwnStream, beside
-from saewatch.engine.books import Sight, Stream, beat_of
+from saewatch.engine.books import STREAMS_ENDING, Sight, Stream, beat_of
 from saewatch.engine.commands import Carried, Commands
 from saewatch.engine.control import Turn
 from saewatch.engine.dispatch import Dispatch
@@ -80,8 +80,7 @@ class Shipper:
         self._stages = stages
         self._commands = Commands(commands or {})
         self._taken = taken
-        self._left = 0  # notes that are done with
-        self._watching = 0
+        self._left = self._watching = 0  # notes that are done with, and the number of what they watched
         self._sight = Sight()
         self._beat_every_s, self._connect_every_s = beat_every_s, connect_every_s
         self._ledger = Ledger(block=max((one.reuse.block for one in streams if one.reuse), default=0))
@@ -259,17 +258,19 @@ class Shipper:
         while self._turns and self._left + self.dropped == self._taken():  # none is on its way
             self._turn_over(self._turns.popleft())
         self._reply()
-        for stream in [one for one in self._streams.values() if one.ending and one.books.settled]:
-            if self._outbox.connected:
-                self._control(stream.ended(stream.ending))
-                del self._streams[stream.opening.stream]
+        ending = [one for one in self._streams.values() if one.ending]
+        settled = [one for one in ending if self._outbox.connected and one.books.settled]
+        for stream in settled or ending[:-STREAMS_ENDING]:
+            if not settled:
+                logger.warning("saewatch: the books of stream %d were never told in full", stream.opening.stream)
+            self._control(stream.ended(stream.ending))
+            del self._streams[stream.opening.stream]
 
     def _turn_over(self, turn: Turn) -> None:
         self._watching = turn.number
         self._sight.turn(off=turn.off, resumes=turn.resumes)
-        for stream in self._current:
-            if stream not in turn.streams:
-                stream.ending = turn.ending
+        for stream in [one for one in self._current if one not in turn.streams]:
+            stream.end(turn.ending)
         self._current = list(turn.streams)
         self._sight.tell(self._current)
         for stream in turn.streams:
