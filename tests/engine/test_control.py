@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,16 @@ def test_another_dictionary(running: Running, tmp_path: Path) -> None:
     told = (Result, WatchSet, StreamOpen, StreamEnd)
     kinds = [type(one) for one in running.sidecar.records if isinstance(one, told)]
     assert kinds == [StreamOpen, WatchSet, StreamOpen, WatchSet, Result, StreamEnd, StreamEnd]
+
+
+def test_a_dictionary_that_was_replaced_leaves_the_memory_of_an_idle_engine(running: Running, tmp_path: Path) -> None:
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    for _ in range(8):  # each slot has had it
+        running.step()
+        wait_until(lambda: running.tap.books[0].fed == running.steps * ROWS)
+    before = weakref.ref(running.tap.watched[0].encoder)
+    assert running.asked("load", replace=WEIGHTS, path=str(folder)).good
+    wait_until(lambda: (gc.collect(), before() is None)[1])
 
 
 def test_another_dictionary_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -313,7 +313,13 @@ class Tap:
             self._paused = self._paused and turn.resumes != self._pauses
             blind = self._disabled or self._paused
             self._watching = Watching(watching.number, () if blind else watching.watched)
-            self._shipper.turn(turn)
+            self._shipper.turn(replace(turn, turned=lambda: self._turned(watching.watched, turn.turned)))
+
+    def _turned(self, watched: Sequence[Watched], turned: Callable[[], None]) -> None:
+        """On the shipper's thread: no step of what was watched before is on its way."""
+        turned()
+        for slot in self._all_slots:
+            slot.keep(watched)
 
     def _stay(self, pause: int, reason: str) -> None:
         """That pause goes on, and why; nothing where there was another since."""
