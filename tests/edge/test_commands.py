@@ -8,6 +8,7 @@ import pytest
 
 from saewatch.core.errors import EngineError, RecordError, UnreachableError
 from saewatch.core.records import Result
+from saewatch.core.wire import encode
 from saewatch.edge.commands import LOAD, OFF, SELF_TEST, WATCH, Asked, Commands, Examined
 from saewatch.monitor.tables import StreamIdentity
 from tests import fakes
@@ -55,6 +56,12 @@ def test_each_connection_has_its_own() -> None:
     assert commands.find(8, Result(command=right.command.command, good=True)) is right
     with pytest.raises(RecordError, match=r"result\.command"):
         commands.find(8, Result(command=left.command.command, good=True))
+
+
+def test_two_sidecars_number_their_commands_apart() -> None:
+    (left, _), (right, _) = ask(Commands()), ask(Commands())
+    assert abs(left.command.command - right.command.command) > 1000, "once in two million runs they lie so near"
+    encode(right.command)
 
 
 def test_what_nobody_waits_for_is_refused() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,16 @@ def test_another_dictionary(running: Running, tmp_path: Path) -> None:
     told = (Result, WatchSet, StreamOpen, StreamEnd)
     kinds = [type(one) for one in running.sidecar.records if isinstance(one, told)]
     assert kinds == [StreamOpen, WatchSet, StreamOpen, WatchSet, Result, StreamEnd, StreamEnd]
+
+
+def test_a_dictionary_that_was_replaced_leaves_the_memory_of_an_idle_engine(running: Running, tmp_path: Path) -> None:
+    folder = another_bundle(tmp_path / "other", POINT, features=3)
+    for _ in range(8):  # each slot has had it
+        running.step()
+        wait_until(lambda: running.tap.books[0].fed == running.steps * ROWS)
+    before = weakref.ref(running.tap.watched[0].encoder)
+    assert running.asked("load", replace=WEIGHTS, path=str(folder)).good
+    wait_until(lambda: (gc.collect(), before() is None)[1])
 
 
 def test_another_dictionary_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +258,47 @@ def test_one_change_at_a_time(running: Running, monkeypatch: pytest.MonkeyPatch)
     assert "off on its way" in found.message
     ready.set()
     wait_until(lambda: any(one.command == first and one.good for one in running.sidecar.of(Result)))
+
+
+@pytest.mark.parametrize("arguments", [{"weights": WEIGHTS}, {"weights": "sha256:unknown"}], ids=["good", "refused"])
+def test_an_answer_goes_to_the_sidecar_that_asked_and_to_no_other(
+    running: Running, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str]
+) -> None:
+    ready = threading.Event()
+    prepared = Control._prepared  # noqa: SLF001 - to hold the first one up
+    running.step()
+    with monkeypatch.context() as slow:
+        slow.setattr(Control, "_prepared", lambda *a: (ready.wait(10), prepared(*a))[1])
+        first = running.command("watch", **arguments)
+        begun = running.tap._control  # noqa: SLF001 - when it has begun, nothing says
+        wait_until(lambda: begun._pending)  # noqa: SLF001 - as above
+        running.sidecar.hang_up()
+        wait_until(lambda: len(running.sidecar.connections) == 2)
+        assert "watch on its way" in running.asked("on").message
+        ready.set()
+        wait_until(lambda: not begun._pending)  # noqa: SLF001 - as above
+    last = running.asked("off")
+    assert last.good
+    told = [one.command for one in running.sidecar.of(Result)]
+    assert first not in told
+    assert told[-1] == last.command
+
+
+def test_a_change_for_which_there_is_no_thread_does_not_keep_the_next_ones_waiting(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", full)
+        found = running.asked("off")
+    assert not found.good
+    assert "broke with RuntimeError" in found.message
+    assert running.asked("off").good
+    running.tap.pause("reload")
+    running.again("reload")
+    wait_until(lambda: len(running.sidecar.of(StreamOpen)) == 2)
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,21 @@ def test_a_census_that_does_not_fit_is_dropped_whole_and_the_connection_and_the_
         wait_until(lambda: len(sidecar.of(Beat)) > beats + 2)
         assert (run.shipper.dispatch.census_dropped, run.shipper.faults, len(sidecar.connections)) == (1, 0, 1)
         assert [part.stream for part in sidecar.of(Census)] == [1]
+
+
+def test_a_census_that_breaks_its_rules_is_dropped_and_blinds_nobody(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one does whose sums were read while they changed: more tokens of a latent than were sampled."""
+    with FakeSidecar(bench.path) as sidecar:
+        run = bench.open(streams=2)
+        wait_until(lambda: sidecar.of(Beat))
+        bad = replace(census(0, 4, 2, 2), count=np.full(2, 5, np.uint64))
+        for number in (1, 2):
+            run.shipper.put(
+                Note(step=Step(number=number, time_ns=1), census=[census(0, 4, 0, 2), bad, census(1, 2, 0, 2)])
+            )
+        wait_until(lambda: len(sidecar.of(Census)) == 2)
+        assert [part.stream for part in sidecar.of(Census)] == [1, 1], "of each stream all frames or none"
+        assert (run.shipper.dispatch.census_dropped, run.shipper.faults, run.books.blind) == (2, 0, "")
+        assert caplog.text.count("a census breaks its own rules") == 1

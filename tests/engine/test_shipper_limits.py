@@ -16,9 +16,12 @@ from saewatch.core.records import (
     Command,
     Result,
     StreamEnd,
+    StreamOpen,
 )
 from saewatch.core.wire import encode
 from saewatch.engine.batching import Encoded
+from saewatch.engine.books import STREAMS_ENDING, Stream
+from saewatch.engine.control import Turn
 from saewatch.engine.ledger import Step
 from saewatch.engine.shipper import INBOX_NOTES
 from saewatch.engine.staging import Note
@@ -30,6 +33,7 @@ from tests.engine.shipping import (
     long_step,
     opening,
     seen_rows,
+    watch_set,
 )
 from tests.simulate.sidecar import FakeSidecar, told
 from tests.waiting import wait_until
@@ -224,3 +228,20 @@ def test_notes_that_nobody_takes_are_bounded_and_dropped_with_their_slots(bench:
     assert run.books.blind == "shipper_behind"
     answer.set()
     wait_until(lambda: len(released) == INBOX_NOTES + 100)
+
+
+def test_streams_that_end_without_a_sidecar_are_bounded(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """An engine that is reloaded again and again: those of the last times are told, with a beat that holds them all."""
+    run, last = bench.open(), STREAMS_ENDING + 9
+    for number in range(1, last + 1):
+        streams = [Stream(opening=opening(number), watch=[watch_set(number)])]
+        run.shipper.turn(Turn(number=number, streams=streams, ending="reload", turned=lambda: None))
+    wait_until(lambda: run.shipper.books[-1].stream == last and len(run.shipper.books) == STREAMS_ENDING + 1)
+    with FakeSidecar(bench.path) as sidecar:
+        wait_until(lambda: len(sidecar.of(StreamEnd)) == STREAMS_ENDING)
+        opened = [one.stream for one in sidecar.of(StreamOpen)]
+        assert opened == list(range(last - STREAMS_ENDING, last + 1))
+        assert [one.stream for one in sidecar.of(Beat)[0].streams] == opened
+        assert [(one.stream, one.reason) for one in sidecar.of(StreamEnd)] == [(one, "reload") for one in opened[:-1]]
+    assert "the books of stream 0 were never told in full" in caplog.text
+    assert caplog.text.count("never told") == 9

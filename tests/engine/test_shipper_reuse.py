@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,10 +13,13 @@ import pytest
 from saewatch.core.batch import FiringBatch, Origin, Reason
 from saewatch.core.records import Beat, StreamBeat
 from saewatch.engine.batching import Encoded
+from saewatch.engine.books import Stream
 from saewatch.engine.chain import Chain
+from saewatch.engine.control import Turn
 from saewatch.engine.ledger import NewRequest, Settled, Skipped, Step
 from saewatch.engine.reuse import Replay, Reuse
-from tests.engine.shipping import TRAFFIC, Bench, Run, at_rest, check_connections, left_out
+from saewatch.engine.staging import Note
+from tests.engine.shipping import TRAFFIC, Bench, Run, at_rest, check_connections, left_out, opening, watch_set
 from tests.simulate.engine import Traffic
 from tests.simulate.sidecar import FakeSidecar, told
 from tests.waiting import wait_until
@@ -194,3 +198,16 @@ def test_a_fault_of_ours_blinds_the_stream_and_the_books_stay_right(bench: Bench
         assert books.encoded == 18 + 4
         lost: Counter[str] = Counter(books.missed)
         assert lost["cached"] + lost["blind"] + lost["excluded"] + lost["overflow"] == 18
+
+
+def test_a_stream_that_ends_keeps_nothing_of_what_fired(bench: Bench) -> None:
+    """Without a sidecar it waits for one with its books alone."""
+    turned = threading.Event()
+    run = bench.open(traffic=ALIKE, reuse=4)
+    prompt(run, "first")
+    wait_until(lambda: run.released == run.captured)
+    run.shipper.turn(Turn(number=1, streams=[Stream(opening=opening(1), watch=[watch_set(1)])], turned=turned.set))
+    run.shipper.put(Note(step=Step(number=2, time_ns=2, finished=["first"]), watching=1))
+    assert turned.wait(10)
+    assert (run.streams[0].reuse, run.streams[0].pool) == (None, None)
+    assert (run.books.fed, run.books.imbalance) == (20, 0)

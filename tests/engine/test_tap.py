@@ -16,12 +16,14 @@ from saewatch.core.errors import ConfigError, RecordError
 from saewatch.core.records import Beat, StreamEnd, StreamOpen
 from saewatch.core.tapconfig import DictionaryUse
 from saewatch.engine import watched
+from saewatch.engine.books import Stream
 from saewatch.engine.census import Census, CensusCounts
+from saewatch.engine.inside import Pack
 from saewatch.engine.ledger import NewRequest
 from saewatch.engine.ranks import Ranks
 from saewatch.engine.staging import Slot
 from saewatch.engine.tap import Tap
-from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, hidden, rows_of
+from tests.engine.standin import BUNDLE, Blocks, a_config, a_step, an_engine, hidden, hung, rows_of
 from tests.simulate.sidecar import FakeSidecar
 from tests.waiting import wait_until
 
@@ -154,6 +156,33 @@ def test_a_disabled_tap_counts_on(tap: Tap, blocks: Blocks) -> None:
     (books,) = tap.books
     assert (books.blind, books.fed, books.imbalance) == ("fault", 20, 0)
     assert books.missed["blind"] == 10
+
+
+class Full:
+    """The buffers of a model's graph, that take nothing else."""
+
+    slots = (1,)
+
+    def packs(self, _slabs: object) -> list[Pack]:
+        return []
+
+    def hold(self, _watched: object) -> None:
+        raise RuntimeError("planted")
+
+
+def test_a_step_that_fails_before_its_pass_lacks_no_slot(tmp_path: Path, blocks: Blocks) -> None:
+    config, engine = a_config(tmp_path), an_engine()
+    opened = hung(config, engine, blocks)
+    streams = [Stream(opening=one.opening, watch=one.watch_sets()) for one in opened]
+    tap = Tap(config, engine, streams, opened, Full())  # type: ignore[arg-type]  # a fault that no kernel has
+    tap.start()
+    with pytest.raises(RuntimeError, match="planted"):
+        tap.enter()
+    tap.fail(RuntimeError("planted"))
+    one_step(tap, blocks, "a")
+    tap.close()
+    (books,) = tap.books
+    assert (books.blind, books.fed, books.missed) == ("fault", 10, {"blind": 10})
 
 
 def test_a_blind_tap_counts_and_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from saewatch.core.batch import Reason, WatchSet
 from saewatch.core.errors import SelfTestFailed
 from saewatch.core.records import Beat, Result, StreamEnd, StreamOpen
+from saewatch.core.selftest import CheckState, read
 from saewatch.engine.control import Control
 from saewatch.engine.ledger import NewRequest
 from saewatch.engine.life import Checkpoint
@@ -107,6 +108,33 @@ def test_an_encoder_that_was_damaged_is_not_watched(running: Running) -> None:
     wait_until(lambda: running.blind() == "self_test_failed")
     running.step()
     assert running.closed()[1].final.missed == {"blind": ROWS}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_self_test_before_the_next_step_looks_at_no_rows(running: Running, *, late: bool) -> None:
+    """Those of the step before it are gone, whether that was reported before or afterwards: the proof poisoned them."""
+    facts = running.enqueued()
+    emitted = facts.pop("emitted")
+    begun = running.tap.begin(**facts)
+    if not late:
+        running.tap.ship(begun, emitted)
+        wait_until(lambda: running.tap.books[0].fed == ROWS)
+    running.tap.pause("reload")
+    running.again("reload")
+    if late:
+        running.tap.ship(begun, emitted)
+    opened(running, 2)
+    found = read(running.asked("self_test"))
+    assert found is not None
+    assert (found.stream, found.good) == (2, True)
+    good, unverified = CheckState.GOOD, CheckState.UNVERIFIED
+    assert [check.state for check in found.checks] == [good, unverified, unverified, good]
+    running.step()
+    wait_until(lambda: running.tap.books[-1].fed == ROWS)
+    found = read(running.asked("self_test"))
+    assert found is not None
+    assert (found.rows, found.rows_not_finite) == (ROWS, 0)
+    assert {check.state for check in found.checks} == {good}
 
 
 def test_requests_that_live_across_it_go_on(running: Running) -> None:

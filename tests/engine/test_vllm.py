@@ -23,12 +23,14 @@ from saewatch.core.errors import (
     UnsupportedVersion,
 )
 from saewatch.core.hookpoint import HookPoint
+from saewatch.core.records import Beat, RequestEnd, RequestStart, StreamEnd
 from saewatch.engine import vllm as adapter
 from saewatch.engine.modes import SEAMS, check_seams
 from saewatch.engine.ranks import Ranks
 from saewatch.engine.runners import V1View
 from saewatch.engine.tap import Tap
 from saewatch.engine.vllm import VERSIONS, Watch, describe, open_watch
+from saewatch.engine.watched import Watched
 from tests.engine.standin import (
     BUNDLE,
     MODEL,
@@ -40,6 +42,8 @@ from tests.engine.standin import (
     sampled,
     scheduled,
 )
+from tests.simulate.sidecar import FakeSidecar
+from tests.waiting import wait_until
 
 
 def test_an_engine_without_the_section_is_refused(tmp_path: Path) -> None:
@@ -250,6 +254,39 @@ def test_after_start_a_fault_of_the_tap_never_reaches_the_engine(
     watch.tap.close()
     (books,) = watch.tap.books
     assert books.blind == "fault"
+
+
+@pytest.mark.parametrize(("where", "room"), [("rows", V1View), ("census", Watched)])
+def test_a_fault_that_comes_once_loses_no_facts_of_its_step(
+    tmp_path: Path, where: str, room: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that begins in it is counted to its end, and one that ended before it has ended."""
+
+    def broken(*_args: Any) -> Any:
+        raise RuntimeError("planted")
+
+    def step(emitted: dict[str, list[int]], **facts: Any) -> None:
+        watch.after_forward(scheduled(**facts), sampling=True)
+        watch.after_sampling(sampled(**emitted))
+
+    _, watch = opened(tmp_path)
+    with FakeSidecar(tmp_path / "s") as sidecar:
+        watch.prove()
+        wait_until(lambda: sidecar.of(Beat))
+        step({"b": [7], "a": [8]}, new=[a_request("b", 3), a_request("a", 8, computed=7)])
+        with monkeypatch.context() as once:
+            once.setattr(room, where, broken)
+            step({"b": [7], "c": [8]}, new=[a_request("c", 3)], finished=["a"], cached={"b": 3})
+        for more in range(4):
+            step({"b": [7], "c": [8]}, cached={"b": 4 + more, "c": 3 + more})
+        step({}, finished=["b", "c"])
+        watch.tap.close()
+        wait_until(lambda: sidecar.of(StreamEnd))
+    names = {one.request: one.engine_id for one in sidecar.of(RequestStart)}
+    assert {names[end.request]: end.fed for end in sidecar.of(RequestEnd)} == {"a": 8, "b": 8, "c": 7}
+    (books,) = watch.tap.books
+    assert (books.blind, books.fed, books.imbalance) == ("fault", 23, 0)
+    assert not {"no_slot", "gap"} & set(books.missed)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ owner's lock; answers are futures that a thread completes and a loop may await.
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Commands:
 
     def __init__(self) -> None:
         self._asked: dict[int, Asked] = {}  # by link
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(secrets.randbelow(2**32))  # one before us began elsewhere
 
     def ask(self, engine: str, link: int, verb: str, arguments: Mapping[str, str]) -> tuple[Asked, bool]:
         """What to wait for, and whether it is new: then its command is to be sent.

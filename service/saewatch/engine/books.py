@@ -29,6 +29,9 @@ UNACKNOWLEDGED = 4096
 """Batches on their way: a minute of steps. A sidecar that reads and never acknowledges is sent no more after it."""
 UNTOLD = 65_536
 """Losses that wait to be told, by request and reason. Beyond it they are booked to no request."""
+STREAMS_ENDING = 16
+"""Streams of one engine that have ended and were not told in full: their books are in each beat. Eight hook points
+through two reloads, and far below `limits.STREAMS_KEPT`. Oldest out first, and the engine's log names it."""
 
 _REASONS = tuple(Reason)
 
@@ -233,6 +236,10 @@ class Stream:
         if self.pool is not None:
             self.reuse = None
             self.pool.watch(self.watch)
+
+    def end(self, ending: str) -> None:
+        """No step is booked to it any more: it keeps its books, and nothing that fired before."""
+        self.ending, self.reuse, self.pool = ending, None, None
 
     def ended(self, reason: str) -> StreamEnd:
         """Its end, with the books as they stand."""

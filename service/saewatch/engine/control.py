@@ -137,7 +137,12 @@ class Control:
             error = EngineError("engine", found=f"{self._pending} on its way", expected="one change at a time")
             return [_refused(command, error)]
         self._pending = command.verb
-        beside(self._carry_out, command, name="control", stream=self._stream).start()
+        thread = beside(self._carry_out, command, name="control", stream=self._stream)
+        try:
+            thread.start()
+        except RuntimeError:  # the process may have no more threads: the command broke, and another one may come
+            self._done()
+            raise
         return []
 
     def again(self, pause: int, ending: str, reloaded: Checkpoint | None) -> None:

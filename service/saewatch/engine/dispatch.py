@@ -7,8 +7,9 @@ frame takes: *overflow*. A batch that breaks its own rules: *blind*. Owned by th
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from saewatch.core import limits
 from saewatch.core.batch import Census, FiringBatch, Reason
@@ -18,6 +19,8 @@ from saewatch.engine.batching import Encoded, losses
 from saewatch.engine.books import Books, Stream
 from saewatch.engine.ledger import Ledger, Settled, Step
 from saewatch.engine.outbox import Outbox
+
+logger = logging.getLogger("vllm.saewatch")
 
 MISSED_PER_BATCH = 1024
 TOLD_BYTES = 16 * limits.KIB
@@ -30,7 +33,7 @@ class Dispatch:
     def __init__(self, outbox: Outbox, fault: Callable[[Exception], None]) -> None:
         self._outbox = outbox
         self._fault = fault
-        self.census_dropped = 0
+        self.census_dropped = self._census_faults = 0
 
     def report(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> None:
         """Makes a step's batch and sends it."""
@@ -52,8 +55,17 @@ class Dispatch:
     def pass_on(self, census: Sequence[Census]) -> None:
         """Of each stream all frames or none: what does not fit is dropped and counted; another comes in seconds."""
         for _, parts in itertools.groupby(census, key=lambda part: part.stream):
-            if self._outbox.connected and not self._outbox.put_batch([encode(part) for part in parts]):
+            if self._outbox.connected and not self._queued(parts):
                 self.census_dropped += 1
+
+    def _queued(self, parts: Iterable[Census]) -> bool:
+        try:
+            return self._outbox.put_batch([encode(part) for part in parts])
+        except RecordError as error:  # figures that break their rules say nothing of what fires
+            self._census_faults += 1
+            if self._census_faults == 1:
+                logger.warning("saewatch: a census breaks its own rules; such are dropped: %s", error)
+            return False
 
     def _batch(self, stream: Stream, step: Step, settled: Settled, encoded: Encoded) -> FiringBatch:
         told = stream.books.tell(MISSED_PER_BATCH) if self._sendable(stream.books) else []

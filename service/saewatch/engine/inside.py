@@ -63,8 +63,8 @@ class Graphed:
     """
 
     def __init__(self, watched: Sequence[Watched]) -> None:
-        self._held = [one.encoder for one in watched]
-        self._first = tuple(self._held)
+        self._first = tuple(one.encoder for one in watched)
+        self._held = [weakref.ref(one) for one in self._first]  # so that what is replaced while no pass comes can go
         for one in watched:
             one.inside = one.encoder
         self._at: dict[Sink, list[int]] = {}
@@ -81,9 +81,9 @@ class Graphed:
     def hold(self, watched: Sequence[Watched]) -> None:
         """From the next pass on this is watched; none: it does not matter. Called on the stream of the passes."""
         for number, one in enumerate(watched):
-            if one.encoder is not self._held[number]:
+            if one.encoder is not self._held[number]():
                 self._first[number].follow(one.encoder)
-                self._held[number] = one.encoder
+                self._held[number] = weakref.ref(one.encoder)
 
     def packs(self, slabs: Sequence[Slab]) -> list[Pack]:
         """What packs a step into ``slabs``, one for each stream."""

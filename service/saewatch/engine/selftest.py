@@ -48,6 +48,13 @@ class Passes:
     """Number of the last one that the device has finished; owned by the shipper's thread, like `rows`."""
     rows: int = 0
     """Rows of that one."""
+    poisoned: int = 0
+    """Begun before the sinks' buffers were poisoned last; owned by the engine's thread."""
+
+    @property
+    def written(self) -> int:
+        """Rows of a buffer that a pass has written since it was poisoned."""
+        return self.rows if self.done > self.poisoned else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class TapTest:
             found = [
                 Found(Check(name="tap", state=CheckState.GOOD), {}),
                 self._guarded("sink", lambda: self._sink(number, one.sink)),
-                self._guarded("rows", lambda: finite_rows(one.sink.buffer, self._passes.rows)),
+                self._guarded("rows", lambda: finite_rows(one.sink.buffer, self._passes.written)),
                 self._guarded("encoder", lambda: self._encoder(one)),
             ]
         figures = {name: value for item in found for name, value in item.figures.items()}

@@ -30,8 +30,8 @@ from saewatch.core.wire import encode
 from saewatch.engine.batching import Encoded, check_captured
 from saewatch.engine.bell import Bell
 from saewatch.engine.beside import OwnStream, beside
-from saewatch.engine.books import Sight, Stream, beat_of
-from saewatch.engine.commands import Carried, carry_out
+from saewatch.engine.books import STREAMS_ENDING, Sight, Stream, beat_of
+from saewatch.engine.commands import Carried, Commands
 from saewatch.engine.control import Turn
 from saewatch.engine.dispatch import Dispatch
 from saewatch.engine.ledger import Ledger, Settled, Skipped, Step
@@ -75,14 +75,12 @@ class Shipper:
         self.dispatch = Dispatch(outbox, self._fault)
         self._streams = {stream.opening.stream: stream for stream in streams}
         self._current = list(streams)  # that a step is booked to; the others are ending
-        self._turns: deque[tuple[Turn, int]] = deque()  # with the connection that asked
-        self._results: deque[tuple[Result, int]] = deque()
+        self._turns: deque[Turn] = deque()
         self._counters = counters
         self._stages = stages
-        self._commands = commands or {}
+        self._commands = Commands(commands or {})
         self._taken = taken
-        self._left = 0  # notes that are done with
-        self._watching = 0
+        self._left = self._watching = 0  # notes that are done with, and the number of what they watched
         self._sight = Sight()
         self._beat_every_s, self._connect_every_s = beat_every_s, connect_every_s
         self._ledger = Ledger(block=max((one.reuse.block for one in streams if one.reuse), default=0))
@@ -126,12 +124,12 @@ class Shipper:
 
     def turn(self, turn: Turn) -> None:
         """Called by the thread that prepared it, before any step is taken under its number."""
-        self._turns.append((turn, self._outbox.connection))
+        self._turns.append(turn)
         self._bell.ring()
 
     def answer(self, result: Result) -> None:
         """Called by the thread that carried a command out."""
-        self._results.append((result, self._outbox.connection))
+        self._commands.answer(result)
         self._bell.ring()
 
     def stop(self, timeout_s: float = 2.0) -> None:
@@ -249,7 +247,7 @@ class Shipper:
             if stream is not None and record.epoch == stream.opening.epoch:
                 stream.books.acknowledge(record.seq, self._outbox.connection)
         elif isinstance(record, Command):
-            for result in carry_out(record, self._commands):
+            for result in self._commands.carry_out(record, self._outbox.connection):
                 self._control(result)
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -258,20 +256,21 @@ class Shipper:
         if self._sight.news and self._sight.tell(self._current):  # not at each step
             self._beat()
         while self._turns and self._left + self.dropped == self._taken():  # none is on its way
-            self._turn_over(*self._turns.popleft())
-        while self._results:
-            self._reply(*self._results.popleft())
-        for stream in [one for one in self._streams.values() if one.ending and one.books.settled]:
-            if self._outbox.connected:
-                self._control(stream.ended(stream.ending))
-                del self._streams[stream.opening.stream]
+            self._turn_over(self._turns.popleft())
+        self._reply()
+        ending = [one for one in self._streams.values() if one.ending]
+        settled = [one for one in ending if self._outbox.connected and one.books.settled]
+        for stream in settled or ending[:-STREAMS_ENDING]:
+            if not settled:
+                logger.warning("saewatch: the books of stream %d were never told in full", stream.opening.stream)
+            self._control(stream.ended(stream.ending))
+            del self._streams[stream.opening.stream]
 
-    def _turn_over(self, turn: Turn, asked_on: int) -> None:
+    def _turn_over(self, turn: Turn) -> None:
         self._watching = turn.number
         self._sight.turn(off=turn.off, resumes=turn.resumes)
-        for stream in self._current:
-            if stream not in turn.streams:
-                stream.ending = turn.ending
+        for stream in [one for one in self._current if one not in turn.streams]:
+            stream.end(turn.ending)
         self._current = list(turn.streams)
         self._sight.tell(self._current)
         for stream in turn.streams:
@@ -287,16 +286,17 @@ class Shipper:
         turn.turned()
         self._beat()
         if turn.answer is not None:
-            self._reply(turn.answer, asked_on)
+            self._commands.answer(turn.answer)
+            self._reply()
 
-    def _reply(self, result: Result, asked_on: int) -> None:
-        if asked_on == self._outbox.connection:  # another connection has not asked
+    def _reply(self) -> None:
+        for result in self._commands.due(self._outbox.connection):  # which has asked, and no other
             self._control(result)
 
     # --- steps ----------------------------------------------------------------------------------------------------
     def _ship(self, note: Note) -> None:
         while self._turns and note.watching > self._watching:
-            self._turn_over(*self._turns.popleft())
+            self._turn_over(self._turns.popleft())
         try:
             step, encoded = self._read(note)
             settled = self._ledger.settle(step)

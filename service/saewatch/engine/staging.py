@@ -97,6 +97,9 @@ class Taken:
         self._wait()
         return [slab.encoded() for slab in self._slabs]
 
+    def keep(self, watched: Sequence[Watched]) -> None:
+        """Nothing else is encoded from here on, and no step that did is on its way. On the reader's thread."""
+
     def _number(self, rows: Rows) -> None:
         """Copies positions and tokens."""
         self._count = int(rows.starts[-1])
@@ -117,15 +120,15 @@ class Slot(Taken):
 
     def __init__(self, watched: Sequence[Watched], side: Side | None = None) -> None:
         super().__init__(watched, side)
-        self._watched = watched
+        self._watched = watched  # of the step that is here
         sinks = dict.fromkeys(one.sink for one in watched)  # streams on one hook point share its rows
         self._staged = {sink: torch.empty_like(sink.buffer) for sink in sinks} if self._cuda else {}
         self._here: tuple[Tensor, Tensor] | None = None  # on the CPU: positions and tokens
         self._late = False  # the reader is to encode
-        self._launch: Launch | None = None
-        self._launch_of: Sequence[tuple[Encoder, int]] = ()
+        self._launch: tuple[Launch, Sequence[tuple[Encoder, int]]] | None = None  # and what it was made for
         if self._cuda:  # takes the memory between its kernels while the engine still counts what is free
             self._launched([self._source(one) for one in watched])
+        self._watched = ()  # as after each step
 
     def take(self, rows: Rows, watched: Sequence[Watched]) -> None:
         """Copies what the next forward pass will overwrite, on the forward's own stream.
@@ -166,7 +169,15 @@ class Slot(Taken):
         """As every slot; where it was left to the reader, encodes."""
         if self._late:
             self._encode_late()
-        return super().read()
+        found = super().read()
+        self._watched = ()  # or a free slot would keep a dictionary in memory that was replaced
+        return found
+
+    def keep(self, watched: Sequence[Watched]) -> None:
+        """As every slot. Where the engine's thread launches meanwhile, it has what it needs in its hands."""
+        launch, encoders = self._launch, [one.encoder for one in watched]
+        if launch is not None and any(encoder not in encoders for encoder, _ in launch[1]):
+            self._launch = None
 
     @torch.inference_mode()
     def _encode_late(self) -> None:
@@ -207,7 +218,8 @@ class Slot(Taken):
         if not together:
             return None
         of = [(encoder, x.data_ptr()) for encoder, x, _ in together]
-        if self._launch is None or of != self._launch_of:
-            self._launch = launch_of([encoder.group(x, slab) for encoder, x, slab in together], self._shared.work)
-            self._launch_of = of
-        return self._launch
+        launch = self._launch
+        if launch is None or launch[1] != of:
+            groups = [encoder.group(x, slab) for encoder, x, slab in together]
+            launch = self._launch = launch_of(groups, self._shared.work), of
+        return launch[0]

@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ class Tap:
         self._begun: deque[Begun] = deque()  # in their order; `_order` is held by whoever takes one out
         self._order = threading.Lock()
         self._reason = Reason.BLIND
-        self._disabled = False
+        self._disabled = self._failed = False
         self._paused = False
         self._pauses = 0
         self._calls = [one.sink.calls for one in watched]  # vLLM takes them off the model while it reads weights anew
@@ -200,6 +200,13 @@ class Tap:
         self._captured = None
         self._shipper.blind(reason)
 
+    def fail(self, error: Exception) -> None:
+        """Something of ours broke after the start: the engine serves on, and the tap sees nothing from here on."""
+        if not self._failed:
+            logger.error("saewatch: the tap failed and is off; this engine serves on, BLIND", exc_info=error)
+        self._failed = True
+        self.disable("fault")
+
     def pause(self, reason: str) -> None:
         """The tap sees nothing for now: its model's weights go away, or change. Counting goes on."""
         with self._order:
@@ -216,6 +223,7 @@ class Tap:
         ``since``: `calls` before that pass; ``reloaded``: where weights were read from. Raises `SelfTestFailed`.
         """
         state = self._control.state
+        self._passes.poisoned = self._passes.begun
         for one, calls in zip(state.watched, since, strict=True):
             one.prove_sink(since=calls)
         if not self._disabled and state.watched:
@@ -232,7 +240,7 @@ class Tap:
     def snapshot(self, rows: Callable[[], Rows]) -> None:
         """Takes the rows of the forward pass that was enqueued last. Nothing here waits for the device."""
         watching = self._of_step = self._of_step or self._enter()
-        if not watching.watched:
+        if self._disabled or not watching.watched:  # disabled since `enter`: it is blind, and lacks no slot
             return
         self._passes.begun += 1
         started = time.perf_counter()
@@ -258,8 +266,7 @@ class Tap:
         census: Sequence[Census] = ()
         if captured is not None:
             facts |= {"order": captured.rows.order, "starts": captured.rows.starts}
-            with captured.slot.beside():
-                census = [part for one in watching.watched for part in one.census(facts["time_ns"])]
+            census = self._census(watching, captured.slot, facts["time_ns"])
         begun = Begun(facts, captured, census, watching.number)
         self._begun.append(begun)
         if len(self._begun) > limits.STEPS_BEGUN:
@@ -306,7 +313,13 @@ class Tap:
             self._paused = self._paused and turn.resumes != self._pauses
             blind = self._disabled or self._paused
             self._watching = Watching(watching.number, () if blind else watching.watched)
-            self._shipper.turn(turn)
+            self._shipper.turn(replace(turn, turned=lambda: self._turned(watching.watched, turn.turned)))
+
+    def _turned(self, watched: Sequence[Watched], turned: Callable[[], None]) -> None:
+        """On the shipper's thread: no step of what was watched before is on its way."""
+        turned()
+        for slot in self._all_slots:
+            slot.keep(watched)
 
     def _stay(self, pause: int, reason: str) -> None:
         """That pause goes on, and why; nothing where there was another since."""
@@ -322,6 +335,15 @@ class Tap:
         logger.error("saewatch: a step's tokens never came; the streams are blind from here on")
         self.disable("step_lost")
         self.ship(lost, {})
+
+    def _census(self, watching: Watching, slot: Slot | InsideSlot, now_ns: int) -> Sequence[Census]:
+        """What is due; the step that it comes with is not lost where it fails."""
+        try:
+            with slot.beside():
+                return [part for one in watching.watched for part in one.census(now_ns)]
+        except Exception as error:  # whatever the device says: nothing more is seen, and all is counted
+            self.fail(error)
+            return ()
 
     def _note(self, begun: Begun) -> Note:
         step, captured = Step(emitted=begun.emitted, **begun.facts), begun.captured

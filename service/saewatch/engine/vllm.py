@@ -256,7 +256,6 @@ class Watch:
         self._worker = worker
         self._view = view
         self._serving = False
-        self._failed = False
         self._ranks = ranks or Ranks()
         self._begun: Begun | None = None  # the step whose tokens are to be sampled next
         self.tap = tap
@@ -288,8 +287,11 @@ class Watch:
             return
         try:
             facts = facts_of(scheduled, model_len=self._worker.model_config.max_model_len)
-            if scheduled.total_num_scheduled_tokens and self._view is not None:
-                self.tap.snapshot(self._view.rows)
+            try:
+                if scheduled.total_num_scheduled_tokens and self._view is not None:
+                    self.tap.snapshot(self._view.rows)
+            except Exception as error:  # the step has lost its rows, and is counted all the same
+                self._fault(error)
             if sampling:
                 self._begun = self.tap.begin(**facts)
             else:
@@ -337,10 +339,7 @@ class Watch:
 
     def _fault(self, error: Exception, lost: Begun | None = None) -> None:
         """``lost``: a step whose tokens cannot be read. Those that wait behind it are counted all the same."""
-        if not self._failed:
-            logger.error("saewatch: the tap failed and is off; this engine serves on, BLIND", exc_info=error)
-        self._failed = True
-        self.tap.disable("fault")
+        self.tap.fail(error)
         if lost is not None:
             self.tap.ship(lost, {})
 

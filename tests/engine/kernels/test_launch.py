@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,17 @@ import torch
 
 from saewatch.core.footprint import ROWS, footprint
 from saewatch.core.tapconfig import DictionaryUse
+from saewatch.engine import staging
+from saewatch.engine.dictionary_file import load_bundle
+from saewatch.engine.encoder import launch_of
 from saewatch.engine.kernels import launch, table
 from saewatch.engine.kernels.group import Work
 from saewatch.engine.staging import Side, Slot
 from tests.engine.kernels.stepped import CPU, a_group, columns, launched, packed, whole_numbers, with_kernels
 from tests.engine.standin import BUNDLE, Blocks, a_config, an_engine, another_bundle, hidden, hung, rows_of
+
+FEW = tuple(feature.id for feature in load_bundle(BUNDLE).catalogue.features[:9])
+"""The interpreter takes its time."""
 
 
 def test_several_hook_points_and_types_at_once() -> None:
@@ -86,3 +94,31 @@ def test_a_slot_launches_all_its_streams_at_once(tmp_path: Path, monkeypatch: py
             assert one.excluded.tolist() == other.excluded.tolist()
     assert together.count(True) == 2, "one for each step"
     assert len(together) == 6, "of three kernels"
+
+
+def test_a_slot_keeps_its_launch_as_long_as_all_of_it_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, made = Blocks(), 0
+
+    def counted(*arguments: Any) -> launch.Launch:
+        nonlocal made
+        made += 1
+        return launch_of(*arguments)
+
+    monkeypatch.setattr(staging, "LATE_ROWS", 0)  # from the sink's buffer itself, whose address stays
+    monkeypatch.setattr(staging, "launch_of", counted)
+    config = a_config(tmp_path, dictionaries=(DictionaryUse(path=str(BUNDLE), watch=FEW),))
+    streams, rows = [with_kernels(one) for one in hung(config, an_engine(), blocks)], rows_of(a=(0, 9))
+    slot, encoder = Slot(streams, Side(CPU)), weakref.ref(streams[0].encoder)
+    blocks.run(hidden(9))
+    for _ in range(2):
+        slot.take(rows, streams)
+        slot.encode()
+        slot.read()
+        slot.keep(streams)
+    assert made == 1
+    slot.keep([])
+    del streams
+    gc.collect()
+    assert encoder() is None

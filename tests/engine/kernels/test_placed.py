@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,18 @@ def test_a_slot_gives_what_a_slot_beside_the_graph_gives(tmp_path: Path) -> None
     assert all(len(one.row) for one in found), "the fixture fires on such rows"
     assert inside.positions().tolist() == [*range(9), *range(3, 9)]
     graphed.prove()
+
+
+def test_the_graphs_buffers_keep_no_dictionary_that_was_replaced(tmp_path: Path) -> None:
+    config = a_config(tmp_path, dictionaries=(DictionaryUse(path=str(BUNDLE), watch=FEW),))
+    (one,) = [with_kernels(one) for one in hung(config, an_engine(), Blocks())]
+    graphed = Graphed([one])
+    other = one.encoder.rewatched(one.encoder.watch_list)
+    graphed.hold([replace(one, encoder=other)])
+    gone = weakref.ref(other)
+    del other
+    gc.collect()
+    assert gone() is None
 
 
 @contextmanager
