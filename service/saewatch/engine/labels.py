@@ -17,6 +17,7 @@ from saewatch.core import limits
 from saewatch.core.errors import SaewatchError
 from saewatch.core.records import RequestLabel
 from saewatch.core.wire import encode
+from saewatch.engine.outbox import reached
 
 logger = logging.getLogger("vllm.saewatch")
 
@@ -106,16 +107,5 @@ class LabelSender:
         if self._socket is not None or time.monotonic() < self._next_try:
             return False
         self._next_try = time.monotonic() + RECONNECT_EVERY_S
-        candidate = None
-        try:
-            candidate = socket.socket(
-                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            )
-            candidate.connect(self._path)
-        except OSError as error:  # nobody listens, or no descriptor is free
-            if candidate is not None:
-                candidate.close()
-            logger.debug("saewatch: no sidecar at %s: %s", self._path, error)
-            return False
-        self._socket = candidate
-        return True
+        self._socket = reached(self._path)
+        return self._socket is not None

@@ -20,6 +20,20 @@ RECEIVED_PER_TURN = 1024
 """Frames that are read before the next step has its turn, however many a sidecar sends."""
 
 
+def reached(path: str) -> socket.socket | None:
+    """A socket that is connected to the sidecar and never blocks; None: nobody listens, or no descriptor is free."""
+    try:
+        found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        found.connect(path)
+    except OSError:
+        found.close()
+        return None
+    return found
+
+
 class Outbox:
     """Frames that wait for a connected socket."""
 
@@ -53,16 +67,9 @@ class Outbox:
         return self._socket.fileno() if self._socket else -1
 
     def connect(self) -> bool:
-        """One attempt; False when nobody listens, or no descriptor is free."""
-        candidate = None
-        try:
-            candidate = socket.socket(
-                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            )
-            candidate.connect(self._path)
-        except OSError:
-            if candidate is not None:
-                candidate.close()
+        """One attempt; False when nobody is `reached`."""
+        candidate = reached(self._path)
+        if candidate is None:
             return False
         # A frame plus the kernel's bookkeeping must fit, whatever the host's default is.
         with contextlib.suppress(OSError):
