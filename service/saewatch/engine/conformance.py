@@ -94,8 +94,8 @@ def agree_served(encoder: Encoder, reference: Reference, bundle: Bundle, dtype: 
     if not encoder.fused or dtype == torch.float32:
         return
     x = reference.x.to(dtype)
-    expected, grey = _fired(encoder, x.float()), _unsettled(encoder, bundle, x.float())
-    kept = _kept(encoder, x.float())
+    exact = x.float()
+    expected, grey, kept = _fired(encoder, exact), _unsettled(encoder, bundle, exact), _kept(encoder, exact)
     agree(encoder, replace(reference, oracle="itself in float32", x=x, expected=expected, grey=grey, kept=kept))
 
 

@@ -111,7 +111,7 @@ class Control:
         install: Install,
         answer: Callable[[Result], None],
         stay: Callable[[int, str], None],
-        stream: OwnStream = None,
+        stream: OwnStream,
     ) -> None:
         self.state = state
         self._config = config

@@ -77,7 +77,7 @@ class Found:
 class TapTest:
     """The self-test of one tap's streams."""
 
-    def __init__(self, state: Callable[[], State], passes: Passes, changing: Callable[[], bool] = bool) -> None:
+    def __init__(self, state: Callable[[], State], passes: Passes, changing: Callable[[], bool]) -> None:
         self._state = state
         self._passes = passes
         self._changing = changing

@@ -120,15 +120,14 @@ class Slot(Taken):
 
     def __init__(self, watched: Sequence[Watched], side: Side | None = None) -> None:
         super().__init__(watched, side)
-        self._watched = watched  # of the step that is here
+        self._watched: Sequence[Watched] = ()  # of the step that is here
         sinks = dict.fromkeys(one.sink for one in watched)  # streams on one hook point share its rows
         self._staged = {sink: torch.empty_like(sink.buffer) for sink in sinks} if self._cuda else {}
         self._here: tuple[Tensor, Tensor] | None = None  # on the CPU: positions and tokens
         self._late = False  # the reader is to encode
         self._launch: tuple[Launch, Sequence[tuple[Encoder, int]]] | None = None  # and what it was made for
         if self._cuda:  # takes the memory between its kernels while the engine still counts what is free
-            self._launched([self._source(one) for one in watched])
-        self._watched = ()  # as after each step
+            self._launched(watched)
 
     def take(self, rows: Rows, watched: Sequence[Watched]) -> None:
         """Copies what the next forward pass will overwrite, on the forward's own stream.
@@ -187,10 +186,9 @@ class Slot(Taken):
 
     def _encode(self) -> None:
         positions, tokens = self._index[:, : self._count] if self._here is None else self._here
-        sources = [self._source(one) for one in self._watched]
-        self._encode_together(sources, positions, tokens)
-        for one, slab, source in zip(self._watched, self._slabs, sources, strict=True):
-            rows = source[: self._count]
+        self._encode_together(positions, tokens)
+        for one, slab in zip(self._watched, self._slabs, strict=True):
+            rows = self._source(one)[: self._count]
             if one.encoder.launched:
                 one.count(rows, slab)
             else:
@@ -205,16 +203,16 @@ class Slot(Taken):
             return one.sink.buffer
         return staged
 
-    def _encode_together(self, sources: Sequence[Tensor], positions: Tensor, tokens: Tensor) -> None:
+    def _encode_together(self, positions: Tensor, tokens: Tensor) -> None:
         """All streams that the kernels encode."""
-        launch = self._launched(sources)
+        launch = self._launched(self._watched)
         if launch is not None:
             launch.run(self._count, positions.to(torch.int64), tokens.to(torch.int64))
 
-    def _launched(self, sources: Sequence[Tensor]) -> Launch | None:
+    def _launched(self, watched: Sequence[Watched]) -> Launch | None:
         """Their table is made anew where anything of it has changed; None: the kernels encode no stream."""
-        streams = zip(self._watched, self._slabs, sources, strict=True)
-        together = [(one.encoder, x, slab) for one, slab, x in streams if one.encoder.launched]
+        streams = zip(watched, self._slabs, strict=True)
+        together = [(one.encoder, self._source(one), slab) for one, slab in streams if one.encoder.launched]
         if not together:
             return None
         of = [(encoder, x.data_ptr()) for encoder, x, _ in together]
